@@ -1,0 +1,418 @@
+import pickle
+
+import numpy as np
+import pytest
+import trimesh
+from PIL import Image
+from skimage.measure import marching_cubes
+
+from d2im.mesh import SUFFIXES, find_meshes, load_mesh, normalise, solidify
+from d2im.sampling import signed_distance
+
+
+def box(low, high):
+    return trimesh.creation.box(bounds=[low, high])
+
+
+def write(tmp_path, *meshes, name="mesh.glb"):
+    path = tmp_path / name
+    trimesh.Scene(list(meshes)).export(path)
+    return path
+
+
+def write_obj(path, vertices, faces, head=""):
+    lines = [head, *("v {} {} {}".format(*v) for v in vertices)]
+    lines += ["f {} {} {}".format(*(f + 1)) for f in np.asarray(faces)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def cube_with_seams(image):
+    """A unit cube with four vertices a side, whose six sides read six columns."""
+    cube = box([0, 0, 0], [1, 1, 1])
+    side = np.abs(cube.face_normals).argmax(1) * 2 + (cube.face_normals.sum(1) > 0)
+    vertices = cube.vertices[cube.faces].reshape(-1, 3)
+    uv = np.stack([np.repeat((side + 0.5) / 6, 3), np.full(36, 0.5)], axis=1)
+    cube = trimesh.Trimesh(vertices, np.arange(36).reshape(-1, 3), process=False)
+    material = trimesh.visual.material.PBRMaterial(baseColorTexture=image)
+    cube.visual = trimesh.visual.TextureVisuals(uv=uv, material=material)
+    return cube, side
+
+
+WEDGE = np.array([[0, 0, 0], [3, 0, 0], [0, 2, 0], [0, 0, 1.0]])
+WEDGE_FACES = np.array([[0, 2, 1], [0, 1, 3], [1, 2, 3], [0, 3, 2]])
+WEDGE_CENTRED = (WEDGE - [1.5, 1, 0.5]) / (2 * np.linalg.norm([1.5, 1, 0.5]))
+
+
+# Formats, seams, scenes and colours
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_every_format_gives_the_same_normalised_solid(tmp_path, suffix):
+    wedge = trimesh.Trimesh(WEDGE, WEDGE_FACES, process=False)
+    path = tmp_path / f"wedge{suffix.upper() if suffix == '.stl' else suffix}"
+    if suffix == ".gltf":
+        for name, data in trimesh.Scene(wedge).export(file_type="gltf").items():
+            (tmp_path / name.replace("model", "wedge")).write_bytes(data)
+    else:
+        wedge.export(path, file_type=suffix[1:])
+    mesh = load_mesh(path)
+    order = np.lexsort(mesh.vertices.round(5).T)
+    truth = WEDGE_CENTRED[np.lexsort(WEDGE_CENTRED.round(5).T)]
+    assert np.allclose(mesh.vertices[order], truth, atol=1e-6)
+    assert mesh.metadata["solid"] and mesh.is_volume
+    assert mesh.metadata["report"] == "4 faces in 1 part, all closed: one solid"
+
+
+def test_uv_seams_are_merged_and_the_texture_becomes_face_colours(tmp_path):
+    columns = np.array([255, 0, 0, 0, 255, 0, 0, 0, 255, 9, 9, 9, 99, 99, 99, 0, 0, 0])
+    image = Image.fromarray(columns.reshape(1, 6, 3).astype(np.uint8))
+    image = image.resize((60, 10), Image.Resampling.NEAREST)
+    cube, side = cube_with_seams(image)
+    mesh = load_mesh(write(tmp_path, cube))
+    assert len(mesh.vertices) == 8 and mesh.is_watertight and mesh.metadata["solid"]
+    normals = mesh.face_normals  # faces may come in another order
+    found = np.abs(normals).argmax(1) * 2 + (normals.sum(1) > 0)
+    truth = columns.reshape(6, 3)[found] / 255
+    assert np.allclose(mesh.face_attributes["color"], truth)
+
+
+def test_vertex_colours_are_averaged_and_a_plain_file_has_none(tmp_path):
+    cube = box([0, 0, 0], [1, 1, 1])
+    assert "color" not in load_mesh(write(tmp_path, cube)).face_attributes
+    cube.visual.vertex_colors = np.tile([51, 102, 204, 255], (8, 1))
+    cube.export(tmp_path / "cube.ply")
+    color = load_mesh(tmp_path / "cube.ply").face_attributes["color"]
+    assert color.shape == (12, 3) and np.allclose(color, [0.2, 0.4, 0.8])
+
+
+def test_scene_transforms_are_applied_and_mirrored_parts_stay_outward(tmp_path):
+    scene = trimesh.Scene()
+    scene.add_geometry(box([0, 0, 0], [1, 1, 1]))
+    mirror = np.diag([-3.0, 1, 1, 1])  # the same cube as [-4, -1] x [0, 1] x [5, 6]
+    mirror[:3, 3] = [-1, 0, 5]
+    scene.graph.update("mirrored", geometry=next(iter(scene.geometry)), matrix=mirror)
+    scene.export(tmp_path / "scene.glb")
+    mesh = load_mesh(tmp_path / "scene.glb")
+    scale = 1 / np.linalg.norm([5, 1, 6])
+    assert np.allclose(mesh.extents, np.array([5, 1, 6]) * scale)
+    assert np.isclose(mesh.volume, (1 + 3) * scale**3)
+    part = mesh.face_attributes["part"]
+    assert len(part) == 24 and set(part) == {0, 1}
+    assert len(np.unique(mesh.triangles_center[part == 1, 2] > 0)) == 1
+
+
+def test_loading_twice_gives_the_same_mesh(tmp_path):
+    path = write(tmp_path, box([0, 0, 0], [2, 2, 2]), box([1, 1, 1], [3, 4, 5]))
+    first, second = load_mesh(path), load_mesh(path)
+    assert np.array_equal(first.vertices, second.vertices)
+    assert np.array_equal(first.faces, second.faces)
+
+
+# Frames
+
+
+def test_z_up_turns_top_to_y_and_the_front_at_minus_y_to_plus_z(tmp_path):
+    path = write_obj(tmp_path / "wedge.obj", WEDGE, WEDGE_FACES)
+    turned = load_mesh(path, up="z").vertices
+    x, y, z = WEDGE_CENTRED.T
+    assert np.allclose(np.sort(turned, 0), np.sort(np.stack([x, z, -y], 1), 0))
+    corner = np.stack([x, z, -y], 1)[2]  # file's (0, 2, 0): left, low, at the back
+    assert np.linalg.norm(turned - corner, axis=1).min() < 1e-9
+
+
+def test_yaw_of_90_degrees_turns_front_to_plus_x(tmp_path):
+    path = write_obj(tmp_path / "wedge.obj", WEDGE, WEDGE_FACES)
+    turned = load_mesh(path, yaw=90).vertices
+    x, y, z = WEDGE_CENTRED.T
+    for corner in np.stack([z, y, -x], 1):  # +z -> +x and +x -> -z
+        assert np.linalg.norm(turned - corner, axis=1).min() < 1e-9
+
+
+def test_normalise_centres_the_box_and_puts_the_farthest_vertex_at_half():
+    mesh = normalise(box([10, 20, 30], [13, 24, 42]))
+    assert np.allclose(mesh.bounds.sum(0), 0)
+    assert np.allclose(np.linalg.norm(mesh.vertices, axis=1), 0.5)
+    assert np.allclose(mesh.extents, np.array([3, 4, 12]) / 13)
+
+
+def test_normalise_by_a_reference_keeps_two_bodies_in_register():
+    coarse, detailed = box([0, 0, 0], [2, 2, 2]), box([0, 0, 0], [2, 2, 3])
+    moved = normalise(coarse, reference=detailed)
+    scale = 1 / np.linalg.norm([2, 2, 3])
+    assert np.allclose(moved.extents, 2 * scale)
+    assert np.allclose(moved.bounds[0], normalise(detailed).bounds[0])
+    assert np.allclose(coarse.bounds, [[0, 0, 0], [2, 2, 2]])  # itself untouched
+
+
+def test_a_stray_vertex_without_a_face_moves_nothing(tmp_path):
+    vertices = np.vstack([WEDGE, [[99, 99, np.nan]]])
+    mesh = load_mesh(write_obj(tmp_path / "stray.obj", vertices, WEDGE_FACES))
+    assert np.isclose(np.linalg.norm(mesh.vertices, axis=1).max(), 0.5)
+    assert len(mesh.vertices) == 4
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
+def test_the_unit_of_the_file_does_not_matter(tmp_path, scale):
+    path = write_obj(tmp_path / "wedge.obj", WEDGE * scale, WEDGE_FACES)
+    assert np.isclose(
+        load_mesh(path).volume, trimesh.Trimesh(WEDGE_CENTRED, WEDGE_FACES).volume
+    )
+
+
+# Bodies
+
+
+def test_two_overlapping_boxes_are_united_to_their_analytic_volume(tmp_path):
+    path = write(tmp_path, box([0, 0, 0], [2, 2, 2]), box([1, 1, 1], [3, 3, 3]))
+    mesh = load_mesh(path)
+    scale = 1 / np.linalg.norm([3, 3, 3])
+    assert mesh.metadata["solid"] and "united" in mesh.metadata["report"]
+    assert np.isclose(mesh.volume, (8 + 8 - 1) * scale**3)
+    assert np.isclose(mesh.area, (24 + 24 - 6) * scale**2)
+    # The overlap's centre is sqrt(1/2) from the nearest outer edge, not 1/2 from the
+    # nearest buried face.
+    sdf, _ = signed_distance(mesh, np.zeros((1, 3)))
+    assert np.isclose(sdf[0], -np.sqrt(0.5) * scale)
+
+
+def test_a_united_face_keeps_its_part_and_colour(tmp_path):
+    low, high = box([0, 0, 0], [2, 2, 2]), box([1, 1, 1], [3, 3, 3])
+    low.visual.face_colors, high.visual.face_colors = [255, 0, 0], [0, 0, 255]
+    mesh = load_mesh(write(tmp_path, low, high))
+    centres = mesh.triangles_center * np.linalg.norm([3, 3, 3]) + 1.5
+    of_low = (np.abs(centres - 1) >= 1 - 1e-6).any(1) & (centres < 2 + 1e-6).all(1)
+    colors = mesh.face_attributes["color"]
+    assert np.allclose(colors[of_low], [1, 0, 0])
+    assert np.allclose(colors[~of_low], [0, 0, 1])
+    part = mesh.face_attributes["part"]
+    assert set(part[of_low]).isdisjoint(part[~of_low])
+
+
+def test_touching_boxes_in_one_stl_become_one_solid(tmp_path):
+    pair = trimesh.util.concatenate(
+        box([0, 0, 0], [1, 1, 1]), box([0, 0, 1], [1, 1, 2])
+    )
+    pair.export(tmp_path / "pair.stl")
+    mesh = load_mesh(tmp_path / "pair.stl")
+    assert mesh.metadata["solid"] and mesh.is_volume
+    assert np.isclose(mesh.area, 10 / 6)  # the wall between is gone
+
+
+def test_a_hollow_box_stays_hollow(tmp_path):
+    hole = box([1, 1, 1], [3, 3, 3])
+    hole.invert()
+    hollow = trimesh.util.concatenate(box([0, 0, 0], [4, 4, 4]), hole)
+    mesh = load_mesh(write_obj(tmp_path / "h.obj", hollow.vertices, hollow.faces))
+    assert mesh.metadata["solid"]
+    assert np.isclose(mesh.volume, (64 - 8) / np.linalg.norm([4, 4, 4]) ** 3)
+    assert signed_distance(mesh, np.zeros((1, 3)))[0] > 0
+
+
+def test_an_inside_out_body_and_a_flipped_face_are_turned_over(tmp_path):
+    first, second = box([0, 0, 0], [1, 1, 1]), box([2, 0, 0], [3, 1, 1])
+    first.invert()
+    second.faces[5] = second.faces[5, ::-1]
+    mesh = load_mesh(write(tmp_path, first, second))
+    assert mesh.metadata["solid"] and mesh.metadata["report"].endswith(
+        "13 faces turned over"
+    )
+    assert np.isclose(mesh.volume, 2 / np.linalg.norm([3, 1, 1]) ** 3)
+
+
+def test_an_open_box_is_a_soup_with_an_inside(tmp_path):
+    cube = box([0, 0, 0], [1, 1, 1])
+    mesh = load_mesh(write_obj(tmp_path / "o.obj", cube.vertices, cube.faces[:-1]))
+    assert mesh.metadata["solid"] is False and "soup" in mesh.metadata["report"]
+    assert signed_distance(mesh, np.zeros((1, 3)))[0] < 0
+
+
+def test_a_two_sided_sheet_has_no_inside(tmp_path):
+    sheet = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]])
+    faces = np.array([[0, 1, 2], [0, 2, 3], [0, 2, 1], [0, 3, 2]])
+    mesh = load_mesh(write_obj(tmp_path / "sheet.obj", sheet, faces))
+    assert not mesh.metadata["solid"] and len(mesh.faces) == 4
+    points = np.random.default_rng(0).uniform(-0.5, 0.5, (500, 3))
+    assert (signed_distance(mesh, points)[0] > 0).all()
+
+
+def test_a_closed_body_that_crosses_itself_is_a_soup(tmp_path):
+    angle = np.arange(5) * 0.8 * np.pi  # a pentagram: its middle is wound round twice
+    ring = np.stack([np.cos(angle), 0 * angle, np.sin(angle)], 1)
+    vertices = np.vstack([ring, ring + [0, 1, 0], [[0, 0, 0], [0, 1, 0]]])
+    a, b = np.arange(5), (np.arange(5) + 1) % 5
+    sides = [[a, a + 5, b], [b, a + 5, b + 5]]
+    caps = [[a, b, 0 * a + 10], [b + 5, a + 5, 0 * a + 11]]
+    faces = np.concatenate([np.stack(f, 1) for f in sides + caps])
+    assert trimesh.Trimesh(vertices, faces, process=False).is_volume
+    mesh = load_mesh(write_obj(tmp_path / "star.obj", vertices, faces))
+    assert not mesh.metadata["solid"] and "crossing" in mesh.metadata["report"]
+
+
+def test_duplicate_and_degenerate_faces_are_dropped_and_counted(tmp_path):
+    faces = np.vstack([WEDGE_FACES, [[2, 1, 0], [0, 1, 1]]])  # a turned copy, a line
+    mesh = load_mesh(write_obj(tmp_path / "wedge.obj", WEDGE, faces))
+    assert len(mesh.faces) == 4 and mesh.metadata["solid"]
+    assert "2 faces dropped" in mesh.metadata["report"]
+
+
+# Soup to closed mesh
+
+
+def test_solidify_closes_a_sphere_with_a_hole():
+    sphere = trimesh.creation.icosphere(subdivisions=4, radius=0.5)
+    hole = sphere.triangles_center[:, 1] > 0.48
+    sphere.face_attributes["part"] = (sphere.triangles_center[:, 0] > 0).astype(int)
+    sphere.update_faces(~hole)
+    closed = solidify(sphere, resolution=64)
+    assert closed.is_volume and closed.metadata["solid"]
+    assert abs(closed.volume / (np.pi / 6) - 1) < 0.01
+    radius = np.linalg.norm(closed.vertices, axis=1)
+    below = closed.vertices[:, 1] < 0.4
+    assert np.abs(radius[below] - 0.5).max() < 0.002
+    right = closed.face_attributes["part"] == (closed.triangles_center[:, 0] > 0)
+    assert right.mean() > 0.98
+
+
+def test_solidify_gives_the_surface_of_the_dense_grid():
+    soup = trimesh.util.concatenate(
+        box([-0.3, -0.2, -0.1], [0.1, 0.2, 0.1]),
+        box([-0.1, -0.1, -0.1], [0.3, 0.1, 0.3]),
+    )
+    soup.update_faces(np.arange(24) != 7)
+    soup.metadata["solid"] = False
+    axis = (np.arange(48) + 0.5) * 1.1 / 48 - 0.55
+    grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1)
+    sdf, _ = signed_distance(soup, grid.reshape(-1, 3))
+    vertices, faces, _, _ = marching_cubes(sdf.reshape(48, 48, 48), 0.0)
+    closed = solidify(soup, resolution=48)
+    assert np.array_equal(closed.faces, faces)
+    assert np.allclose(closed.vertices, axis[0] + vertices * 1.1 / 48)
+
+
+def test_solidify_names_what_it_cannot_do():
+    sheet = trimesh.Trimesh([[0, 0, 0], [0.4, 0, 0], [0, 0.4, 0]], [[0, 1, 2]])
+    with pytest.raises(ValueError, match="encloses nothing"):
+        solidify(sheet, resolution=16)
+    with pytest.raises(ValueError, match="resolution must be 8, 12, 16"):
+        solidify(sheet, resolution=30)
+
+
+# Errors
+
+
+def one_line(path, match, error=ValueError, **options):
+    with pytest.raises(error, match=match) as caught:
+        load_mesh(path, **options)
+    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+    return caught.value
+
+
+def test_a_missing_file_is_named(tmp_path):
+    one_line(tmp_path / "no.glb", "no such file", FileNotFoundError)
+
+
+def test_an_empty_file_is_named(tmp_path):
+    (tmp_path / "empty.glb").touch()
+    one_line(tmp_path / "empty.glb", "file is empty")
+
+
+@pytest.mark.parametrize("suffix", [".glb", ".gltf", ".ply", ".off"])
+def test_a_text_under_another_name_is_one_line_with_its_cause(tmp_path, suffix):
+    path = tmp_path / f"text{suffix}"
+    path.write_text("Dear reader,\nthis is no mesh.\n" * 9)
+    caught = one_line(path, f"no readable {suffix[1:].upper()} file")
+    assert caught.__cause__ is not None
+
+
+@pytest.mark.parametrize("suffix", [".glb", ".ply", ".stl", ".off"])
+def test_a_truncated_file_is_one_line(tmp_path, suffix):
+    data = trimesh.creation.icosphere().export(file_type=suffix[1:])
+    data = data.encode() if isinstance(data, str) else data
+    path = tmp_path / f"half{suffix}"
+    path.write_bytes(data[: len(data) // 2])
+    one_line(path, "no readable|no face")
+
+
+def test_an_unknown_suffix_names_the_known_ones(tmp_path):
+    (tmp_path / "chair.fbx").write_text("x")
+    one_line(tmp_path / "chair.fbx", r"unknown kind; d2im reads \.glb, .*\.off")
+
+
+def test_a_point_cloud_has_no_face(tmp_path):
+    points = np.random.default_rng(0).random((9, 3))
+    trimesh.PointCloud(points).export(tmp_path / "points.ply")
+    one_line(tmp_path / "points.ply", "no face in it; d2im needs triangles")
+
+
+@pytest.mark.parametrize("bad", ["nan", "inf"])
+def test_vertices_that_are_not_finite_are_counted(tmp_path, bad):
+    vertices = WEDGE.copy()
+    vertices[1, 2] = float(bad)
+    path = write_obj(tmp_path / "bad.obj", vertices, WEDGE_FACES)
+    one_line(path, "1 of 4 vertices are NaN or infinite")
+
+
+def test_a_mesh_of_zero_size_is_named(tmp_path):
+    path = write_obj(tmp_path / "dot.obj", WEDGE * 0 + 7, WEDGE_FACES)
+    one_line(path, "its size is 0")
+
+
+def test_a_mesh_of_degenerate_faces_is_named(tmp_path):
+    line = np.outer(np.arange(4), [1, 2, 3])
+    path = write_obj(tmp_path / "line.obj", line, WEDGE_FACES)
+    one_line(path, "all faces are degenerate")
+
+
+def test_a_face_of_a_missing_vertex_is_named(tmp_path):
+    path = tmp_path / "bad.ply"
+    head = (
+        "ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float y\n"
+    )
+    head += "property float z\nelement face 1\nproperty list uchar int vertex_indices\n"
+    path.write_text(head + "end_header\n0 0 0\n1 0 0\n0 1 0\n3 0 1 7\n")
+    one_line(path, "vertex that is missing|no readable")
+
+
+def test_an_unknown_up_axis_says_which_there_are(tmp_path):
+    with pytest.raises(ValueError, match='up must be "y" or "z".* not \'x\''):
+        load_mesh(tmp_path / "any.glb", up="x")
+
+
+def test_an_obj_without_its_material_file_still_loads(tmp_path):
+    head = "mtllib missing.mtl\nusemtl oak"
+    mesh = load_mesh(write_obj(tmp_path / "w.obj", WEDGE, WEDGE_FACES, head))
+    assert mesh.metadata["solid"]
+
+
+def test_a_pickle_named_by_a_gltf_is_not_unpickled(tmp_path):
+    class Touch:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "executed"), "w"))
+
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps(Touch()) + bytes(99))
+    wedge = trimesh.Trimesh(WEDGE, WEDGE_FACES, process=False)
+    tree = trimesh.Scene(wedge).export(file_type="gltf")["model.gltf"].decode()
+    buffer = tree.split('"uri":"')[1].split('"')[0]
+    (tmp_path / "wedge.gltf").write_text(tree.replace(buffer, "model.pkl"))
+    one_line(tmp_path / "wedge.gltf", "wedge.gltf")
+    assert not (tmp_path / "executed").exists()
+
+
+# Folders
+
+
+def test_find_meshes_lists_all_kinds_in_order(tmp_path):
+    (tmp_path / "sub").mkdir()
+    names = ["b.glb", "a.OBJ", "sub/c.stl", "notes.txt", ".hidden.glb"]
+    for name in names:
+        (tmp_path / name).touch()
+    found = [path.relative_to(tmp_path).as_posix() for path in find_meshes(tmp_path)]
+    assert found == ["a.OBJ", "b.glb", "sub/c.stl"]
+
+
+def test_find_meshes_names_an_empty_or_missing_folder(tmp_path):
+    with pytest.raises(ValueError, match="no mesh here; d2im reads .glb"):
+        find_meshes(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        find_meshes(tmp_path / "no")
