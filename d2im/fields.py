@@ -1,0 +1,131 @@
+"""Fields: callables on torch tensors, (P, 3) -> (P,), world units, negative inside.
+
+Here are the composition F(p) = f_B(p) + f_D(u(p)) of the paper, the front mask that
+chooses its map, and analytic fields with known truth.
+"""
+
+import torch
+import torch.nn.functional as F
+
+FINITE_STEP = 0.03  # world units along the camera's z axis, after the released code
+
+
+def sample_maps(maps, uv):
+    """Look maps up at uv, bilinearly; outside the picture the border goes on.
+
+    Args:
+        maps: (B, C, H, W).
+        uv: (B, P, 2) in [-1, 1], pixel edges at ±1.
+
+    Returns:
+        (B, C, P).
+    """
+    return F.grid_sample(
+        maps, uv[:, :, None], padding_mode="border", align_corners=False
+    )[..., 0]
+
+
+def displaced_sdf(base_sdf, displacement, uv, front):
+    """F(p) = f_B(p) + f_DF(u(p)) where p is front-facing, + f_DB(u(p)) otherwise.
+
+    Args:
+        base_sdf: (B, P), in the units of the displacement.
+        displacement: (B, 2, H, W): 0 front, 1 back.
+        uv: (B, P, 2).
+        front: (B, P) bool.
+
+    Returns:
+        (B, P).
+    """
+    at_points = sample_maps(displacement, uv)  # (B, 2, P)
+    return base_sdf + torch.where(front, at_points[:, 0], at_points[:, 1])
+
+
+def front_mask(field, points, direction, way="gradient"):
+    """Which points are front-facing: the field falls along the camera's z axis.
+
+    Args:
+        field: the base field.
+        points: (P, 3) world.
+        direction: (3,) unit, the camera's z axis in the world (`rotation[2]`).
+        way: "gradient", the exact directional derivative by forward mode, or
+            "finite_difference", a step of 0.03 along the axis (released code).
+
+    Returns:
+        (P,) bool.
+
+    Raises:
+        ValueError: an unknown way.
+    """
+    step = points.new_tensor(direction).expand_as(points)
+    if way == "gradient":
+        _, derivative = torch.func.jvp(field, (points,), (step,))
+        return derivative < 0
+    if way == "finite_difference":
+        return field(points + FINITE_STEP * step) < field(points)
+    raise ValueError(f'way must be "gradient" or "finite_difference", got {way!r}')
+
+
+def base_field(decoder, code, scale):
+    """The base field f_B of one code.
+
+    Args:
+        decoder: BaseDecoder.
+        code: (1, C).
+        scale: what the decoder's output is divided by (SDF_SCALE).
+
+    Returns:
+        A field in world units.
+    """
+
+    def field(points):
+        return decoder(code, points[None])[0] / scale
+
+    return field
+
+
+def displaced_field(base, displacement, camera, way="gradient"):
+    """The field F = f_B + f_D of a base field and its maps.
+
+    Args:
+        base: field.
+        displacement: (2, H, W) world units: 0 front, 1 back.
+        camera: Camera that the maps belong to.
+        way: of `front_mask`.
+
+    Returns:
+        A field in world units.
+    """
+
+    def field(points):
+        uv, _ = camera.project(points)
+        front = front_mask(base, points, camera.rotation[2], way)
+        maps = displacement.to(points)[None]
+        return displaced_sdf(base(points)[None], maps, uv[None], front[None])[0]
+
+    return field
+
+
+def sphere(radius=0.4, centre=(0.0, 0.0, 0.0)):
+    """The exact signed distance of a sphere."""
+    return lambda p: (p - p.new_tensor(centre)).norm(dim=-1) - radius
+
+
+def box(half_sides=(0.3, 0.3, 0.3)):
+    """The exact signed distance of an axis-aligned box about the origin."""
+
+    def field(p):
+        q = p.abs() - p.new_tensor(half_sides)
+        return q.clamp(min=0).norm(dim=-1) + q.amax(-1).clamp(max=0)
+
+    return field
+
+
+def torus(major=0.3, minor=0.12):
+    """The exact signed distance of a torus about the y axis."""
+
+    def field(p):
+        ring = p[..., [0, 2]].norm(dim=-1) - major
+        return torch.stack([ring, p[..., 1]], -1).norm(dim=-1) - minor
+
+    return field
