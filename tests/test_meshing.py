@@ -1,0 +1,167 @@
+"""The sparse mesh is the dense grid's mesh, closed, outward and where it should be."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial import cKDTree
+
+from d2im.fields import box, displaced_field, sphere, torus
+from d2im.meshing import extract_mesh
+
+
+@pytest.fixture(autouse=True)
+def one_thread():  # on busy cores two threads wait for each other: 41 s in place of 5
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def bumpy(p):  # gradient up to 1 + 0.02 * 30 * sqrt(3) < 2.1
+    return p.norm(dim=-1) - 0.38 + 0.02 * torch.sin(30 * p).prod(-1)
+
+
+def union_of_balls(p):
+    return torch.minimum(sphere(0.1, (0.3, 0.3, 0.3))(p), sphere(0.03)(p))
+
+
+def shell(p):  # a ball with a hollow inside
+    return (p.norm(dim=-1) - 0.35).abs() - 0.02
+
+
+def sheet(height, thickness=0.008):  # both thinner than a cell of the grids below
+    flat = box((0.4, thickness / 2, 0.3))
+    return lambda p: flat(p - p.new_tensor((0, height, 0)))
+
+
+FIELDS = {  # field, bound of its gradient
+    "sphere": (sphere(0.4), 1.0),
+    "box": (box((0.3, 0.2, 0.1)), 1.0),
+    "torus": (torus(), 1.0),
+    "bumpy": (bumpy, 2.1),
+    "steep": (lambda p: 4 * bumpy(p), 8.4),
+    "balls": (union_of_balls, 1.0),
+    "shell": (shell, 1.0),
+    "cut": (sphere(0.6), 1.0),
+    "sheet": (sheet(1.1 / 69 * 0.5), 1.0),
+}
+
+
+def assert_same_mesh(sparse, dense):
+    assert sparse.faces.shape == dense.faces.shape
+    assert sparse.euler_number == dense.euler_number
+    assert sparse.body_count == dense.body_count
+    for a, b in ((sparse, dense), (dense, sparse)):
+        assert cKDTree(a.vertices).query(b.vertices)[0].max() < 1e-6
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_coarse_to_fine_gives_the_mesh_of_the_dense_grid(name):
+    field, bound = FIELDS[name]
+    dense = extract_mesh(field, 70, coarse=70)
+    assert dense.metadata["evaluations"] == 70**3
+    for lipschitz in (None, bound):
+        sparse = extract_mesh(field, 70, coarse=16, lipschitz=lipschitz)
+        assert_same_mesh(sparse, dense)
+        assert sparse.metadata["evaluations"] < 70**3 / 2
+        assert sparse.is_watertight and sparse.is_winding_consistent
+        assert sparse.volume > 0
+
+
+@pytest.mark.parametrize("layer", range(3, 61, 6))
+def test_no_sheet_is_lost_that_crosses_a_layer_of_samples(layer):
+    height = layer * 1.1 / 63 - 0.55  # in the middle of a coarse cell where layer = 3
+    field = sheet(height, thickness=0.001)
+    dense = extract_mesh(field, 64, coarse=64)
+    assert_same_mesh(extract_mesh(field, 64), dense)
+    assert_same_mesh(extract_mesh(field, 64, lipschitz=1.0), dense)
+
+
+def test_with_a_lipschitz_bound_not_even_one_sample_is_lost():
+    height = 3 * 1.1 / 63 - 0.55  # a ball a tenth of a cell wide, mid of a coarse cell
+    field = sphere(0.05 * 1.1 / 63, (height, height, height))
+    dense = extract_mesh(field, 64, coarse=64)
+    assert len(dense.faces) == 8
+    assert_same_mesh(extract_mesh(field, 64, lipschitz=1.0), dense)
+
+
+@pytest.mark.parametrize("resolution", [8, 33, 50, 64, 97])
+def test_any_resolution_gives_a_closed_mesh(resolution):
+    mesh = extract_mesh(sphere(0.4), resolution)
+    assert mesh.is_watertight
+    cell = 1.1 / (resolution - 1)  # linear interpolation errs by cell^2 / (8 radius)
+    assert abs(np.linalg.norm(mesh.vertices, axis=1) - 0.4).max() < cell**2
+
+
+def test_sphere_has_its_volume_and_area():
+    mesh = extract_mesh(sphere(0.4), 128)
+    assert mesh.volume == pytest.approx(4 / 3 * np.pi * 0.4**3, rel=1e-3)
+    assert mesh.area == pytest.approx(4 * np.pi * 0.4**2, rel=1e-3)
+    assert mesh.body_count == 1 and mesh.euler_number == 2
+
+
+def test_normals_point_outward():
+    mesh = extract_mesh(sphere(0.4), 48)
+    outward = np.einsum("fc,fc->f", mesh.face_normals, mesh.triangles_center)
+    assert (outward[mesh.area_faces > 1e-9] > 0).all()
+
+
+def test_a_torus_has_one_handle():
+    assert extract_mesh(torus(), 64).euler_number == 0
+
+
+def test_axes_are_x_y_z():
+    extents = extract_mesh(box((0.3, 0.2, 0.1)), 64).bounds[1]
+    assert extents == pytest.approx([0.3, 0.2, 0.1], abs=2e-3)
+
+
+def test_a_surface_through_the_samples_stays_closed():
+    step = 1.1 / 64
+    mesh = extract_mesh(box((16 * step,) * 3), 65)
+    assert mesh.is_watertight
+    assert mesh.volume == pytest.approx((32 * step) ** 3, rel=1e-2)  # rounded edges
+
+
+def test_a_surface_that_leaves_the_box_is_closed_at_its_faces():
+    mesh = extract_mesh(lambda p: p[:, 1], 64)  # the half-space below y = 0
+    assert mesh.is_watertight and abs(mesh.bounds).max() < 0.55
+    assert mesh.volume == pytest.approx(1.1**2 * 0.55, rel=0.05)
+
+
+def test_chunks_do_not_change_the_mesh():
+    whole, parts = (extract_mesh(bumpy, 64, chunk=c) for c in (10**6, 777))
+    assert np.array_equal(whole.vertices, parts.vertices)
+    assert np.array_equal(whole.faces, parts.faces)
+
+
+# torch announces its own use of the deprecated torch.jit at the first forward-mode call
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+def test_a_field_with_forward_mode_derivatives_can_be_extracted():
+    class Orthographic:
+        rotation = np.eye(3)
+
+        def project(self, points):
+            return points[:, :2] / 0.55, points[:, 2]
+
+    maps = torch.zeros(2, 8, 8)
+    maps[0] += 0.05  # the near half moves inward, the far half stays
+    field = displaced_field(sphere(0.4), maps, Orthographic())
+    bounds = extract_mesh(field, 64).bounds[:, 2]
+    assert bounds == pytest.approx([-0.35, 0.4], abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("field", "resolution", "message"),
+    [
+        (sphere(0.4), 7, "resolution must be 8 samples or more, got 7"),
+        (lambda p: p, 32, r"tensor of values \(16384,\), got \(16384, 3\)"),
+        (lambda p: 1.0, 32, "got float"),
+        (lambda p: p[:, 0] * torch.nan, 32, "must be finite in the box"),
+        (lambda p: p.norm(dim=-1) + 0.1, 64, "no surface .* from 0.1.* to 1.05"),
+        (lambda p: p[:, 0] - 1, 64, "no surface .* from -1.55 to -0.45"),
+    ],
+)
+def test_a_bad_field_is_a_one_line_error(field, resolution, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        extract_mesh(field, resolution)
+    assert "\n" not in str(caught.value)
