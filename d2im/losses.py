@@ -99,6 +99,27 @@ def laplacian_prediction(displacement, depth, focal, form="transformed"):
     return predicted * focal[:, None, None] / depth.clamp(min=1e-3)  # du/dp' = f/z
 
 
+def laplacian_maps(front_displacement, views, form="transformed"):
+    """Predicted and target Laplacian of views, and where they can be compared.
+
+    Args:
+        front_displacement: (B, H, W), world units.
+        views: dict with normals (B, 3, H, W), depth (B, H, W), mask (B, H, W) bool and
+            camera (B, 16), rows of `Camera.to_array`.
+        form: see `laplacian_target`.
+
+    Returns:
+        predicted, target and valid (bool), each (B, H, W).
+    """
+    depth, cameras = views["depth"], views["camera"]
+    focal = cameras[:, 12] * depth.shape[-1] / cameras[:, 15]  # in pixels of the maps
+    return (
+        laplacian_prediction(front_displacement, depth, focal, form),
+        laplacian_target(views["normals"], depth, focal, form),
+        stencil_mask(views["mask"], depth),
+    )
+
+
 def base_loss(base_sdf, sdf):
     """L_B: mean squared error of the base field over all sampled points."""
     return F.mse_loss(base_sdf, sdf)

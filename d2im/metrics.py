@@ -17,7 +17,10 @@ import torch
 import trimesh
 from scipy.spatial import cKDTree
 
+from . import losses
 from .sampling import HALF_BOX, sample_surface
+
+ON_SURFACE = 0.005  # world units: the stored points that count as surface points
 
 
 class EdgeProtocol(NamedTuple):
@@ -238,6 +241,48 @@ def edge_sharpness(points, normals, radius):
         neighbour, point = pairs["i"], pairs["j"] + start
         np.minimum.at(sigma, point, _cosine(normals[point], normals[neighbour]))
     return sigma
+
+
+def decomposition_scores(prediction, example, view):
+    """How well f_B and F meet the visible front, and f_D the detail there.
+
+    Args:
+        prediction: Reconstruction or Prediction of that view.
+        example: arrays of one shape, see `dataset`.
+        view: index of the picture that the prediction was made from.
+
+    Returns:
+        dict: base_error and final_error, the mean |f_B - F| and |f - F| in world units
+        over the example's points on the visible front surface (|F| < 0.005, facing the
+        camera, at the depth that the camera sees); laplacian_correlation of the front
+        map with its target, over all pixels that have one. NaN where there is none.
+    """
+    camera = prediction.camera
+    views = {
+        "normals": torch.from_numpy(example[f"normals_{view}"])[None].float(),
+        "depth": torch.from_numpy(example[f"depth_{view}"])[None].float(),
+        "mask": torch.from_numpy(example[f"mask_{view}"])[None] > 0,
+        "camera": torch.from_numpy(example[f"camera_{view}"])[None].float(),
+    }
+    displacement = prediction.displacement.cpu()
+    predicted, target, valid = losses.laplacian_maps(displacement[:1], views)
+    pairs = torch.stack([predicted[valid], target[valid]])
+
+    near = np.abs(example["sdf"]) < ON_SURFACE
+    points = torch.from_numpy(example["points"][near])
+    sdf = torch.from_numpy(example["sdf"][near])
+    uv, depth = camera.project(points)
+    front = torch.from_numpy(example["gradients"][near] @ camera.rotation[2] < 0)
+    batched = (x[None] for x in (uv, depth, front, sdf))
+    visible = losses.visible_near(*batched, views["mask"], views["depth"])[0]
+    points, sdf = points[visible].to(prediction.displacement), sdf[visible]
+    with torch.no_grad():
+        base, final = (f(points).cpu() for f in (prediction.base_sdf, prediction.sdf))
+    return {
+        "base_error": (base - sdf).abs().mean().item(),
+        "final_error": (final - sdf).abs().mean().item(),
+        "laplacian_correlation": torch.corrcoef(pairs)[0, 1].item(),
+    }
 
 
 def _cosine(a, b):

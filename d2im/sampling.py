@@ -8,7 +8,6 @@ the plain one.
 
 from dataclasses import dataclass
 
-import igl
 import numpy as np
 from scipy.spatial import cKDTree
 
@@ -81,6 +80,8 @@ def signed_distance(mesh, points):
     Raises:
         ValueError: points of another shape or not finite.
     """
+    import igl  # absent on a machine that only trains
+
     points = np.ascontiguousarray(points, dtype=np.float64)
     if points.ndim != 2 or points.shape[1] != 3:
         raise ValueError(f"points must be (P, 3), got {points.shape}")

@@ -1,0 +1,354 @@
+"""One shape = one example file; `prepare` writes them, `ShapeDataset` reads them.
+
+An example is an uncompressed npz, whose members load one by one:
+
+    points (P, 3) f4, sdf (P,) f4, gradients (P, 3) f2, weights (P,) f4,
+    base_sdf (P,) f4 where the coarse body is known,
+    and per view k: image_k (3, H, W) u1, mask_k (H, W) u1, normals_k (3, H, W) f2,
+    depth_k (H, W) f2, camera_k (16,) f8.
+
+Beside the examples stands `index.csv`, one row a shape, also for those that failed.
+"""
+
+import csv
+import os
+import time
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from joblib import Parallel, delayed
+from tqdm import tqdm
+
+from .camera import Camera, random_camera
+from .sampling import sample_sdf, signed_distance, weighted_draw
+
+INDEX_COLUMNS = "id split family seed source faces seconds status reason".split()
+# A view's members and the type they are stored in. Facet normals or 8 bits would drown
+# the Laplacian target, hence half precision for the normals.
+VIEW_TYPES = {"image": "u1", "mask": "u1", "normals": "f2", "depth": "f2"}
+
+
+def make_example(
+    detailed, coarse, rng, *, count=100_000, views=12, size=224, poses=None
+):
+    """Sample and render one shape.
+
+    Args:
+        detailed: trimesh.Trimesh, world frame.
+        coarse: the same shape without relief, or None where it is not known.
+        rng: numpy Generator.
+        count: points. views: pictures. size: their side in pixels.
+        poses: keyword ranges of `camera.random_camera`, or a list of Cameras.
+
+    Returns:
+        dict of arrays, see the module's docstring.
+    """
+    from .rendering import Renderer  # absent on a machine that only trains
+
+    samples = sample_sdf(detailed, count, rng)
+    example = {
+        "points": samples.points,
+        "sdf": samples.sdf,
+        "gradients": samples.gradients.astype("f2"),
+        "weights": samples.weights,
+    }
+    if coarse is not None:
+        base_sdf, _ = signed_distance(coarse, samples.points)
+        example["base_sdf"] = base_sdf.astype("f4")
+    renderer = Renderer(detailed)
+    for k in range(views):
+        if isinstance(poses, list):
+            camera = poses[k % len(poses)]
+        else:
+            camera = random_camera(rng, size, **(poses or {}))
+        view = renderer.view(camera, rng)
+        for name, kind in VIEW_TYPES.items():
+            values = getattr(view, name)
+            if name == "image":
+                values = np.round(values * 255)
+            example[f"{name}_{k}"] = values.astype(kind)
+        example[f"camera_{k}"] = camera.to_array()
+    return example
+
+
+def write_example(path, example):
+    """Write an example whole or not at all."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            np.savez(file, **example)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_example(path, names=None):
+    """Read an example, or some of its members.
+
+    Args:
+        path: npz file.
+        names: members to load; None loads all.
+
+    Returns:
+        dict of arrays.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a damaged file or a missing member.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no example {path}")
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in names or archive.files}
+    except KeyError as error:
+        raise ValueError(f"{path} lacks a member of an example: {error}") from error
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError, zlib.error) as error:
+        raise ValueError(f"{path} is damaged, delete it and prepare again") from error
+
+
+def prepare(
+    source,
+    out,
+    *,
+    split="train",
+    count=100_000,
+    views=12,
+    size=224,
+    seed=0,
+    poses=None,
+    workers=1,
+    progress=True,
+    up="y",
+    yaw=0.0,
+):
+    """Turn shapes into example files.
+
+    A shape that fails does not stop the others: its row in `index.csv` says why.
+    Finished examples are kept, so that a call that was stopped goes on.
+
+    Args:
+        source: (family, seed) pairs, or a folder of meshes, or a list of mesh paths.
+        out: folder for the examples and `index.csv`.
+        split: recorded in the index: "train", "val" or "test".
+        count, views, size, poses: see `make_example`.
+        seed: of sampling, views and lights; with the id it fixes an example.
+        workers: processes. progress: show a bar.
+        up, yaw: how mesh files are turned, see `load_mesh`.
+
+    Returns:
+        The rows of the index that belong to `source`, as dicts.
+
+    Raises:
+        FileNotFoundError: the folder does not exist. ValueError: it has no mesh.
+    """
+    items = _items(source)
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    known = {row["id"]: row for row in read_index(out)}
+    settings = dict(count=count, views=views, size=size, poses=poses)
+    jobs = [
+        (item, out / f"{item['id']}.npz", seed, settings, dict(up=up, yaw=yaw))
+        for item in items
+        if not (
+            known.get(item["id"], {}).get("status") == "ok"
+            and (out / f"{item['id']}.npz").is_file()
+        )
+    ]
+    results = Parallel(n_jobs=workers, return_as="generator_unordered")(
+        delayed(_prepare_one)(*job) for job in jobs
+    )
+    for result in tqdm(results, total=len(jobs), desc="prepare", disable=not progress):
+        known[result["id"]] = {"split": split, **result}
+        write_index(out, known.values())
+    return [known[item["id"]] for item in items]
+
+
+def smoke_set(folder, size=112):
+    """Prepare one small shape of each family, for a notebook that was given no data.
+
+    Args:
+        folder: for the examples.
+        size: pixels of the views, two a shape.
+
+    Returns:
+        The folder.
+    """
+    from .shapes import FAMILIES
+
+    pairs = [(family, 0) for family in FAMILIES]
+    prepare(pairs, folder, count=20_000, views=2, size=size, progress=False)
+    return Path(folder)
+
+
+def read_index(folder):
+    """The rows of a data folder's index.csv as dicts; none where it is missing."""
+    path = Path(folder) / "index.csv"
+    if not path.is_file():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def write_index(folder, rows):
+    """Write index.csv whole, sorted by id."""
+    path = Path(folder) / "index.csv"
+    temporary = path.with_suffix(".csv.tmp")
+    with open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, INDEX_COLUMNS)
+        writer.writeheader()
+        writer.writerows(sorted(rows, key=lambda row: row["id"]))
+    os.replace(temporary, path)
+
+
+def _items(source):
+    """What to prepare, as dicts with an id, from pairs, a folder or mesh paths."""
+    if isinstance(source, str | os.PathLike):
+        from .mesh import find_meshes
+
+        folder = Path(source)
+        paths = find_meshes(folder)
+        names = [
+            "__".join(path.relative_to(folder).with_suffix("").parts) for path in paths
+        ]
+    else:
+        source = list(source)
+        if source and not isinstance(source[0], str | os.PathLike):
+            return [
+                {"id": f"{family}-{seed:06d}", "family": family, "seed": seed}
+                for family, seed in source
+            ]
+        paths = [Path(path) for path in source]
+        names = [path.stem for path in paths]
+    # Two files may share a stem (chair.obj beside chair.glb): the suffix tells them.
+    names = [
+        name if names.count(name) == 1 else f"{name}_{path.suffix[1:]}"
+        for name, path in zip(names, paths, strict=True)
+    ]
+    return [
+        {"id": name, "source": str(path)}
+        for name, path in zip(names, paths, strict=True)
+    ]
+
+
+def source_meshes(row, up="y", yaw=0.0):
+    """Make or read the meshes that a row of the index stands for.
+
+    Args:
+        row: dict with family and seed, or with source, a mesh file.
+        up, yaw: how a mesh file is turned, see `load_mesh`.
+
+    Returns:
+        detailed and coarse trimesh.Trimesh, world frame; None for an unknown coarse.
+    """
+    if row.get("source"):
+        from .mesh import load_mesh
+
+        return load_mesh(row["source"], up=up, yaw=yaw), None
+    from .shapes import make_shape
+
+    shape = make_shape(row["family"], int(row["seed"]))
+    return shape.detailed, shape.coarse
+
+
+def _prepare_one(item, path, seed, settings, turn):
+    """Make and write one example; return its index row, with a failure's reason."""
+    start = time.perf_counter()
+    rng = np.random.default_rng([seed, zlib.crc32(item["id"].encode())])
+    row = {**dict.fromkeys(INDEX_COLUMNS[2:], ""), **item}
+    try:
+        detailed, coarse = source_meshes(item, **turn)
+        write_example(path, make_example(detailed, coarse, rng, **settings))
+        row.update(status="ok", faces=len(detailed.faces))
+    except Exception as error:  # one bad shape must not end the run: it is recorded
+        reason = " ".join(str(error).split())
+        row.update(status="failed", reason=f"{type(error).__name__}: {reason}")
+    row["seconds"] = f"{time.perf_counter() - start:.2f}"
+    return row
+
+
+class ShapeDataset(torch.utils.data.Dataset):
+    """Examples for training: one view and a draw of points per item.
+
+    Item `index`, or `(index, draw)` for another view and other points of the same
+    shape, is a function of (seed, index, draw) alone: a resumed run sees what an
+    unbroken one would have seen.
+
+    Args:
+        folder: made by `prepare`.
+        split: rows of the index to use; None for all.
+        points: drawn per item, half inside.
+        view: a fixed view; None draws one.
+        weighted: draw by density weight rather than uniformly.
+        seed: of views and draws.
+
+    Raises:
+        FileNotFoundError: no index. ValueError: no usable example of that split.
+    """
+
+    def __init__(
+        self, folder, split="train", *, points=2048, view=None, weighted=True, seed=0
+    ):
+        self.folder = Path(folder)
+        rows = read_index(folder)
+        if not rows:
+            raise FileNotFoundError(f"no index.csv in {folder}: run prepare first")
+        self.rows = [
+            row
+            for row in rows
+            if row["status"] == "ok" and (split is None or row["split"] == split)
+        ]
+        if not self.rows:
+            raise ValueError(f"no usable example of split {split!r} in {folder}")
+        self.points, self.view, self.weighted, self.seed = points, view, weighted, seed
+        self._examples = {}
+
+    def __len__(self):
+        return len(self.rows)
+
+    def example(self, index):
+        """All arrays of a shape, read once and then kept in memory."""
+        if index not in self._examples:
+            path = self.folder / f"{self.rows[index]['id']}.npz"
+            self._examples[index] = read_example(path)
+        return self._examples[index]
+
+    def view_count(self, index):
+        """How many views the shape has."""
+        return sum(name.startswith("camera_") for name in self.example(index))
+
+    def camera(self, index, view):
+        """The Camera of one view."""
+        return Camera.from_array(self.example(index)[f"camera_{view}"])
+
+    def __getitem__(self, key):
+        """One view and a draw of points.
+
+        Returns:
+            dict of tensors: image (3, H, W) f4, mask (H, W) bool, normals (3, H, W),
+            depth (H, W), camera (16,), points (P, 3), sdf (P,), gradients (P, 3), and
+            base_sdf (P,) where known.
+        """
+        index, draw = key if isinstance(key, tuple) else (key, 0)
+        rng = np.random.default_rng([self.seed, index, draw])
+        example = self.example(index)
+        view = self.view
+        if view is None:
+            view = int(rng.integers(self.view_count(index)))
+        weights = example["weights"] if self.weighted else None
+        chosen = weighted_draw(example["sdf"], weights, self.points, rng)
+        item = {
+            name: torch.from_numpy(example[name][chosen]).float()
+            for name in ("points", "sdf", "gradients", "base_sdf")
+            if name in example
+        }
+        for name in (*VIEW_TYPES, "camera"):
+            item[name] = torch.from_numpy(example[f"{name}_{view}"]).float()
+        item["image"] /= 255
+        item["mask"] = item["mask"] > 0
+        return item

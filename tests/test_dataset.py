@@ -1,0 +1,165 @@
+import numpy as np
+import pytest
+import torch
+import trimesh
+
+from d2im.camera import Camera
+from d2im.dataset import (
+    ShapeDataset,
+    make_example,
+    prepare,
+    read_example,
+    read_index,
+    write_example,
+)
+
+SMALL = dict(count=2000, views=2, size=32, progress=False)
+
+
+def test_prepare_writes_one_example_a_shape_and_its_row(tmp_path):
+    rows = prepare([("chair", 0), ("table", 1)], tmp_path, **SMALL)
+    assert [(r["id"], r["status"]) for r in rows] == [
+        ("chair-000000", "ok"),
+        ("table-000001", "ok"),
+    ]
+    example = read_example(tmp_path / "chair-000000.npz")
+    types = {name: (a.shape, a.dtype.str[1:]) for name, a in example.items()}
+    assert types["points"] == ((2000, 3), "f4")
+    assert types["sdf"] == types["base_sdf"] == types["weights"] == ((2000,), "f4")
+    assert types["gradients"] == ((2000, 3), "f2")
+    assert types["image_1"] == ((3, 32, 32), "u1")
+    assert types["mask_1"] == ((32, 32), "u1")
+    assert types["normals_1"] == ((3, 32, 32), "f2")
+    assert types["depth_1"] == ((32, 32), "f2")
+    assert types["camera_1"] == ((16,), "f8")
+
+
+def test_the_same_seed_makes_the_same_example_and_another_does_not(tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        prepare([("sofa", 3)], tmp_path / name, seed=seed, **SMALL)
+    a, b, c = (read_example(tmp_path / n / "sofa-000003.npz") for n in "abc")
+    assert all(np.array_equal(a[k], b[k]) for k in a)
+    assert not np.array_equal(a["points"], c["points"])
+
+
+def test_two_workers_make_what_one_makes(tmp_path):
+    pairs = [("chair", 0), ("cabinet", 0)]
+    prepare(pairs, tmp_path / "one", **SMALL)
+    prepare(pairs, tmp_path / "two", workers=2, **SMALL)
+    for name in ("chair-000000.npz", "cabinet-000000.npz"):
+        one, two = (
+            read_example(tmp_path / "one" / name),
+            read_example(tmp_path / "two" / name),
+        )
+        assert all(np.array_equal(one[k], two[k]) for k in one)
+
+
+def test_a_bad_mesh_is_recorded_and_the_others_go_on(tmp_path):
+    meshes = tmp_path / "meshes"
+    meshes.mkdir()
+    trimesh.creation.box().export(meshes / "box.ply")
+    (meshes / "text.glb").write_text("not a mesh")
+    (meshes / "empty.obj").write_text("")
+    rows = {r["id"]: r for r in prepare(meshes, tmp_path / "out", **SMALL)}
+    assert rows["box"]["status"] == "ok"
+    for name in ("text", "empty"):
+        assert rows[name]["status"] == "failed" and name in rows[name]["reason"]
+        assert "\n" not in rows[name]["reason"]
+        assert not (tmp_path / "out" / f"{name}.npz").exists()
+    assert {r["id"] for r in read_index(tmp_path / "out")} == {"box", "text", "empty"}
+
+
+def test_finished_examples_are_not_made_again(tmp_path):
+    prepare([("chair", 0)], tmp_path, **SMALL)
+    before = (tmp_path / "chair-000000.npz").stat().st_mtime_ns
+    prepare([("chair", 0), ("chair", 1)], tmp_path, split="val", **SMALL)
+    assert (tmp_path / "chair-000000.npz").stat().st_mtime_ns == before
+    assert {r["id"]: r["split"] for r in read_index(tmp_path)} == {
+        "chair-000000": "train",
+        "chair-000001": "val",
+    }
+
+
+def test_meshes_of_one_stem_do_not_overwrite_each_other(tmp_path):
+    box = trimesh.creation.box()
+    for name in ("a.ply", "a.stl"):
+        box.export(tmp_path / name)
+    rows = prepare(tmp_path, tmp_path / "out", **SMALL)
+    assert sorted(r["id"] for r in rows) == ["a_ply", "a_stl"]
+
+
+def test_an_example_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    def full_disk(file, **arrays):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        write_example(tmp_path / "a.npz", {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_members_load_one_by_one(tiny_data):
+    assert list(read_example(tiny_data / "ball-0.npz", ["sdf"])) == ["sdf"]
+
+
+def test_damaged_missing_and_foreign_examples_are_named(tmp_path, tiny_data):
+    whole = (tiny_data / "ball-0.npz").read_bytes()
+    (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="cut.npz is damaged"):
+        read_example(tmp_path / "cut.npz")
+    with pytest.raises(FileNotFoundError, match="no example .*none.npz"):
+        read_example(tmp_path / "none.npz")
+    with pytest.raises(ValueError, match="lacks a member"):
+        read_example(tiny_data / "ball-0.npz", ["nothing"])
+
+
+def test_pickles_are_not_loaded(tmp_path):
+    np.savez(tmp_path / "evil.npz", points=np.array([{}], dtype=object))
+    with pytest.raises(ValueError, match=r"evil\.npz"):
+        read_example(tmp_path / "evil.npz")
+
+
+def test_an_item_is_one_view_and_half_inside_points(tiny_data):
+    item = ShapeDataset(tiny_data, points=512)[1]
+    assert item["points"].shape == (512, 3) and item["image"].shape == (3, 32, 32)
+    assert (item["sdf"] < 0).sum() == 256
+    assert item["image"].min() >= 0 and item["image"].max() == 1
+    exact = item["points"].norm(dim=-1) - 0.4
+    assert torch.allclose(item["sdf"], exact, atol=2e-3)
+    assert torch.allclose(item["base_sdf"], exact, atol=2e-3)
+
+
+def test_an_item_depends_on_seed_index_and_draw_alone(tiny_data):
+    data = ShapeDataset(tiny_data, points=64, seed=5)
+    first = data[0, 3]
+    _ = data[1], data[0]
+    assert all(torch.equal(first[k], data[0, 3][k]) for k in first)
+    assert not torch.equal(first["points"], data[0, 4]["points"])
+    other = ShapeDataset(tiny_data, points=64, seed=6)
+    assert not torch.equal(first["points"], other[0, 3]["points"])
+
+
+def test_a_fixed_view_is_kept_and_its_camera_sees_the_object(tiny_data):
+    data = ShapeDataset(tiny_data, view=1)
+    item = data[2, 7]
+    camera = Camera.from_array(item["camera"].numpy())
+    assert np.allclose(camera.to_array(), data.camera(2, 1).to_array(), atol=1e-5)
+    uv, depth = camera.project(np.zeros((1, 3)))
+    centre = item["depth"][16, 16].item()
+    assert depth[0] - centre == pytest.approx(0.5, abs=0.02)  # the ball's radius
+
+
+def test_given_cameras_are_used(rng):
+    cameras = [Camera(10, 20, 1, 32), Camera(-30, 5, 0.9, 32)]
+    ball = trimesh.creation.icosphere(subdivisions=2, radius=0.5)
+    example = make_example(ball, None, rng, count=100, views=2, size=32, poses=cameras)
+    assert np.array_equal(example["camera_1"], cameras[1].to_array())
+    assert "base_sdf" not in example
+
+
+def test_no_data_is_named(tmp_path, tiny_data):
+    with pytest.raises(FileNotFoundError, match="run prepare first"):
+        ShapeDataset(tmp_path)
+    with pytest.raises(ValueError, match="split 'test'"):
+        ShapeDataset(tiny_data, "test")

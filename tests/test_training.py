@@ -1,0 +1,143 @@
+import json
+import subprocess
+import sys
+from itertools import islice
+
+import pytest
+import torch
+
+from d2im.dataset import ShapeDataset
+from d2im.networks import D2IMNet
+from d2im.training import TrainingConfig, train
+
+from .conftest import TINY
+
+CONFIG = TrainingConfig(steps=6, batch_size=2, warmup_steps=2, checkpoint_every=3)
+
+
+def new_model():
+    torch.manual_seed(0)
+    return D2IMNet(**TINY)
+
+
+@pytest.fixture
+def data(tiny_data):
+    return ShapeDataset(tiny_data, points=128)
+
+
+def test_every_loss_term_falls_on_few_shapes(data, tmp_path):
+    config = TrainingConfig(steps=120, batch_size=3, warmup_steps=10)
+    records = list(train(new_model(), data, tmp_path / "run", config))
+    for term in ("base", "sdf", "laplacian"):
+        first = sum(r[term] for r in records[:10])
+        last = sum(r[term] for r in records[-10:])
+        assert last < 0.7 * first, term
+    assert [r["step"] for r in records] == list(range(1, 121))
+
+
+def test_the_loss_is_the_weighted_sum_of_its_terms(data, tmp_path):
+    config = TrainingConfig(steps=1, batch_size=2, laplacian_weight=0.3)
+    (r,) = train(new_model(), data, tmp_path / "run", config)
+    assert r["loss"] == pytest.approx(r["base"] + r["sdf"] + 0.3 * r["laplacian"])
+
+
+def test_a_resumed_run_goes_on_bit_for_bit(data, tmp_path):
+    whole = new_model()
+    records = list(train(whole, data, tmp_path / "whole", CONFIG))
+    broken = new_model()
+    list(islice(train(broken, data, tmp_path / "broken", CONFIG), 4))  # saved at 3
+    torch.manual_seed(99)
+    resumed = D2IMNet(**TINY)  # other weights: they come from the checkpoint
+    rest = list(train(resumed, data, tmp_path / "broken", CONFIG))
+    assert [r["step"] for r in rest] == [4, 5, 6]
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+    for a, b in zip(records[3:], rest, strict=True):
+        assert {**a, "seconds": 0} == {**b, "seconds": 0}
+
+
+def test_a_finished_run_yields_nothing_more(data, tmp_path):
+    list(train(new_model(), data, tmp_path / "run", CONFIG))
+    assert list(train(new_model(), data, tmp_path / "run", CONFIG)) == []
+
+
+def test_a_checkpoint_is_a_loadable_model_without_pickles(data, tmp_path):
+    model = new_model()
+    list(train(model, data, tmp_path / "run", CONFIG))
+    loaded = D2IMNet.from_pretrained(tmp_path / "run")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, loaded.state_dict()[name])
+    names = {p.name for p in (tmp_path / "run").iterdir()}
+    assert {"optimizer.safetensors", "training.json"} < names
+    assert all(name.endswith((".json", ".safetensors", ".md")) for name in names)
+    settings = json.loads((tmp_path / "run" / "training.json").read_text())
+    assert settings["config"]["steps"] == 6 and settings["step"] == 6
+
+
+def test_without_displacement_the_maps_are_not_trained(data, tmp_path):
+    model = new_model()
+    before = model.displacement_decoder.out.weight.clone()
+    config = TrainingConfig(steps=3, batch_size=2, displacement=False, weight_decay=0)
+    records = list(train(model, data, tmp_path / "run", config))
+    assert torch.equal(model.displacement_decoder.out.weight, before)
+    assert all(r["laplacian"] == 0 for r in records)
+
+
+def test_a_checkpoint_of_other_settings_is_refused(data, tmp_path):
+    list(train(new_model(), data, tmp_path / "run", CONFIG))
+    other = TrainingConfig(steps=6, batch_size=3, warmup_steps=2)
+    with pytest.raises(ValueError, match="other settings \\(batch_size\\)"):
+        list(train(new_model(), data, tmp_path / "run", other))
+
+
+def test_a_checkpoint_of_another_model_is_refused(data, tmp_path):
+    list(train(new_model(), data, tmp_path / "run", CONFIG))
+    wider = D2IMNet(**{**TINY, "code_size": 16})
+    with pytest.raises(ValueError, match="model of other sizes"):
+        list(train(wider, data, tmp_path / "run", CONFIG))
+
+
+def test_a_truncated_checkpoint_is_named(data, tmp_path):
+    list(train(new_model(), data, tmp_path / "run", CONFIG))
+    file = tmp_path / "run" / "optimizer.safetensors"
+    file.write_bytes(file.read_bytes()[:-50])
+    with pytest.raises(ValueError, match="run is damaged"):
+        list(train(new_model(), data, tmp_path / "run", CONFIG))
+
+
+def test_a_loss_that_is_not_finite_names_its_step(data, tmp_path):
+    model = new_model()
+    with torch.no_grad():
+        model.base_decoder.out.bias.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="at step 1"):
+        list(train(model, data, tmp_path / "run", CONFIG))
+
+
+def test_a_failed_write_keeps_the_last_checkpoint(data, tmp_path, monkeypatch):
+    run = train(new_model(), data, tmp_path / "run", CONFIG)
+    list(islice(run, 4))
+
+    def full_disk(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("d2im.training.save_file", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        list(run)
+    state = json.loads((tmp_path / "run" / "training.json").read_text())
+    assert state["step"] == 3
+    D2IMNet.from_pretrained(tmp_path / "run")
+
+
+def test_training_works_without_the_geometry_libraries(tiny_data, tmp_path):
+    code = f"""
+import sys
+for name in ("igl", "embreex", "manifold3d", "k3d", "trimesh", "skimage", "papermill"):
+    sys.modules[name] = None  # importing it raises
+from d2im.dataset import ShapeDataset
+from d2im.networks import D2IMNet
+from d2im.training import TrainingConfig, train
+model = D2IMNet(**{TINY})
+config = TrainingConfig(steps=1, batch_size=2)
+(record,) = train(model, ShapeDataset({str(tiny_data)!r}), {str(tmp_path)!r}, config)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
