@@ -1,0 +1,148 @@
+"""What an installation holds: pip's and conda's agree, and importing d2im is free."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+import yaml
+
+import d2im
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+DIRECT = {*PROJECT["dependencies"], *EXTRAS["dev"], *EXTRAS["lab"]}
+PINS = (ROOT / "constraints.txt").read_text().splitlines()
+
+
+def conda_environment():
+    text = (ROOT / "environment.yml").read_text()
+    python, _, pip = yaml.safe_load(text)["dependencies"]
+    return text, python, pip["pip"]
+
+
+def test_conda_users_get_the_packages_of_pip_users():
+    _, _, lines = conda_environment()
+    assert {line for line in lines if not line.startswith("-")} == DIRECT
+
+
+def test_conda_users_get_the_project_itself_at_the_same_versions():
+    _, _, lines = conda_environment()
+    assert [x for x in lines if x.startswith("-")] == ["-c constraints.txt", "-e ."]
+
+
+def test_conda_and_pip_accept_the_same_pythons():
+    _, python, _ = conda_environment()
+    assert python == f"python {PROJECT['requires-python']}"
+
+
+def test_each_package_has_its_reason():
+    text, _, lines = conda_environment()
+    for package in DIRECT & set(lines):
+        assert re.search(rf"^ +- {package}  # \w.+", text, re.MULTILINE), package
+
+
+def test_each_direct_package_is_pinned():
+    pins = {line.split("==")[0].lower() for line in PINS}
+    assert DIRECT | set(EXTRAS["disn"]) <= pins
+
+
+def test_a_pin_names_one_public_version():
+    pattern = r"[\w.-]+==[\w.]+(; python_full_version [<>]=? \"[\d.]+\")?"
+    pins = [line for line in PINS if not line.startswith("#")]
+    assert [line for line in pins if not re.fullmatch(pattern, line)] == []
+
+
+def test_the_library_imports_only_declared_packages():
+    declared = {*PROJECT["dependencies"], *EXTRAS["disn"]}
+    owners = packages_distributions()
+    undeclared = set()
+    for path in (ROOT / "d2im").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in getattr(node, "names", [])]
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module] if node.level == 0 else []
+            elif not isinstance(node, ast.Import):
+                names = []
+            for top in {name.split(".")[0] for name in names}:
+                owner = {o.lower() for o in owners.get(top, [top])}
+                if top not in sys.stdlib_module_names and not owner & declared:
+                    undeclared.add(f"{path.name}: {top}")
+    assert undeclared == set()
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    heavy = ["torch", "igl", "trimesh", "numpy", "manifold3d", "embreex", "matplotlib"]
+    code = f"import sys, d2im; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=ROOT)
+    assert done.stdout.decode().strip() == "[]"
+
+
+def test_the_package_lists_what_it_gives():
+    assert {"make_shape", "D2IMNet", "metrics", "__version__"} <= set(dir(d2im))
+
+
+def test_an_unknown_name_is_refused_as_by_any_module():
+    with pytest.raises(AttributeError, match="'d2im' has no attribute 'make_shap'"):
+        _ = d2im.make_shap
+
+
+@pytest.mark.parametrize("name", [n for names in d2im.PARTS.values() for n in names])
+def test_each_name_comes_from_its_part(name):
+    assert getattr(d2im, name).__module__.startswith("d2im.")
+
+
+@pytest.mark.parametrize("part", d2im.PARTS)
+def test_each_part_is_a_module(part):
+    assert getattr(d2im, part).__name__ == f"d2im.{part}"
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """The files that a set-up reads, away from this environment."""
+    if not shutil.which("make"):
+        pytest.skip("make is not installed")
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    return tmp_path
+
+
+def failed_set_up(folder, *arguments, **environment):
+    done = subprocess.run(
+        ["make", "setup", *arguments],
+        cwd=folder,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert not (folder / ".venv" / ".ready").exists()
+    return done.stderr
+
+
+def test_a_set_up_without_a_fitting_python_says_what_to_do(copy):
+    message = failed_set_up(copy, "PYTHON=false")
+    assert "no Python 3.11 to 3.13" in message and "make PYTHON=" in message
+
+
+def test_a_set_up_without_network_says_what_to_do(copy):
+    nowhere = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "PIP_CONFIG_FILE": os.devnull}
+    message = failed_set_up(copy, f"PYTHON={sys.executable}", **nowhere)
+    assert "Is there a network" in message and "run make again" in message
+    assert (copy / ".venv" / "setup.log").stat().st_size > 0
+
+
+@pytest.mark.skipif(not shutil.which("micromamba"), reason="micromamba not installed")
+def test_conda_makes_the_environment(tmp_path):
+    prefix = tmp_path / "environment"
+    create = ["micromamba", "create", "--yes", "--prefix", prefix, "--file"]
+    subprocess.run([*create, ROOT / "environment.yml"], check=True)
+    code = "import d2im; d2im.make_shape"
+    subprocess.run([prefix / "bin" / "python", "-c", code], check=True, cwd=tmp_path)

@@ -1,0 +1,373 @@
+"""`python -m d2im.run` on tiny notebooks: what it refuses, hands on, keeps, shows."""
+
+import base64
+import contextlib
+import csv
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from d2im import pages, run
+
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAA"
+    "AABJRU5ErkJggg=="
+)
+OUTPUTS = "from d2im.run import write_outputs\n"
+
+
+def write(root, stem, parameters, *sources, title="# A title"):
+    """Write a notebook into root/notebooks: a title, parameters, code cells."""
+    cells = [nbformat.v4.new_markdown_cell(title)]
+    tags = {"tags": ["parameters"]}
+    cells.append(nbformat.v4.new_code_cell(parameters, metadata=tags))
+    cells += [nbformat.v4.new_code_cell(source) for source in sources]
+    path = root / "notebooks" / f"{stem}.ipynb"
+    path.parent.mkdir(exist_ok=True)
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A project of two notebooks, the second of which reads what the first made."""
+    root = tmp_path_factory.mktemp("project")
+    write(
+        root,
+        "02_make",
+        'out = ""\ncount = 2\nseed = 7',
+        "import pathlib\npathlib.Path('data/set').mkdir(parents=True)",
+        "import ipywidgets\nipywidgets.IntSlider()",
+        OUTPUTS + "write_outputs(out, data='data/set', summary={'made': count})",
+        title="# Making <shapes>",
+    )
+    write(
+        root,
+        "03_use",
+        'out = ""\ndata = ""\nrate = 0.1',
+        "import base64, pathlib\npathlib.Path(out, 'dot.png').write_bytes("
+        f"base64.b64decode('{base64.b64encode(PNG).decode()}'))",
+        "pathlib.Path(out, 'metrics.csv').write_text('shape,iou\\nchair,0.123456789')",
+        OUTPUTS + "write_outputs(out, summary={'rate': rate, 'read': len(data)},"
+        "\n    figures={'dot.png': 'A <dot>'}, note='All & well.')",
+    )
+    return root
+
+
+@pytest.fixture(scope="module")
+def done(project):
+    """The folder of one run of both notebooks, and the lines it printed."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        folder = run.run_notebooks(
+            ["02", "03_use"], name="first", values={"rate": "1e-3"}, root=project
+        )
+    return folder, printed.getvalue().splitlines()
+
+
+def record(folder):
+    return json.loads((folder / "run.json").read_text())
+
+
+def parameters(folder, stem):
+    (entry,) = [e for e in record(folder)["notebooks"] if e["notebook"] == stem]
+    return entry["parameters"]
+
+
+def test_a_run_hands_its_own_data_to_the_next_notebook(done):
+    folder, _ = done
+    assert parameters(folder, "03_use")["data"] == "data/set"
+    assert record(folder)["notebooks"][1]["outputs"]["summary"]["read"] == 8
+
+
+def test_each_notebook_gets_its_own_folder_relative_to_the_project(done):
+    folder, _ = done
+    assert parameters(folder, "02_make")["out"] == "reports/first/02_make"
+    assert (folder / "02_make" / "outputs.json").exists()
+
+
+def test_a_value_from_the_command_line_takes_the_type_of_the_default(done):
+    assert parameters(done[0], "03_use")["rate"] == 1e-3
+
+
+def test_a_run_says_one_line_a_notebook_with_its_time(done):
+    _, lines = done
+    assert [line.split()[0] for line in lines] == ["02_make", "03_use"]
+    assert all(re.search(r"\d+\.\d s$", line) for line in lines)
+
+
+def test_the_record_holds_settings_seed_and_times(done):
+    made = record(done[0])
+    assert made["versions"]["torch"] != "absent"
+    assert made["seed"] == {"02_make": 7}
+    assert made["python"] and made["device"] and made["date"]
+    assert all(entry["seconds"] > 0 for entry in made["notebooks"])
+
+
+def test_the_page_shows_pictures_numbers_times_and_settings(done):
+    folder, _ = done
+    page = (folder / "index.html").read_text()
+    assert base64.b64encode(PNG).decode() in page
+    assert "0.1235" in page and "A &lt;dot&gt;" in page and "All &amp; well." in page
+    assert re.search(r"<td>\d+\.\d s</td>", page) and "torch 2" in page
+
+
+def test_the_page_escapes_what_notebooks_say(done):
+    page = (done[0] / "index.html").read_text()
+    assert "Making &lt;shapes&gt;" in page and "<shapes>" not in page
+
+
+def test_widget_state_is_dropped_from_the_copies(done):
+    folder, _ = done
+    notebook = nbformat.read(folder / "02_make.ipynb", as_version=4)
+    assert "widgets" not in notebook.metadata
+    assert "widget-view" not in (folder / "02_make.ipynb").read_text()
+
+
+def test_a_run_leaves_whole_files_only_and_names_no_machine_path(done, project):
+    folder, _ = done
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        *("index.html", "run.json", "02_make", "03_use"),
+        *("02_make.ipynb", "02_make.html", "03_use.ipynb", "03_use.html"),
+    }
+    for path in (folder / "run.json", folder / "03_use.ipynb", folder / "index.html"):
+        assert str(project) not in path.read_text()
+
+
+def test_a_notebook_run_again_in_the_same_run_gets_what_the_others_made(done, project):
+    folder, _ = done
+    run.run_notebooks(["03"], name="first", root=project)
+    assert [e["notebook"] for e in record(folder)["notebooks"]] == ["02_make", "03_use"]
+    assert parameters(folder, "03_use") == {
+        **{"out": "reports/first/03_use", "data": "data/set", "rate": 0.1}
+    }
+
+
+def test_the_kernel_is_this_python_whatever_kernels_are_registered(
+    project, tmp_path, monkeypatch
+):
+    kernel = tmp_path / "kernels" / "python3"
+    kernel.mkdir(parents=True)
+    spec = {"argv": ["no-such-python"], "display_name": "old", "language": "python"}
+    (kernel / "kernel.json").write_text(json.dumps(spec))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    check = f"import sys\nassert sys.executable == {sys.executable!r}"
+    path = write(tmp_path, "01_python", "count = 1", check)
+    run.run_notebooks([path], name="python", root=project)
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory):
+    """A project of notebooks that fail, each in its own way."""
+    root = tmp_path_factory.mktemp("broken")
+    raises = "raise ValueError('points must be (B, P, 3),\\ngot <nothing>')"
+    write(root, "01_raises", "count = 1", "print('before')", raises, "print('after')")
+    write(root, "02_hangs", "count = 1", "import time\ntime.sleep(60)")
+    write(root, "03_dies", "count = 1", "import os\nos._exit(1)")
+    return root
+
+
+def failure(root, number, **options):
+    with pytest.raises(run.NotebookFailed) as caught:
+        run.run_notebooks([number], name=number, root=root, **options)
+    return str(caught.value), root / "reports" / number
+
+
+def test_a_failing_cell_is_named_with_its_error_and_what_ran_is_kept(broken):
+    message, folder = failure(broken, "01")
+    assert message == (
+        "01_raises, cell In [3] `raise ValueError('points must be (B, P, `: "
+        "ValueError: points must be (B, P, 3),"
+    )
+    (entry,) = record(folder)["notebooks"]
+    assert entry["status"] == "failed" and entry["error"] == message
+    assert "before" in (folder / "01_raises.ipynb").read_text()
+    page = (folder / "index.html").read_text()
+    assert "cell In [3]" in page and "01_raises.html" in page
+
+
+def test_a_cell_that_takes_too_long_is_stopped_and_named(broken):
+    message, _ = failure(broken, "02", timeout=1)
+    assert message == (
+        "02_hangs, cell In [2] `import time`: took longer than 1 s (see --timeout)"
+    )
+
+
+def test_a_kernel_that_dies_is_reported_as_any_failure(broken):
+    message, folder = failure(broken, "03")
+    assert message.startswith("03_dies, cell In [2] `import os`: DeadKernelError")
+    assert "DeadKernelError" in (folder / "index.html").read_text()
+
+
+def refusal(root, *layers, notebooks=("02", "03")):
+    paths = [run.find_notebook(name, root) for name in notebooks]
+    declared = {path.stem: run.declared_parameters(path) for path in paths}
+    with pytest.raises(ValueError) as caught:
+        run.assign(declared, layers, root)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_an_undeclared_parameter_is_refused_with_the_closest_name(project):
+    assert refusal(project, {"ratte": 1}) == (
+        "no parameter 'ratte' in 02_make and 03_use; did you mean 'rate'?; "
+        "declared: out, count, seed, data, rate"
+    )
+
+
+def test_an_undeclared_parameter_of_a_section_is_refused(project):
+    message = refusal(project, {"03_use": {"count": 3}})
+    assert message.startswith("no parameter 'count' in 03_use")
+    assert message.endswith("declared: out, data, rate")
+
+
+def test_a_section_named_as_no_notebook_is_refused(project):
+    with pytest.raises(FileNotFoundError, match="did you mean '03_use'"):
+        run.assign({"02_make": {}}, [{"03_usee": {}}], project)
+
+
+def test_a_value_of_another_type_is_refused(project):
+    message = refusal(project, {"count": "many"})
+    assert message == "02_make: count must be of type int (default 2), got 'many'"
+    assert "got 2.5" in refusal(project, {"count": 2.5})
+
+
+def test_the_folder_of_a_notebook_is_not_a_users_parameter(project):
+    assert "--name" in refusal(project, {"out": "elsewhere"})
+
+
+def test_a_section_wins_over_a_value_for_all_and_a_later_layer_over_both():
+    declared = {"a": {"steps": 1}, "b": {"steps": 1}}
+    given = run.assign(declared, [{"a": {"steps": 3}, "steps": 2}])
+    assert given == {"a": {"steps": 3}, "b": {"steps": 2}}
+    given = run.assign(declared, [{"a": {"steps": 3}}, {"steps": "4"}])
+    assert given == {"a": {"steps": 4}, "b": {"steps": 4}}
+
+
+def test_nothing_runs_when_a_name_is_wrong(project):
+    with pytest.raises(ValueError, match="no parameter 'coutn'"):
+        run.run_notebooks(["02"], name="no", values={"coutn": "1"}, root=project)
+    assert not (project / "reports" / "no").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("04", "no notebook '04'.*02_make, 03_use"),
+        ("03_uze", "did you mean '03_use'"),
+        ("elsewhere/x.ipynb", "elsewhere/x.ipynb: no such notebook"),
+    ],
+)
+def test_a_notebook_that_is_not_there_is_named(project, name, message):
+    with pytest.raises(FileNotFoundError, match=message):
+        run.find_notebook(name, project)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- 1\n- 2", "must map names to values"),
+        ("a: [1", "is not YAML"),
+    ],
+)
+def test_a_parameter_file_that_is_none_is_named(tmp_path, text, message):
+    (tmp_path / "p.yaml").write_text(text)
+    with pytest.raises(ValueError, match=f"p.yaml {message}"):
+        run.read_params(tmp_path / "p.yaml")
+
+
+def test_a_missing_parameter_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="p.yaml: no such parameter file"):
+        run.read_params(tmp_path / "p.yaml")
+
+
+def test_an_empty_parameter_file_sets_nothing(tmp_path):
+    (tmp_path / "p.yaml").write_text("# nothing yet\n")
+    assert run.read_params(tmp_path / "p.yaml") == {}
+
+
+def test_a_parameters_cell_with_a_computed_value_is_refused(tmp_path):
+    path = write(tmp_path, "01_a", "steps = 2 * 10")
+    with pytest.raises(ValueError, match="not `steps = 2 \\* 10`"):
+        run.declared_parameters(path)
+
+
+def test_a_file_that_is_no_notebook_is_named(tmp_path):
+    (tmp_path / "a.ipynb").write_text("hello")
+    with pytest.raises(ValueError, match="a.ipynb is not a notebook"):
+        run.declared_parameters(tmp_path / "a.ipynb")
+
+
+@pytest.mark.parametrize("name", ["../out", "/out", "a/b/c", ""])
+def test_a_run_stays_inside_the_reports_folder(project, name):
+    if name:
+        with pytest.raises(ValueError, match="a run's name"):
+            run.run_notebooks(["02"], name=name, root=project)
+    else:
+        assert run._run_folder(name, project).parent == project / "reports"
+
+
+def test_outputs_name_only_what_exists(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
+        run.write_outputs(tmp_path, model=tmp_path / "nowhere")
+
+
+def test_outputs_take_numpy_scalars(tmp_path, rng):
+    number = rng.standard_normal(dtype="float32")
+    run.write_outputs(tmp_path, summary={"x": number})
+    outputs = json.loads((tmp_path / "outputs.json").read_text())
+    assert outputs["summary"] == {"x": float(number)}
+
+
+def test_a_sweep_makes_one_table_with_a_row_a_file(tmp_path, capsys):
+    source = OUTPUTS + "write_outputs(out, summary={'inverse': 1 / (3 * rate)})"
+    write(tmp_path, "03_t", 'out = ""\nrate = 1.0', source)
+    files = [tmp_path / "three.yaml", tmp_path / "zero.yaml"]
+    files[0].write_text("rate: 1.0")
+    files[1].write_text("03_t:\n  rate: 0.0")
+    with pytest.raises(run.NotebookFailed, match="1 of 2 failed: zero"):
+        run.sweep(["03"], files, name="s", root=tmp_path)
+    folder = tmp_path / "reports" / "s"
+    rows = list(csv.DictReader((folder / "sweep.csv").read_text().splitlines()))
+    assert [row["run"] for row in rows] == ["three", "zero"]
+    assert [row["status"] for row in rows] == ["ok", "failed in 03_t"]
+    assert [row["inverse"] for row in rows] == [str(1 / 3), ""]
+    assert "| three | ok |" in (folder / "sweep.md").read_text()
+    assert 'href="zero/index.html"' in (folder / "index.html").read_text()
+    assert "ZeroDivisionError" in capsys.readouterr().out
+
+
+def test_a_sweep_checks_every_file_before_the_first_runs(project, tmp_path):
+    (tmp_path / "a.yaml").write_text("rate: 0.5")
+    (tmp_path / "b.yaml").write_text("rat: 0.5")
+    files = [tmp_path / "a.yaml", tmp_path / "b.yaml"]
+    with pytest.raises(ValueError, match="no parameter 'rat'"):
+        run.sweep(["03"], files, name="none", root=project)
+    assert not (project / "reports" / "none").exists()
+
+
+def test_the_command_refuses_a_mistyped_name_in_one_line(project):
+    command = [sys.executable, "-m", "d2im.run", project / "notebooks/03_use.ipynb"]
+    done = subprocess.run(
+        [*command, "-p", "rat", "1"], capture_output=True, text=True, env=os.environ
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == (
+        "error: no parameter 'rat' in 03_use; did you mean 'rate'?; "
+        "declared: out, data, rate\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(4.21, "4.2 s"), (185, "3 min 05 s"), (7800, "2 h 10 min"), (59.99, "60.0 s")],
+)
+def test_durations_read_as_people_say_them(seconds, text):
+    assert pages.duration(seconds) == text
