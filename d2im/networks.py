@@ -208,8 +208,8 @@ PRESETS = {
         "encoder_blocks": (1, 1, 1, 1),
         "hidden_size": 256,
         "code_size": 128,
-        "decoder_widths": (256, 128, 64, 32, 32),
-        "displacement_channels": 16,
+        "decoder_widths": (128, 128, 64, 32, 32),
+        "displacement_channels": 24,
     },
 }
 

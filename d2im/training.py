@@ -5,8 +5,10 @@ bit is the weights, the optimiser and the generators' states; they stand in one 
 
     config.json, model.safetensors        the model, as `save_pretrained` writes it
     optimizer.safetensors, training.json  the optimiser's tensors; step and settings
+    metrics.csv                           the records so far
 """
 
+import csv
 import json
 import math
 import os
@@ -109,9 +111,10 @@ def train(model, dataset, out, config=None, *, resume=True, workers=0):
     optimizer = torch.optim.Adam(
         model.parameters(), config.learning_rate, weight_decay=config.weight_decay
     )
-    start = 0
+    start, records = 0, []
     if resume and (out / "training.json").is_file():
         start = load_checkpoint(out, model, optimizer, config)
+        records = read_records(out)
     # On a CPU the convolutions of the small preset run a third faster this way.
     model = model.to(memory_format=torch.channels_last)
     prepared, optimizer = accelerator.prepare(model, optimizer)
@@ -142,17 +145,26 @@ def train(model, dataset, out, config=None, *, resume=True, workers=0):
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.step()
-        if step % config.checkpoint_every == 0 or step == config.steps:
-            if accelerator.is_main_process:
-                save_checkpoint(out, model, optimizer, step, config)
-        yield {
+        record = {
             "step": step,
             "loss": loss.item(),
             **{name: term.item() for name, term in terms.items()},
             "learning_rate": rate,
             "seconds": time.perf_counter() - begun,
         }
+        records.append(record)
+        if step % config.checkpoint_every == 0 or step == config.steps:
+            if accelerator.is_main_process:
+                save_checkpoint(out, model, optimizer, records, config)
+        yield record
     model.eval()
+
+
+def read_records(out):
+    """The records of a run up to its last checkpoint, as dicts of numbers."""
+    with open(Path(out) / "metrics.csv", newline="", encoding="utf-8") as file:
+        rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    return [{**row, "step": int(row["step"])} for row in rows]
 
 
 def smoke_model(data, out):
@@ -196,8 +208,13 @@ def _batch_keys(count, config, start, accelerator):
         yield keys[accelerator.process_index :: accelerator.num_processes]
 
 
-def save_checkpoint(out, model, optimizer, step, config):
-    """Write a checkpoint beside the last one, then change places with it."""
+def save_checkpoint(out, model, optimizer, records, config):
+    """Write a checkpoint beside the last one, then change places with it.
+
+    Args:
+        out: folder. model, optimizer, config: what to keep.
+        records: of all steps so far; the last one's step is the checkpoint's.
+    """
     out = Path(out)
     fresh, old = out.with_name(out.name + ".new"), out.with_name(out.name + ".old")
     shutil.rmtree(fresh, ignore_errors=True)
@@ -209,8 +226,12 @@ def save_checkpoint(out, model, optimizer, step, config):
         for name, value in state.items()
     }
     save_file(tensors, fresh / "optimizer.safetensors")
+    with open(fresh / "metrics.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, records[0])
+        writer.writeheader()
+        writer.writerows(records)
     state = {
-        "step": step,
+        "step": records[-1]["step"],
         "config": asdict(config),
         "torch_random_state": torch.get_rng_state().numpy().tobytes().hex(),
     }

@@ -2,11 +2,15 @@
 
 import numpy as np
 import pytest
+import torch
 import trimesh
 
 from d2im import metrics
+from d2im.camera import Camera
+from d2im.dataset import make_example
 from d2im.fields import box, sphere
 from d2im.meshing import extract_mesh
+from d2im.reconstruction import Prediction
 from d2im.sampling import sample_surface
 
 CUBE = trimesh.creation.box((0.5, 0.5, 0.5))
@@ -324,3 +328,55 @@ def test_bad_input_is_a_one_line_error(rng, call, message):
     with pytest.raises(ValueError, match=message) as caught:
         call(rng)
     assert "\n" not in str(caught.value)
+
+
+def test_decomposition_scores_of_known_fields(rng):
+    # A ball of 0.4 under a base that is too large by 0.02: the final field mends it.
+    ball = trimesh.creation.icosphere(subdivisions=5, radius=0.4)
+    camera = Camera(10, 20, 1, 64)
+    example = make_example(
+        ball, None, rng, count=5000, views=1, size=64, poses=[camera]
+    )
+    found = Prediction(
+        displacement=torch.zeros(2, 64, 64),
+        camera=camera,
+        base_sdf=sphere(0.38),
+        sdf=sphere(0.4),
+        image=None,
+    )
+    scores = metrics.decomposition_scores(found, example, 0)
+    assert scores["base_error"] == pytest.approx(0.02, abs=1e-4)
+    assert scores["final_error"] == pytest.approx(0, abs=1e-4)
+
+
+def test_the_true_displacement_has_the_targets_laplacian(rng):
+    # relief a sin(kx) sin(ky) on a square that faces the camera
+    camera = Camera(0, 0, 1, 112)
+    k = 2 * np.pi / (24 * 1.75 / camera.focal)
+    a = 0.05 / k
+    axis = np.linspace(-0.4, 0.4, 300)
+    x, y = np.meshgrid(axis, axis)
+    corner = np.arange(299 * 300).reshape(299, 300)[:, :-1].ravel()
+    faces = [
+        np.stack([corner, corner + 1, corner + 301], 1),
+        np.stack([corner, corner + 301, corner + 300], 1),
+    ]
+    relief = a * np.sin(k * x) * np.sin(k * y)
+    mesh = trimesh.Trimesh(
+        np.stack([x, y, -relief], -1).reshape(-1, 3), np.concatenate(faces)
+    )
+    mesh.metadata["solid"] = False
+    example = make_example(
+        mesh, None, rng, count=500, views=1, size=112, poses=[camera]
+    )
+    pixel = (np.arange(112) + 0.5 - 56) * 1.75 / camera.focal
+    displacement = a * np.sin(k * pixel) * np.sin(-k * pixel)[:, None]  # y is down
+    found = Prediction(
+        displacement=torch.tensor(np.stack([displacement] * 2)).float(),
+        camera=camera,
+        base_sdf=lambda p: -p[:, 2],
+        sdf=lambda p: -p[:, 2],
+        image=None,
+    )
+    scores = metrics.decomposition_scores(found, example, 0)
+    assert scores["laplacian_correlation"] > 0.98

@@ -8,7 +8,7 @@ import torch
 
 from d2im.dataset import ShapeDataset
 from d2im.networks import D2IMNet
-from d2im.training import TrainingConfig, train
+from d2im.training import TrainingConfig, read_records, train
 
 from .conftest import TINY
 
@@ -54,6 +54,8 @@ def test_a_resumed_run_goes_on_bit_for_bit(data, tmp_path):
         assert torch.equal(tensor, resumed.state_dict()[name]), name
     for a, b in zip(records[3:], rest, strict=True):
         assert {**a, "seconds": 0} == {**b, "seconds": 0}
+    assert read_records(tmp_path / "broken")[3:] == rest
+    assert [r["step"] for r in read_records(tmp_path / "broken")] == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_finished_run_yields_nothing_more(data, tmp_path):
@@ -69,7 +71,7 @@ def test_a_checkpoint_is_a_loadable_model_without_pickles(data, tmp_path):
         assert torch.equal(tensor, loaded.state_dict()[name])
     names = {p.name for p in (tmp_path / "run").iterdir()}
     assert {"optimizer.safetensors", "training.json"} < names
-    assert all(name.endswith((".json", ".safetensors", ".md")) for name in names)
+    assert all(name.endswith((".json", ".safetensors", ".md", ".csv")) for name in names)
     settings = json.loads((tmp_path / "run" / "training.json").read_text())
     assert settings["config"]["steps"] == 6 and settings["step"] == 6
 
@@ -135,7 +137,7 @@ for name in ("igl", "embreex", "manifold3d", "k3d", "trimesh", "skimage", "paper
     sys.modules[name] = None  # importing it raises
 from d2im.dataset import ShapeDataset
 from d2im.networks import D2IMNet
-from d2im.training import TrainingConfig, train
+from d2im.training import TrainingConfig, read_records, train
 model = D2IMNet(**{TINY})
 config = TrainingConfig(steps=1, batch_size=2)
 (record,) = train(model, ShapeDataset({str(tiny_data)!r}), {str(tmp_path)!r}, config)
