@@ -71,7 +71,9 @@ def test_a_checkpoint_is_a_loadable_model_without_pickles(data, tmp_path):
         assert torch.equal(tensor, loaded.state_dict()[name])
     names = {p.name for p in (tmp_path / "run").iterdir()}
     assert {"optimizer.safetensors", "training.json"} < names
-    assert all(name.endswith((".json", ".safetensors", ".md", ".csv")) for name in names)
+    assert all(
+        name.endswith((".json", ".safetensors", ".md", ".csv")) for name in names
+    )
     settings = json.loads((tmp_path / "run" / "training.json").read_text())
     assert settings["config"]["steps"] == 6 and settings["step"] == 6
 
