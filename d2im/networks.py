@@ -169,6 +169,9 @@ class DisplacementDecoder(nn.Module):
         self.up = nn.ModuleList(nn.Conv2d(channels, channels, 1) for _ in widths[1:])
         self.smooth = nn.Conv2d(channels, channels, 3, padding=1)
         self.out = nn.Conv2d(channels, 2, 1)
+        # Maps start at almost nothing, so that the base is not taught to undo noise.
+        nn.init.normal_(self.out.weight, std=1e-3)
+        nn.init.zeros_(self.out.bias)
 
     def forward(self, features):
         """Decode a pyramid.
