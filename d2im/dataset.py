@@ -25,7 +25,9 @@ from tqdm import tqdm
 from .camera import Camera, random_camera
 from .sampling import sample_sdf, signed_distance, weighted_draw
 
-INDEX_COLUMNS = "id split family seed source faces seconds status reason".split()
+INDEX_COLUMNS = (
+    "id split family seed source up yaw faces seconds status reason".split()
+)
 # A view's members and the type they are stored in. Facet normals or 8 bits would drown
 # the Laplacian target, hence half precision for the normals.
 VIEW_TYPES = {"image": "u1", "mask": "u1", "normals": "f2", "depth": "f2"}
@@ -147,13 +149,13 @@ def prepare(
     Raises:
         FileNotFoundError: the folder does not exist. ValueError: it has no mesh.
     """
-    items = _items(source)
+    items = _items(source, up, yaw)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     known = {row["id"]: row for row in read_index(out)}
     settings = dict(count=count, views=views, size=size, poses=poses)
     jobs = [
-        (item, out / f"{item['id']}.npz", seed, settings, dict(up=up, yaw=yaw))
+        (item, out / f"{item['id']}.npz", seed, settings)
         for item in items
         if not (
             known.get(item["id"], {}).get("status") == "ok"
@@ -206,7 +208,7 @@ def write_index(folder, rows):
     os.replace(temporary, path)
 
 
-def _items(source):
+def _items(source, up, yaw):
     """What to prepare, as dicts with an id, from pairs, a folder or mesh paths."""
     if isinstance(source, str | os.PathLike):
         from .mesh import find_meshes
@@ -231,17 +233,16 @@ def _items(source):
         for name, path in zip(names, paths, strict=True)
     ]
     return [
-        {"id": name, "source": str(path)}
+        {"id": name, "source": str(path), "up": up, "yaw": yaw}
         for name, path in zip(names, paths, strict=True)
     ]
 
 
-def source_meshes(row, up="y", yaw=0.0):
+def source_meshes(row):
     """Make or read the meshes that a row of the index stands for.
 
     Args:
-        row: dict with family and seed, or with source, a mesh file.
-        up, yaw: how a mesh file is turned, see `load_mesh`.
+        row: dict with family and seed, or with source (a mesh file), up and yaw.
 
     Returns:
         detailed and coarse trimesh.Trimesh, world frame; None for an unknown coarse.
@@ -249,20 +250,20 @@ def source_meshes(row, up="y", yaw=0.0):
     if row.get("source"):
         from .mesh import load_mesh
 
-        return load_mesh(row["source"], up=up, yaw=yaw), None
+        return load_mesh(row["source"], up=row["up"], yaw=float(row["yaw"])), None
     from .shapes import make_shape
 
     shape = make_shape(row["family"], int(row["seed"]))
     return shape.detailed, shape.coarse
 
 
-def _prepare_one(item, path, seed, settings, turn):
+def _prepare_one(item, path, seed, settings):
     """Make and write one example; return its index row, with a failure's reason."""
     start = time.perf_counter()
     rng = np.random.default_rng([seed, zlib.crc32(item["id"].encode())])
     row = {**dict.fromkeys(INDEX_COLUMNS[2:], ""), **item}
     try:
-        detailed, coarse = source_meshes(item, **turn)
+        detailed, coarse = source_meshes(item)
         write_example(path, make_example(detailed, coarse, rng, **settings))
         row.update(status="ok", faces=len(detailed.faces))
     except Exception as error:  # one bad shape must not end the run: it is recorded

@@ -10,6 +10,7 @@ units, the scale that the losses compare; `D2IMNet.forward` returns world units.
 
 import json
 import math
+from inspect import signature
 from itertools import pairwise
 from pathlib import Path
 
@@ -282,7 +283,7 @@ class D2IMNet(nn.Module, PyTorchModelHubMixin):
         elif path.is_absolute() or len(path.parts) != 2:
             raise FileNotFoundError(f"no model folder {path}")
         try:
-            return super().from_pretrained(folder, **kwargs)
+            return super().from_pretrained(folder, strict=True, **kwargs)
         except SafetensorError as error:
             raise ValueError(
                 f"{path / 'model.safetensors'} is damaged or truncated: {error}"
@@ -338,6 +339,12 @@ def _check_model_folder(path):
         if not (path / name).is_file():
             raise FileNotFoundError(f"no {name} in the model folder {path}")
     try:
-        json.loads((path / "config.json").read_text())
+        config = json.loads((path / "config.json").read_text())
     except ValueError as error:
         raise ValueError(f"{path / 'config.json'} is not JSON: {error}") from error
+    known = set(signature(D2IMNet.__init__).parameters)
+    if unknown := sorted(set(config) - known):
+        raise ValueError(
+            f"{path / 'config.json'} has settings that a D2IMNet does not know "
+            f"({', '.join(unknown)}): it is of another model or version"
+        )

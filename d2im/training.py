@@ -46,7 +46,7 @@ class TrainingConfig:
     clip_norm: float = 100.0  # for a bad step only: at 1, learning took a third longer
     laplacian_weight: float = 1.0  # λ
     laplacian_form: str = "transformed"  # or "image"
-    displacement: bool = True  # False: the base decoder alone
+    displacement: bool = True  # False: L_B alone, an IM-NET of the same size
     seed: int = 0
     checkpoint_every: int = 200
 
@@ -68,9 +68,7 @@ def batch_losses(model, batch, config):
     scaled = target * SDF_SCALE
     terms = {"base": losses.base_loss(base, scaled)}
     if not config.displacement:
-        terms["sdf"] = losses.sdf_loss(base, scaled)
-        terms["laplacian"] = base.new_zeros(())
-        return terms
+        return {**terms, "sdf": base.new_zeros(()), "laplacian": base.new_zeros(())}
     displacement = model.displacement_decoder(features)  # (B, 2, H, W), scaled
     uv, camera_points = project(points, cameras)
     # P_F: the true SDF falls along the camera's z axis (third row of the rotation)

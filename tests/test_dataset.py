@@ -10,8 +10,10 @@ from d2im.dataset import (
     prepare,
     read_example,
     read_index,
+    source_meshes,
     write_example,
 )
+from d2im.sampling import signed_distance
 
 SMALL = dict(count=2000, views=2, size=32, progress=False)
 
@@ -67,6 +69,19 @@ def test_a_bad_mesh_is_recorded_and_the_others_go_on(tmp_path):
         assert "\n" not in rows[name]["reason"]
         assert not (tmp_path / "out" / f"{name}.npz").exists()
     assert {r["id"] for r in read_index(tmp_path / "out")} == {"box", "text", "empty"}
+
+
+def test_a_row_of_the_index_gives_its_meshes_again_turned_alike(tmp_path):
+    trimesh.creation.box((1, 2, 3)).export(tmp_path / "box.ply")
+    prepare(tmp_path, tmp_path / "out", up="z", yaw=90, **SMALL)
+    (row,) = read_index(tmp_path / "out")
+    mesh, coarse = source_meshes(row)
+    # z-up turns (1, 2, 3) to (1, 3, 2), the yaw to (2, 3, 1)
+    assert coarse is None
+    assert mesh.extents / mesh.extents[2] == pytest.approx([2, 3, 1])
+    stored = read_example(tmp_path / "out" / "box.npz", ["points", "sdf"])
+    sdf, _ = signed_distance(mesh, stored["points"])
+    assert sdf == pytest.approx(stored["sdf"], abs=1e-6)
 
 
 def test_finished_examples_are_not_made_again(tmp_path):

@@ -125,6 +125,13 @@ def test_weights_of_another_preset_are_refused_in_one_line(tiny_model, tmp_path)
     assert "\n" not in str(error.value)
 
 
+def test_a_setting_that_no_model_knows_is_refused(tiny_model, tmp_path):
+    tiny_model.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({**TINY, "heads": 3}))
+    with pytest.raises(ValueError, match=r"does not know \(heads\)"):
+        D2IMNet.from_pretrained(tmp_path)
+
+
 def test_a_truncated_checkpoint_is_named(tiny_model, tmp_path):
     tiny_model.save_pretrained(tmp_path)
     weights = tmp_path / "model.safetensors"

@@ -26,13 +26,15 @@ def data(tiny_data):
 
 
 def test_every_loss_term_falls_on_few_shapes(data, tmp_path):
-    config = TrainingConfig(steps=120, batch_size=3, warmup_steps=10)
+    config = TrainingConfig(
+        steps=250, batch_size=3, warmup_steps=10, learning_rate=5e-3
+    )
     records = list(train(new_model(), data, tmp_path / "run", config))
     for term in ("base", "sdf", "laplacian"):
         first = sum(r[term] for r in records[:10])
         last = sum(r[term] for r in records[-10:])
         assert last < 0.7 * first, term
-    assert [r["step"] for r in records] == list(range(1, 121))
+    assert [r["step"] for r in records] == list(range(1, 251))
 
 
 def test_the_loss_is_the_weighted_sum_of_its_terms(data, tmp_path):
@@ -84,7 +86,7 @@ def test_without_displacement_the_maps_are_not_trained(data, tmp_path):
     config = TrainingConfig(steps=3, batch_size=2, displacement=False, weight_decay=0)
     records = list(train(model, data, tmp_path / "run", config))
     assert torch.equal(model.displacement_decoder.out.weight, before)
-    assert all(r["laplacian"] == 0 for r in records)
+    assert all(r["loss"] == r["base"] > 0 for r in records)
 
 
 def test_a_checkpoint_of_other_settings_is_refused(data, tmp_path):

@@ -1,0 +1,149 @@
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+import trimesh
+from matplotlib import colormaps
+
+from d2im import plots
+from d2im.camera import Camera
+from d2im.fields import box, sphere
+from d2im.sampling import signed_distance
+
+
+@pytest.fixture
+def ax():
+    figure, ax = plt.subplots()
+    yield ax
+    figure.canvas.draw()  # what is wrong with an artist shows only here
+    plt.close(figure)
+
+
+@pytest.mark.parametrize(("axis", "right", "up"), ["xzy", "yxz", "zxy"])
+def test_slices_hold_the_field_at_their_own_coordinates(axis, right, up):
+    weights = dict(x=1.0, y=10.0, z=100.0)
+    extent = (0, 4, 4, 8)
+    slope = torch.tensor([*weights.values()])
+    section = plots.slice_values(lambda p: p @ slope, axis, 0.3, 4, extent=extent)
+    assert section.axes == (right, up)
+    across, along = np.arange(4) + 0.5, np.arange(4) + 4.5  # cell centres
+    expected = weights[axis] * 0.3 + weights[right] * across[None]
+    assert np.allclose(section.values, expected + weights[up] * along[:, None])
+
+
+def test_slices_of_a_mesh_and_of_its_field_agree():
+    mesh = trimesh.creation.box(extents=(0.6, 0.4, 0.2))
+    of_mesh = plots.slice_values(lambda p: signed_distance(mesh, p)[0], "y", 0.1, 30)
+    of_field = plots.slice_values(box((0.3, 0.2, 0.1)), "y", 0.1, 30)
+    assert np.allclose(of_mesh.values, of_field.values, atol=1e-6)
+
+
+def test_the_black_contour_of_a_sliced_sphere_is_a_circle(ax):
+    plots.draw_slice(ax, plots.slice_values(sphere(0.4), at=0.24), step=0)
+    (contour,) = ax.collections
+    points = np.concatenate([path.vertices for path in contour.get_paths()])
+    assert np.allclose(np.linalg.norm(points, axis=1), 0.32, atol=2e-4)  # 0.4, 0.24
+
+
+def test_iso_lines_lie_at_multiples_of_the_step_but_zero(ax):
+    plots.draw_slice(ax, plots.slice_values(sphere(0.4)), step=0.1)
+    lines, _ = ax.collections
+    assert np.allclose(lines.levels, [-0.3, -0.2, -0.1, 0.1, 0.2, 0.3])
+
+
+def test_a_difference_shows_the_surface_of_another_slice(ax):
+    one, other = (plots.slice_values(sphere(radius)) for radius in (0.4, 0.3))
+    difference = one._replace(values=one.values - other.values)  # -0.1 everywhere
+    plots.draw_slice(ax, difference, step=0, surface=other)
+    points = ax.collections[0].get_paths()[0].vertices
+    assert np.allclose(np.linalg.norm(points, axis=1), 0.3, atol=2e-4)
+
+
+def test_a_slice_without_surface_has_no_contour(ax):
+    plots.draw_slice(ax, plots.slice_values(lambda p: 1 + 0 * p[:, 0]), step=0)
+    assert not ax.collections
+
+
+def test_zero_is_the_middle_of_the_colours_whatever_the_values(ax):
+    section = plots.slice_values(lambda p: p[:, 0] + 10)
+    assert plots.draw_slice(ax, section).norm(0.0) == 0.5
+    assert plots.draw_map(ax, section.values).norm(0.0) == 0.5
+
+
+def test_map_colours_are_even_and_symmetric_in_lightness():
+    from skimage.color import rgb2lab
+
+    lab = rgb2lab(colormaps[plots.MAP_COLORS](np.linspace(0, 1, 101))[None, :, :3])[0]
+    lightness, steps = lab[:, 0], np.linalg.norm(np.diff(lab, axis=0), axis=1)
+    assert np.abs(lightness - lightness[::-1]).max() < 2
+    assert (np.diff(lightness[:51]) > 0).all()
+    assert steps.std() < 0.25 * steps.mean()
+    assert lightness[50] < 90  # zero is not the white of the background
+
+
+def test_background_neither_shows_nor_sets_a_map_s_range(ax):
+    values, mask = np.full((4, 4), 100.0), np.zeros((4, 4), dtype=bool)
+    mask[1:3, 1:3], values[1:3, 1:3] = True, [[-2, 1], [0, 1]]
+    artist = plots.draw_map(ax, torch.tensor(values), torch.tensor(mask))
+    assert artist.norm.vmin == -2 and artist.norm.vmax == 2
+    assert (artist.get_array().mask == ~mask).all()
+
+
+def test_an_empty_map_is_drawn(ax):
+    plots.draw_map(ax, np.ones((4, 4)), np.zeros((4, 4), dtype=bool))
+
+
+def test_normals_toward_right_top_and_camera_are_red_green_and_blue():
+    normals = np.zeros((3, 1, 4))
+    normals[:, 0, :3] = [[1, 0, 0], [0, -1, 0], [0, 0, -1]]  # one pixel each
+    colors = plots.normal_colors(normals)[:, 0]
+    expected = [[1, 0.5, 0.5, 1], [0.5, 1, 0.5, 1], [0.5, 0.5, 1, 1]]
+    assert np.allclose(colors, expected)  # the last one is background
+
+
+def test_a_shaded_ball_is_brightest_toward_the_light_and_white_outside():
+    ball = trimesh.creation.icosphere(subdivisions=4, radius=0.5)
+    image = plots.shade(ball, Camera(20, 30, 1.0, 64))
+    assert image.shape == (3, 64, 64) and (image[:, 0, 0] == 1).all()
+    middle = image[0, 32, 32]
+    assert image[0, 22, 22] > middle > image[0, 42, 42]
+
+
+def test_shading_shows_relief_on_a_face_seen_head_on():
+    plain = trimesh.creation.box(extents=(0.6, 0.6, 0.2)).subdivide_to_size(0.02)
+    waved = plain.copy()
+    waved.vertices[:, 2] += 0.003 * np.sin(60 * waved.vertices[:, 0])  # slope 10°
+    spread = [
+        np.std(plots.shade(mesh, Camera(0, 0, 1.0, 64))[0, 28:36, 20:44])
+        for mesh in (plain, waved)
+    ]
+    assert spread[0] < 0.002 and spread[1] > 0.03
+
+
+def test_a_missing_mesh_is_said_in_words(ax):
+    assert plots.draw_mesh(ax, None, Camera(0, 0, 1.0, 32)).get_text() == "no surface"
+
+
+def test_a_grid_has_a_place_for_every_picture_and_gap():
+    pictures = [[np.zeros((3, 8, 8)), None], [np.ones((8, 8)), torch.ones(3, 8, 8)]]
+    figure = plots.image_grid(pictures, ["a", "b"], ["first", "second"])
+    assert [len(ax.images) for ax in figure.axes] == [1, 0, 1, 1]
+    assert [ax.get_title() for ax in figure.axes] == ["a", "b", "", ""]
+    assert [ax.get_ylabel() for ax in figure.axes] == ["first", "", "second", ""]
+    plt.close(figure)
+
+
+def test_curves_average_the_records_before_each_step(ax):
+    records = [{"step": k, "loss": float(k), "laplacian": 0.0} for k in range(1, 11)]
+    (line,) = plots.draw_curves(ax, records, ("loss", "laplacian"), window=4)
+    assert np.allclose(line.get_xydata(), [(k, k - 1.5) for k in range(4, 11)])
+
+
+def test_an_unknown_axis_is_refused():
+    with pytest.raises(ValueError, match='axis must be "x", "y" or "z"'):
+        plots.slice_values(sphere(), "depth")
+
+
+def test_a_field_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match=r"must give \(16,\), got \(16, 3\)"):
+        plots.slice_values(lambda p: p, resolution=4)
