@@ -11,6 +11,8 @@ Beside the examples stands `index.csv`, one row a shape, also for those that fai
 """
 
 import csv
+import io
+import json
 import os
 import time
 import zipfile
@@ -147,13 +149,15 @@ def prepare(
         The rows of the index that belong to `source`, as dicts.
 
     Raises:
-        FileNotFoundError: the folder does not exist. ValueError: it has no mesh.
+        FileNotFoundError: the folder does not exist. ValueError: it has no mesh, or
+            `out` holds examples made with other settings.
     """
     items = _items(source, up, yaw)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     known = {row["id"]: row for row in read_index(out)}
     settings = dict(count=count, views=views, size=size, poses=poses)
+    _keep_settings(out / "settings.json", {**settings, "seed": seed})
     jobs = [
         (item, out / f"{item['id']}.npz", seed, settings)
         for item in items
@@ -199,13 +203,31 @@ def read_index(folder):
 
 def write_index(folder, rows):
     """Write index.csv whole, sorted by id."""
-    path = Path(folder) / "index.csv"
-    temporary = path.with_suffix(".csv.tmp")
-    with open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, INDEX_COLUMNS)
-        writer.writeheader()
-        writer.writerows(sorted(rows, key=lambda row: row["id"]))
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, INDEX_COLUMNS)
+    writer.writeheader()
+    writer.writerows(sorted(rows, key=lambda row: row["id"]))
+    _write_text(Path(folder) / "index.csv", table.getvalue())
+
+
+def _write_text(path, text):
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8", newline="")
     os.replace(temporary, path)
+
+
+def _keep_settings(path, settings):
+    """Write the settings of a folder's examples, or refuse to mix in other ones."""
+    settings["poses"] = repr(settings["poses"])
+    if path.is_file():
+        there = json.loads(path.read_text())
+        if other := [k for k, v in settings.items() if there.get(k) != v]:
+            is_, wanted = ({k: d.get(k) for k in other} for d in (there, settings))
+            raise ValueError(
+                f"{path.parent} holds examples made with {is_}, not {wanted}: choose "
+                "another folder, or delete this one"
+            )
+    _write_text(path, json.dumps(settings, indent=1))
 
 
 def _items(source, up, yaw):

@@ -95,6 +95,12 @@ def test_finished_examples_are_not_made_again(tmp_path):
     }
 
 
+def test_examples_of_other_settings_are_not_mixed(tmp_path):
+    prepare([("chair", 0)], tmp_path, **SMALL)
+    with pytest.raises(ValueError, match="'count': 2000.*'count': 3000"):
+        prepare([("chair", 0)], tmp_path, **{**SMALL, "count": 3000})
+
+
 def test_meshes_of_one_stem_do_not_overwrite_each_other(tmp_path):
     box = trimesh.creation.box()
     for name in ("a.ply", "a.stl"):
