@@ -34,6 +34,13 @@ def write(root, stem, parameters, *sources, title="# A title"):
     return path
 
 
+def at(root, function, *args, **options):
+    """Call a function of the runner as if root were the project's folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "ROOT", root)
+        return function(*args, **options)
+
+
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     """A project of two notebooks, the second of which reads what the first made."""
@@ -65,8 +72,9 @@ def done(project):
     """The folder of one run of both notebooks, and the lines it printed."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        folder = run.run_notebooks(
-            ["02", "03_use"], name="first", values={"rate": "1e-3"}, root=project
+        folder = at(
+            *(project, run.run_notebooks, ["02", "03_use"]),
+            **{"name": "first", "values": {"rate": "1e-3"}},
         )
     return folder, printed.getvalue().splitlines()
 
@@ -105,7 +113,7 @@ def test_a_run_says_one_line_a_notebook_with_its_time(done):
 def test_the_record_holds_settings_seed_and_times(done):
     made = record(done[0])
     assert made["versions"]["torch"] != "absent"
-    assert made["seed"] == {"02_make": 7}
+    assert parameters(done[0], "02_make")["seed"] == 7
     assert made["python"] and made["device"] and made["date"]
     assert all(entry["seconds"] > 0 for entry in made["notebooks"])
 
@@ -116,6 +124,15 @@ def test_the_page_shows_pictures_numbers_times_and_settings(done):
     assert base64.b64encode(PNG).decode() in page
     assert "0.1235" in page and "A &lt;dot&gt;" in page and "All &amp; well." in page
     assert re.search(r"<td>\d+\.\d s</td>", page) and "torch 2" in page
+
+
+def test_the_page_shows_what_differs_from_the_defaults_and_links_the_copies(done):
+    page = (done[0] / "index.html").read_text()
+    rows = re.findall(r"<tr><td>(\w+)</td><td>([^<]*)</td><td>([^<]*)</td></tr>", page)
+    assert rows == [("data", "data/set", "–"), ("rate", "0.001", "0.1")]
+    assert "All settings are the notebook's defaults" in page
+    for copy in ("02_make.html", "02_make.ipynb", "03_use.html", "03_use.ipynb"):
+        assert f'href="{copy}"' in page
 
 
 def test_the_page_escapes_what_notebooks_say(done):
@@ -143,7 +160,7 @@ def test_a_run_leaves_whole_files_only_and_names_no_machine_path(done, project):
 
 def test_a_notebook_run_again_in_the_same_run_gets_what_the_others_made(done, project):
     folder, _ = done
-    run.run_notebooks(["03"], name="first", root=project)
+    at(project, run.run_notebooks, ["03"], name="first")
     assert [e["notebook"] for e in record(folder)["notebooks"]] == ["02_make", "03_use"]
     assert parameters(folder, "03_use") == {
         **{"out": "reports/first/03_use", "data": "data/set", "rate": 0.1}
@@ -160,7 +177,7 @@ def test_the_kernel_is_this_python_whatever_kernels_are_registered(
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
     check = f"import sys\nassert sys.executable == {sys.executable!r}"
     path = write(tmp_path, "01_python", "count = 1", check)
-    run.run_notebooks([path], name="python", root=project)
+    at(project, run.run_notebooks, [path], name="python")
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +193,7 @@ def broken(tmp_path_factory):
 
 def failure(root, number, **options):
     with pytest.raises(run.NotebookFailed) as caught:
-        run.run_notebooks([number], name=number, root=root, **options)
+        at(root, run.run_notebooks, [number], name=number, **options)
     return str(caught.value), root / "reports" / number
 
 
@@ -207,10 +224,10 @@ def test_a_kernel_that_dies_is_reported_as_any_failure(broken):
 
 
 def refusal(root, *layers, notebooks=("02", "03")):
-    paths = [run.find_notebook(name, root) for name in notebooks]
+    paths = [at(root, run.find_notebook, name) for name in notebooks]
     declared = {path.stem: run.declared_parameters(path) for path in paths}
     with pytest.raises(ValueError) as caught:
-        run.assign(declared, layers, root)
+        at(root, run.assign, declared, layers)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -230,7 +247,7 @@ def test_an_undeclared_parameter_of_a_section_is_refused(project):
 
 def test_a_section_named_as_no_notebook_is_refused(project):
     with pytest.raises(FileNotFoundError, match="did you mean '03_use'"):
-        run.assign({"02_make": {}}, [{"03_usee": {}}], project)
+        at(project, run.assign, {"02_make": {}}, [{"03_usee": {}}])
 
 
 def test_a_value_of_another_type_is_refused(project):
@@ -253,7 +270,7 @@ def test_a_section_wins_over_a_value_for_all_and_a_later_layer_over_both():
 
 def test_nothing_runs_when_a_name_is_wrong(project):
     with pytest.raises(ValueError, match="no parameter 'coutn'"):
-        run.run_notebooks(["02"], name="no", values={"coutn": "1"}, root=project)
+        at(project, run.run_notebooks, ["02"], name="no", values={"coutn": "1"})
     assert not (project / "reports" / "no").exists()
 
 
@@ -262,12 +279,12 @@ def test_nothing_runs_when_a_name_is_wrong(project):
     [
         ("04", "no notebook '04'.*02_make, 03_use"),
         ("03_uze", "did you mean '03_use'"),
-        ("elsewhere/x.ipynb", "elsewhere/x.ipynb: no such notebook"),
+        ("elsewhere/x.ipynb", "no notebook 'elsewhere/x.ipynb'.*02_make"),
     ],
 )
 def test_a_notebook_that_is_not_there_is_named(project, name, message):
     with pytest.raises(FileNotFoundError, match=message):
-        run.find_notebook(name, project)
+        at(project, run.find_notebook, name)
 
 
 @pytest.mark.parametrize(
@@ -307,11 +324,15 @@ def test_a_file_that_is_no_notebook_is_named(tmp_path):
 
 @pytest.mark.parametrize("name", ["../out", "/out", "a/b/c", ""])
 def test_a_run_stays_inside_the_reports_folder(project, name):
-    if name:
-        with pytest.raises(ValueError, match="a run's name"):
-            run.run_notebooks(["02"], name=name, root=project)
-    else:
-        assert run._run_folder(name, project).parent == project / "reports"
+    with pytest.raises(ValueError, match="a run's name"):
+        at(project, run.run_notebooks, ["02"], name=name)
+
+
+def test_a_run_without_a_name_is_named_after_the_time(tmp_path):
+    write(tmp_path, "01_a", "count = 1")
+    assert at(tmp_path, run.main, ["01"]) == 0
+    (folder,) = (tmp_path / "reports").iterdir()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d{6}", folder.name)
 
 
 def test_outputs_name_only_what_exists(tmp_path):
@@ -326,6 +347,27 @@ def test_outputs_take_numpy_scalars(tmp_path, rng):
     assert outputs["summary"] == {"x": float(number)}
 
 
+def test_outputs_name_the_folders_of_the_project_from_it(tmp_path):
+    at(tmp_path, run.write_outputs, tmp_path / "out", data=tmp_path / "out/..")
+    outputs = json.loads((tmp_path / "out" / "outputs.json").read_text())
+    assert outputs["data"] == os.path.join("out", "..")
+
+
+def test_a_number_that_was_not_measured_is_shown_as_a_dash(tmp_path):
+    source = OUTPUTS + (
+        "import pathlib\npathlib.Path(out, 'metrics.csv').write_text('iou\\nnan')\n"
+        "write_outputs(out, summary={'ecd': float('nan'), 'iou': 0.5})"
+    )
+    write(tmp_path, "05_e", 'out = ""\nn = 1', source)
+    (tmp_path / "a.yaml").write_text("n: 2")
+    folder = at(tmp_path, run.sweep, ["05"], [tmp_path / "a.yaml"], name="s")
+    page = (folder / "a" / "index.html").read_text()
+    assert "<td>ecd</td><td>–</td>" in page and "nan" not in page
+    assert re.search(r"<th>iou</th></tr>\s*<tr><td>–</td></tr>", page)
+    assert (folder / "sweep.csv").read_text().endswith(",,0.5\n")
+    assert "| – | 0.5 |" in (folder / "sweep.md").read_text()
+
+
 def test_a_sweep_makes_one_table_with_a_row_a_file(tmp_path, capsys):
     source = OUTPUTS + "write_outputs(out, summary={'inverse': 1 / (3 * rate)})"
     write(tmp_path, "03_t", 'out = ""\nrate = 1.0', source)
@@ -333,7 +375,7 @@ def test_a_sweep_makes_one_table_with_a_row_a_file(tmp_path, capsys):
     files[0].write_text("rate: 1.0")
     files[1].write_text("03_t:\n  rate: 0.0")
     with pytest.raises(run.NotebookFailed, match="1 of 2 failed: zero"):
-        run.sweep(["03"], files, name="s", root=tmp_path)
+        at(tmp_path, run.sweep, ["03"], files, name="s")
     folder = tmp_path / "reports" / "s"
     rows = list(csv.DictReader((folder / "sweep.csv").read_text().splitlines()))
     assert [row["run"] for row in rows] == ["three", "zero"]
@@ -349,7 +391,7 @@ def test_a_sweep_checks_every_file_before_the_first_runs(project, tmp_path):
     (tmp_path / "b.yaml").write_text("rat: 0.5")
     files = [tmp_path / "a.yaml", tmp_path / "b.yaml"]
     with pytest.raises(ValueError, match="no parameter 'rat'"):
-        run.sweep(["03"], files, name="none", root=project)
+        at(project, run.sweep, ["03"], files, name="none")
     assert not (project / "reports" / "none").exists()
 
 
@@ -363,6 +405,30 @@ def test_the_command_refuses_a_mistyped_name_in_one_line(project):
         "error: no parameter 'rat' in 03_use; did you mean 'rate'?; "
         "declared: out, data, rate\n"
     )
+
+
+def test_the_command_tells_a_failing_cell_in_one_line(broken, capsys):
+    assert at(broken, run.main, ["01", "--name", "cli"]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "error: 01_raises, cell In [3] `raise ValueError('points must be (B, P, `: "
+        "ValueError: points must be (B, P, 3),"
+    ]
+
+
+def test_a_notebook_that_fails_again_shows_nothing_of_its_former_run(tmp_path):
+    write(tmp_path, "01_a", 'out = ""', OUTPUTS + "write_outputs(out, note='Fine.')")
+    folder = at(tmp_path, run.run_notebooks, ["01"], name="x")
+    assert "Fine." in (folder / "index.html").read_text()
+    write(tmp_path, "01_a", 'out = ""', "1 / 0")
+    with pytest.raises(run.NotebookFailed, match="ZeroDivisionError"):
+        at(tmp_path, run.run_notebooks, ["01"], name="x")
+    assert "Fine." not in (folder / "index.html").read_text()
+
+
+def test_a_sweeps_files_have_different_names(project, tmp_path):
+    files = [tmp_path / "a.yaml", tmp_path / "b" / "a.yaml"]
+    with pytest.raises(ValueError, match="different names"):
+        at(project, run.sweep, ["03"], files, name="none")
 
 
 @pytest.mark.parametrize(
