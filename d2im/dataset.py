@@ -27,9 +27,7 @@ from tqdm import tqdm
 from .camera import Camera, random_camera
 from .sampling import sample_sdf, signed_distance, weighted_draw
 
-INDEX_COLUMNS = (
-    "id split family seed source up yaw faces seconds status reason".split()
-)
+INDEX_COLUMNS = "id split family seed source up yaw faces seconds status reason".split()
 # A view's members and the type they are stored in. Facet normals or 8 bits would drown
 # the Laplacian target, hence half precision for the normals.
 VIEW_TYPES = {"image": "u1", "mask": "u1", "normals": "f2", "depth": "f2"}
@@ -134,14 +132,15 @@ def prepare(
     """Turn shapes into example files.
 
     A shape that fails does not stop the others: its row in `index.csv` says why.
-    Finished examples are kept, so that a call that was stopped goes on.
+    Finished examples are kept, so that a call that was stopped goes on; one whose mesh
+    file has changed since, or is turned otherwise now, is made again.
 
     Args:
         source: (family, seed) pairs, or a folder of meshes, or a list of mesh paths.
         out: folder for the examples and `index.csv`.
         split: recorded in the index: "train", "val" or "test".
         count, views, size, poses: see `make_example`.
-        seed: of sampling, views and lights; with the id it fixes an example.
+        seed: of sampling, views and lights; with the id it fixes a new example.
         workers: processes. progress: show a bar.
         up, yaw: how mesh files are turned, see `load_mesh`.
 
@@ -157,14 +156,11 @@ def prepare(
     out.mkdir(parents=True, exist_ok=True)
     known = {row["id"]: row for row in read_index(out)}
     settings = dict(count=count, views=views, size=size, poses=poses)
-    _keep_settings(out / "settings.json", {**settings, "seed": seed})
+    _keep_settings(out / "settings.json", {**settings, "poses": repr(poses)})
     jobs = [
         (item, out / f"{item['id']}.npz", seed, settings)
         for item in items
-        if not (
-            known.get(item["id"], {}).get("status") == "ok"
-            and (out / f"{item['id']}.npz").is_file()
-        )
+        if not _is_made(item, known.get(item["id"]), out / f"{item['id']}.npz")
     ]
     results = Parallel(n_jobs=workers, return_as="generator_unordered")(
         delayed(_prepare_one)(*job) for job in jobs
@@ -218,7 +214,6 @@ def _write_text(path, text):
 
 def _keep_settings(path, settings):
     """Write the settings of a folder's examples, or refuse to mix in other ones."""
-    settings["poses"] = repr(settings["poses"])
     if path.is_file():
         there = json.loads(path.read_text())
         if other := [k for k, v in settings.items() if there.get(k) != v]:
@@ -228,6 +223,15 @@ def _keep_settings(path, settings):
                 "another folder, or delete this one"
             )
     _write_text(path, json.dumps(settings, indent=1))
+
+
+def _is_made(item, row, path):
+    """Whether an example stands for an item as it is now."""
+    if row is None or row["status"] != "ok" or not path.is_file():
+        return False
+    source = Path(item.get("source") or path)
+    newer = source.is_file() and source.stat().st_mtime > path.stat().st_mtime
+    return not newer and all(str(value) == row[key] for key, value in item.items())
 
 
 def _items(source, up, yaw):
@@ -249,10 +253,15 @@ def _items(source, up, yaw):
             ]
         paths = [Path(path) for path in source]
         names = [path.stem for path in paths]
-    # Two files may share a stem (chair.obj beside chair.glb): the suffix tells them.
+    # Two files may share a stem (chair.obj beside chair.glb): the suffix tells them,
+    # and where that is not enough (a/chair.obj, b/chair.obj) a number.
     names = [
         name if names.count(name) == 1 else f"{name}_{path.suffix[1:]}"
         for name, path in zip(names, paths, strict=True)
+    ]
+    names = [
+        name if names.count(name) == 1 else f"{name}_{names[:k].count(name) + 1}"
+        for k, name in enumerate(names)
     ]
     return [
         {"id": name, "source": str(path), "up": up, "yaw": yaw}
@@ -309,13 +318,22 @@ class ShapeDataset(torch.utils.data.Dataset):
         view: a fixed view; None draws one.
         weighted: draw by density weight rather than uniformly.
         seed: of views and draws.
+        memory: bytes of examples to keep; the others are read again at each use.
 
     Raises:
         FileNotFoundError: no index. ValueError: no usable example of that split.
     """
 
     def __init__(
-        self, folder, split="train", *, points=2048, view=None, weighted=True, seed=0
+        self,
+        folder,
+        split="train",
+        *,
+        points=2048,
+        view=None,
+        weighted=True,
+        seed=0,
+        memory=4e9,
     ):
         self.folder = Path(folder)
         rows = read_index(folder)
@@ -329,17 +347,28 @@ class ShapeDataset(torch.utils.data.Dataset):
         if not self.rows:
             raise ValueError(f"no usable example of split {split!r} in {folder}")
         self.points, self.view, self.weighted, self.seed = points, view, weighted, seed
-        self._examples = {}
+        self._kept, self._room = {}, memory
 
     def __len__(self):
         return len(self.rows)
 
     def example(self, index):
-        """All arrays of a shape, read once and then kept in memory."""
-        if index not in self._examples:
-            path = self.folder / f"{self.rows[index]['id']}.npz"
-            self._examples[index] = read_example(path)
-        return self._examples[index]
+        """All arrays of a shape; kept in memory while there is room for them."""
+        if index in self._kept:
+            return self._kept[index]
+        example = read_example(self.folder / f"{self.rows[index]['id']}.npz")
+        self._room -= sum(array.nbytes for array in example.values())
+        if self._room > 0:
+            self._kept[index] = example
+        return example
+
+    def fingerprint(self):
+        """A number that tells these shapes and this way of drawing from others."""
+        shapes = [{k: r[k] for k in r if k != "seconds"} for r in self.rows]
+        draws = [self.points, self.view, self.weighted, self.seed]
+        settings = self.folder / "settings.json"
+        made = settings.read_text() if settings.is_file() else ""
+        return zlib.crc32(json.dumps([shapes, draws, made]).encode())
 
     def view_count(self, index):
         """How many views the shape has."""

@@ -57,12 +57,18 @@ def front_mask(field, points, direction, way="gradient"):
     Raises:
         ValueError: an unknown way.
     """
+    return _value_and_front(field, points, direction, way)[1]
+
+
+def _value_and_front(field, points, direction, way):
+    """The field and its front mask; the derivative brings the value with it."""
     step = points.new_tensor(direction).expand_as(points)
     if way == "gradient":
-        _, derivative = torch.func.jvp(field, (points,), (step,))
-        return derivative < 0
+        value, derivative = torch.func.jvp(field, (points,), (step,))
+        return value, derivative < 0
     if way == "finite_difference":
-        return field(points + FINITE_STEP * step) < field(points)
+        value = field(points)
+        return value, field(points + FINITE_STEP * step) < value
     raise ValueError(f'way must be "gradient" or "finite_difference", got {way!r}')
 
 
@@ -75,11 +81,11 @@ def base_field(decoder, code, scale):
         scale: what the decoder's output is divided by (SDF_SCALE).
 
     Returns:
-        A field in world units.
+        A field in world units, for points on any device.
     """
 
     def field(points):
-        return decoder(code, points[None])[0] / scale
+        return (decoder(code, points.to(code)[None])[0] / scale).to(points)
 
     return field
 
@@ -99,9 +105,9 @@ def displaced_field(base, displacement, camera, way="gradient"):
 
     def field(points):
         uv, _ = camera.project(points)
-        front = front_mask(base, points, camera.rotation[2], way)
+        base_sdf, front = _value_and_front(base, points, camera.rotation[2], way)
         maps = displacement.to(points)[None]
-        return displaced_sdf(base(points)[None], maps, uv[None], front[None])[0]
+        return displaced_sdf(base_sdf[None], maps, uv[None], front[None])[0]
 
     return field
 

@@ -256,16 +256,24 @@ def decomposition_scores(prediction, example, view):
         over the example's points on the visible front surface (|F| < 0.005, facing the
         camera, at the depth that the camera sees); laplacian_correlation of the front
         map with its target, over all pixels that have one. NaN where there is none.
+
+    Raises:
+        ValueError: the maps and the example's views differ in size.
     """
     camera = prediction.camera
+    sizes = prediction.displacement.shape[-1], example[f"depth_{view}"].shape[-1]
+    if sizes[0] != sizes[1]:
+        raise ValueError(
+            f"the model works at {sizes[0]} px but the views have {sizes[1]}: prepare "
+            "the data at the model's size"
+        )
     views = {
         "normals": torch.from_numpy(example[f"normals_{view}"])[None].float(),
         "depth": torch.from_numpy(example[f"depth_{view}"])[None].float(),
         "mask": torch.from_numpy(example[f"mask_{view}"])[None] > 0,
         "camera": torch.from_numpy(example[f"camera_{view}"])[None].float(),
     }
-    displacement = prediction.displacement.cpu()
-    predicted, target, valid = losses.laplacian_maps(displacement[:1], views)
+    predicted, target, valid = losses.laplacian_maps(prediction.displacement[:1], views)
     pairs = torch.stack([predicted[valid], target[valid]])
 
     near = np.abs(example["sdf"]) < ON_SURFACE
@@ -275,9 +283,9 @@ def decomposition_scores(prediction, example, view):
     front = torch.from_numpy(example["gradients"][near] @ camera.rotation[2] < 0)
     batched = (x[None] for x in (uv, depth, front, sdf))
     visible = losses.visible_near(*batched, views["mask"], views["depth"])[0]
-    points, sdf = points[visible].to(prediction.displacement), sdf[visible]
+    points, sdf = points[visible], sdf[visible]
     with torch.no_grad():
-        base, final = (f(points).cpu() for f in (prediction.base_sdf, prediction.sdf))
+        base, final = prediction.base_sdf(points), prediction.sdf(points)
     return {
         "base_error": (base - sdf).abs().mean().item(),
         "final_error": (final - sdf).abs().mean().item(),

@@ -280,7 +280,7 @@ class D2IMNet(nn.Module, PyTorchModelHubMixin):
         path = Path(folder)
         if path.is_dir():
             _check_model_folder(path)
-        elif path.is_absolute() or len(path.parts) != 2:
+        elif path.is_absolute() or len(path.parts) != 2 or path.parent.is_dir():
             raise FileNotFoundError(f"no model folder {path}")
         try:
             return super().from_pretrained(folder, strict=True, **kwargs)
@@ -342,8 +342,14 @@ def _check_model_folder(path):
         config = json.loads((path / "config.json").read_text())
     except ValueError as error:
         raise ValueError(f"{path / 'config.json'} is not JSON: {error}") from error
-    known = set(signature(D2IMNet.__init__).parameters)
-    if unknown := sorted(set(config) - known):
+    known = signature(D2IMNet).parameters.values()
+    needed = {p.name for p in known if p.default is p.empty}
+    if not isinstance(config, dict) or not needed <= set(config):
+        raise ValueError(
+            f"{path / 'config.json'} lacks settings of a D2IMNet "
+            f"({', '.join(sorted(needed - set(config)))})"
+        )
+    if unknown := sorted(set(config) - {p.name for p in known}):
         raise ValueError(
             f"{path / 'config.json'} has settings that a D2IMNet does not know "
             f"({', '.join(unknown)}): it is of another model or version"

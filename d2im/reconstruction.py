@@ -25,11 +25,11 @@ class Prediction:
     """The fields that one picture gave.
 
     Attributes:
-        displacement: (2, H, W) tensor, world units: 0 front, 1 back. Background pixels
-            were never trained and mean nothing.
+        displacement: (2, H, W) tensor on the CPU, world units: 0 front, 1 back. Outside
+            the object's mask no Laplacian has taught it anything.
         camera: Camera that was used.
         base_sdf, sdf: the fields f_B and F, (P, 3) -> (P,), world units.
-        image: (3, H, W) tensor that the model saw.
+        image: (3, H, W) tensor that the model saw, on the CPU.
     """
 
     displacement: torch.Tensor
@@ -78,14 +78,24 @@ def load_image(source, size):
                 f"a uint8 image must be (H, W, 3 or 4), got {source.shape}"
             )
         source = Image.fromarray(source)
+    opaque = True
     if isinstance(source, Image.Image):
+        if source.mode.startswith(("I", "F")):
+            raise ValueError(
+                f"the image has more than 8 bits a channel (mode {source.mode}): "
+                "save it with 8 bits"
+            )
         rgba = np.asarray(source.convert("RGBA"), dtype=np.float32) / 255
         alpha = rgba[..., 3:]
         pixels = (rgba[..., :3] * alpha + (1 - alpha)).transpose(2, 0, 1)
         if not alpha.any():
             raise ValueError("the image is fully transparent: there is no object in it")
+        opaque = alpha.all()
     elif isinstance(source, np.ndarray | torch.Tensor):
-        pixels = np.asarray(torch.as_tensor(source).detach().cpu())
+        if isinstance(source, torch.Tensor):
+            source = source.detach().cpu()
+            source = source.float().numpy() if source.is_floating_point() else source
+        pixels = np.ascontiguousarray(source)
         if pixels.ndim != 3 or pixels.shape[0] != 3:
             raise ValueError(f"an image array must be (3, H, W), got {pixels.shape}")
         if not np.issubdtype(pixels.dtype, np.floating):
@@ -111,7 +121,7 @@ def load_image(source, size):
     border = np.ones((height, width), dtype=bool)
     border[1:-1, 1:-1] = False
     white = (pixels[:, border] >= WHITE).all(0).mean()
-    if white < WHITE_SHARE:
+    if opaque and white < WHITE_SHARE:
         raise ValueError(
             f"the image has no alpha and its background is not white ({white:.0%} of "
             "the border is): cut the object out and save it with alpha"
@@ -156,11 +166,11 @@ def predict(model, image, camera=None, *, way="gradient"):
             "the picture's camera is needed: pass "
             "camera=Camera(azimuth, elevation, ratio, size)"
         )
-    image = load_image(image, model.image_size).to(next(model.parameters()))
+    image = load_image(image, model.image_size)
     training = model.training
     model.eval()
-    code, features = model.encode(image[None])
-    displacement = model.displacement_decoder(features)[0] / SDF_SCALE
+    code, features = model.encode(image[None].to(next(model.parameters())))
+    displacement = (model.displacement_decoder(features)[0] / SDF_SCALE).float().cpu()
     model.train(training)
     base = base_field(model.base_decoder, code, SDF_SCALE)
     sdf = displaced_field(base, displacement, camera, way)
@@ -181,7 +191,7 @@ def reconstruct(model, image, camera=None, resolution=128, *, way="gradient"):
         ValueError: as `predict`, or no surface in the box.
     """
     found = predict(model, image, camera, way=way)
-    device = found.displacement.device
+    device = next(model.parameters()).device
     return Reconstruction(
         **vars(found),
         mesh=extract_mesh(found.sdf, resolution, device=device),

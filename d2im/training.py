@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 
 from . import losses
 from .camera import project
@@ -99,19 +99,30 @@ def train(model, dataset, out, config=None, *, resume=True, workers=0):
         dict: step (from 1), loss, base, sdf, laplacian, learning_rate, seconds.
 
     Raises:
-        ValueError: the checkpoint is of another configuration or damaged.
+        ValueError: the checkpoint is of other data, settings or sizes, or damaged;
+            `out` holds something else; several processes.
         FloatingPointError: the loss is no longer finite; names the step.
     """
     config = config or TrainingConfig()
     out = Path(out)
+    old = _beside(out, ".old")
+    if not out.exists() and old.exists():
+        os.replace(old, out)  # killed while the checkpoints changed places
+    if out.exists() and not (out / "training.json").is_file() and any(out.iterdir()):
+        raise ValueError(
+            f"{out} holds files that are no checkpoint, and training would replace the "
+            "folder: name another one"
+        )
     accelerator = Accelerator()
+    if accelerator.num_processes > 1:
+        raise ValueError("training runs in one process for now, not in several")
     torch.manual_seed(config.seed)
     optimizer = torch.optim.Adam(
         model.parameters(), config.learning_rate, weight_decay=config.weight_decay
     )
     start, records = 0, []
     if resume and (out / "training.json").is_file():
-        start = load_checkpoint(out, model, optimizer, config)
+        start = load_checkpoint(out, model, optimizer, config, dataset)
         records = read_records(out)
     # On a CPU the convolutions of the small preset run a third faster this way.
     model = model.to(memory_format=torch.channels_last)
@@ -119,7 +130,7 @@ def train(model, dataset, out, config=None, *, resume=True, workers=0):
     model = accelerator.unwrap_model(prepared)
     loader = torch.utils.data.DataLoader(
         dataset,
-        batch_sampler=_batch_keys(len(dataset), config, start, accelerator),
+        batch_sampler=_batch_keys(len(dataset), config, start),
         num_workers=workers,
         persistent_workers=workers > 0,
     )
@@ -133,8 +144,8 @@ def train(model, dataset, out, config=None, *, resume=True, workers=0):
         )
         if not torch.isfinite(loss):
             raise FloatingPointError(
-                f"the loss is {loss.item()} at step {step}: lower the "
-                f"learning rate, or go on from the last checkpoint in {out}"
+                f"the loss is {loss.item()} at step {step}: train anew with a lower "
+                f"learning rate; the last checkpoint is in {out}"
             )
         optimizer.zero_grad(set_to_none=True)
         accelerator.backward(loss)
@@ -152,8 +163,7 @@ def train(model, dataset, out, config=None, *, resume=True, workers=0):
         }
         records.append(record)
         if step % config.checkpoint_every == 0 or step == config.steps:
-            if accelerator.is_main_process:
-                save_checkpoint(out, model, optimizer, records, config)
+            save_checkpoint(out, model, optimizer, records, config, dataset)
         yield record
     model.eval()
 
@@ -178,7 +188,8 @@ def smoke_model(data, out):
     torch.manual_seed(0)
     model = D2IMNet.preset("small")
     config = TrainingConfig(steps=20, batch_size=4, warmup_steps=5)
-    for _ in train(model, ShapeDataset(data, None, points=512), out, config):
+    dataset = ShapeDataset(data, None, points=512)
+    for _ in train(model, dataset, out, config, resume=False):
         pass
     return model.eval()
 
@@ -192,7 +203,7 @@ def _learning_rate_factor(step, config):
     return warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
 
 
-def _batch_keys(count, config, start, accelerator):
+def _batch_keys(count, config, start):
     """Keys (index, draw) of every batch: shuffled epochs, fixed by (seed, step)."""
     shuffled = {}
     for step in range(start, config.steps):
@@ -203,18 +214,23 @@ def _batch_keys(count, config, start, accelerator):
                 order = np.random.default_rng([config.seed, epoch]).permutation(count)
                 shuffled = {epoch - 1: shuffled.get(epoch - 1), epoch: order}
             keys.append((int(shuffled[epoch][place]), epoch))
-        yield keys[accelerator.process_index :: accelerator.num_processes]
+        yield keys
 
 
-def save_checkpoint(out, model, optimizer, records, config):
+def _beside(out, suffix):
+    return out.with_name(out.name + suffix)
+
+
+def save_checkpoint(out, model, optimizer, records, config, dataset):
     """Write a checkpoint beside the last one, then change places with it.
 
     Args:
         out: folder. model, optimizer, config: what to keep.
         records: of all steps so far; the last one's step is the checkpoint's.
+        dataset: what it learns from; its fingerprint is kept.
     """
     out = Path(out)
-    fresh, old = out.with_name(out.name + ".new"), out.with_name(out.name + ".old")
+    fresh, old = _beside(out, ".new"), _beside(out, ".old")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     model.save_pretrained(fresh)
@@ -231,6 +247,7 @@ def save_checkpoint(out, model, optimizer, records, config):
     state = {
         "step": records[-1]["step"],
         "config": asdict(config),
+        "data": dataset.fingerprint(),
         "torch_random_state": torch.get_rng_state().numpy().tobytes().hex(),
     }
     (fresh / "training.json").write_text(json.dumps(state, indent=1))
@@ -241,23 +258,29 @@ def save_checkpoint(out, model, optimizer, records, config):
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load_checkpoint(out, model, optimizer, config):
+def load_checkpoint(out, model, optimizer, config, dataset):
     """Put a checkpoint's weights, optimiser and random state back.
+
+    Args:
+        out: folder. model, optimizer: filled in place.
+        config, dataset: what the run goes on with; they have to be the checkpoint's.
 
     Returns:
         The step that it was written after.
 
     Raises:
-        ValueError: it is damaged, of another model, or of other settings.
+        ValueError: it is damaged, of another model, data or other settings.
     """
     out = Path(out)
     try:
         state = json.loads((out / "training.json").read_text())
-        tensors = load_file(out / "optimizer.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
+        trained = {**state["config"], "data": state["data"]}
+        # Read, not mapped: a mapped file cannot be replaced on Windows.
+        tensors = load((out / "optimizer.safetensors").read_bytes())
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ValueError(f"the checkpoint in {out} is damaged: {error}") from error
-    now = asdict(config)
-    other = [k for k, v in state["config"].items() if now.get(k) != v]
+    now = {**asdict(config), "data": dataset.fingerprint()}
+    other = [k for k, v in trained.items() if now.get(k) != v]
     if other := [k for k in other if k != "checkpoint_every"]:
         raise ValueError(
             f"the checkpoint in {out} was trained with other settings "

@@ -1,3 +1,6 @@
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -184,3 +187,41 @@ def test_no_data_is_named(tmp_path, tiny_data):
         ShapeDataset(tmp_path)
     with pytest.raises(ValueError, match="split 'test'"):
         ShapeDataset(tiny_data, "test")
+
+
+def test_meshes_of_one_name_in_two_folders_are_both_kept(tmp_path):
+    for k, name in enumerate("ab"):
+        (tmp_path / name).mkdir()
+        trimesh.creation.box((1, 1, 1 + k)).export(tmp_path / name / "chair.ply")
+    paths = [tmp_path / name / "chair.ply" for name in "ab"]
+    rows = prepare(paths, tmp_path / "out", **SMALL)
+    assert [r["id"] for r in rows] == ["chair_ply_1", "chair_ply_2"]
+    assert {Path(r["source"]) for r in read_index(tmp_path / "out")} == set(paths)
+
+
+def test_a_mesh_that_is_turned_otherwise_or_has_changed_is_made_again(tmp_path):
+    trimesh.creation.box((1, 2, 3)).export(tmp_path / "box.ply")
+    made = []
+    for yaw, later in ((0, 0), (90, 0), (90, 0), (90, 100)):
+        stamp = (tmp_path / "out/box.npz").stat().st_mtime + later if made else 0
+        if later:
+            os.utime(tmp_path / "box.ply", (stamp, stamp))
+        prepare([tmp_path / "box.ply"], tmp_path / "out", yaw=yaw, **SMALL)
+        made.append((tmp_path / "out" / "box.npz").stat().st_mtime_ns)
+    assert made[0] != made[1] == made[2] != made[3]
+
+
+def test_examples_beyond_the_memory_are_read_again_and_are_the_same(tiny_data):
+    kept, read = ShapeDataset(tiny_data), ShapeDataset(tiny_data, memory=0)
+    assert all(torch.equal(kept[1][k], read[1][k]) for k in kept[1])
+    assert kept.example(1) is kept.example(1)
+    assert read.example(1) is not read.example(1)
+
+
+def test_worker_processes_give_the_same_items(tiny_data):
+    data = ShapeDataset(tiny_data, points=64)
+    batches = [
+        next(iter(torch.utils.data.DataLoader(data, batch_size=3, num_workers=workers)))
+        for workers in (0, 2)
+    ]
+    assert all(torch.equal(batches[0][k], batches[1][k]) for k in batches[0])

@@ -1,5 +1,7 @@
 """Each measure against analytic truth, a naive loop, and its own symmetries."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -347,6 +349,9 @@ def test_decomposition_scores_of_known_fields(rng):
     scores = metrics.decomposition_scores(found, example, 0)
     assert scores["base_error"] == pytest.approx(0.02, abs=1e-4)
     assert scores["final_error"] == pytest.approx(0, abs=1e-4)
+    small = replace(found, displacement=torch.zeros(2, 32, 32))
+    with pytest.raises(ValueError, match="works at 32 px but the views have 64"):
+        metrics.decomposition_scores(small, example, 0)
 
 
 def test_the_true_displacement_has_the_targets_laplacian(rng):

@@ -116,6 +116,21 @@ def test_a_missing_model_is_named(tmp_path):
         D2IMNet.from_pretrained(tmp_path)
 
 
+def test_a_missing_folder_of_two_parts_is_not_sought_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "reports").mkdir()
+    with pytest.raises(FileNotFoundError, match="no model folder reports"):
+        D2IMNet.from_pretrained("reports/nowhere")
+
+
+@pytest.mark.parametrize("config", ["{}", "[]"])
+def test_a_config_without_settings_is_named(tiny_model, tmp_path, config):
+    tiny_model.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(ValueError, match="lacks settings of a D2IMNet"):
+        D2IMNet.from_pretrained(tmp_path)
+
+
 def test_weights_of_another_preset_are_refused_in_one_line(tiny_model, tmp_path):
     tiny_model.save_pretrained(tmp_path)
     config = {**TINY, "code_size": 16}

@@ -119,3 +119,24 @@ def test_missing_and_corrupt_files_are_named(tmp_path):
         (tmp_path / "bad.png").write_bytes(content)
         with pytest.raises(ValueError, match="bad.png is not a readable image"):
             load_image(tmp_path / "bad.png", 32)
+
+
+def test_an_object_with_alpha_may_fill_its_picture():
+    rgba = picture()[16:48, 16:48].copy()
+    rgba[:2, :2, 3] = 0
+    assert load_image(rgba, 32)[:, 16, 16].tolist() == [1, 0, 0]
+
+
+def test_more_than_8_bits_are_refused_not_clipped():
+    image = Image.fromarray(np.full((64, 64), 30000, dtype=np.uint16))
+    with pytest.raises(ValueError, match="8 bits"):
+        load_image(image, 32)
+
+
+def test_flipped_and_half_precision_arrays_are_read():
+    white = np.ones((3, 32, 32), dtype=np.float32)
+    white[0, 8:24, 8:20] = 0.25
+    flipped = load_image(white[:, :, ::-1], 32)
+    assert torch.equal(flipped, torch.tensor(white).flip(2))
+    half = load_image(torch.tensor(white).bfloat16(), 32)
+    assert torch.equal(half, torch.tensor(white))

@@ -147,3 +147,31 @@ config = TrainingConfig(steps=1, batch_size=2)
 (record,) = train(model, ShapeDataset({str(tiny_data)!r}), {str(tmp_path)!r}, config)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_folder_of_something_else_is_not_replaced(data, tiny_data, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="no checkpoint"):
+        list(train(new_model(), data, tmp_path, CONFIG))
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_checkpoint_of_other_data_is_refused(data, tiny_data, tmp_path):
+    list(train(new_model(), data, tmp_path / "run", CONFIG))
+    other = ShapeDataset(tiny_data, points=64)
+    with pytest.raises(ValueError, match=r"other settings \(data\)"):
+        list(train(new_model(), other, tmp_path / "run", CONFIG))
+
+
+def test_a_run_killed_while_checkpoints_change_places_goes_on(data, tmp_path):
+    list(islice(train(new_model(), data, tmp_path / "run", CONFIG), 4))
+    (tmp_path / "run").rename(tmp_path / "run.old")
+    rest = list(train(new_model(), data, tmp_path / "run", CONFIG))
+    assert [r["step"] for r in rest] == [4, 5, 6]
+
+
+def test_a_damaged_training_json_is_named(data, tmp_path):
+    list(train(new_model(), data, tmp_path / "run", CONFIG))
+    (tmp_path / "run" / "training.json").write_text("{}")
+    with pytest.raises(ValueError, match="run is damaged"):
+        list(train(new_model(), data, tmp_path / "run", CONFIG))
