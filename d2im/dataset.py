@@ -5,7 +5,7 @@ An example is an uncompressed npz, whose members load one by one:
     points (P, 3) f4, sdf (P,) f4, gradients (P, 3) f2, weights (P,) f4,
     base_sdf (P,) f4 where the coarse body is known,
     and per view k: image_k (3, H, W) u1, mask_k (H, W) u1, normals_k (3, H, W) f2,
-    depth_k (H, W) f2, camera_k (16,) f8.
+    depth_k (H, W) f2, camera_k (16,) f8; and row, its row of the index as JSON.
 
 Beside the examples stands `index.csv`, one row a shape, also for those that failed.
 """
@@ -25,6 +25,7 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from .camera import Camera, random_camera
+from .isolation import close_idle, run_isolated
 from .sampling import sample_sdf, signed_distance, weighted_draw
 
 INDEX_COLUMNS = "id split family seed source up yaw faces seconds status reason".split()
@@ -128,12 +129,16 @@ def prepare(
     progress=True,
     up="y",
     yaw=0.0,
+    timeout=600.0,
+    memory_gb=None,
 ):
     """Turn shapes into example files.
 
-    A shape that fails does not stop the others: its row in `index.csv` says why.
-    Finished examples are kept, so that a call that was stopped goes on; one whose mesh
-    file has changed since, or is turned otherwise now, is made again.
+    A shape that fails, crashes, hangs or eats memory does not stop the others: its row
+    in `index.csv` says why. Finished examples are kept, so that a call that was stopped
+    or killed goes on; one whose mesh file has changed since, or is turned otherwise
+    now, is made again. `joblib.parallel_config(backend="dask")` around the call spreads
+    it over a cluster.
 
     Args:
         source: (family, seed) pairs, or a folder of meshes, or a list of mesh paths.
@@ -143,6 +148,8 @@ def prepare(
         seed: of sampling, views and lights; with the id it fixes a new example.
         workers: processes. progress: show a bar.
         up, yaw: how mesh files are turned, see `load_mesh`.
+        timeout: seconds that a shape may take; None works in this process, without
+            protection. memory_gb: that it may use (Linux).
 
     Returns:
         The rows of the index that belong to `source`, as dicts.
@@ -155,6 +162,12 @@ def prepare(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     known = {row["id"]: row for row in read_index(out)}
+    for item in items:
+        path = out / f"{item['id']}.npz"
+        if item["id"] not in known and path.is_file():
+            row = json.loads(str(read_example(path, ["row"])["row"]))
+            known[item["id"]] = {key: str(value) for key, value in row.items()}
+            known[item["id"]]["split"] = split
     settings = dict(count=count, views=views, size=size, poses=poses)
     _keep_settings(out / "settings.json", {**settings, "poses": repr(poses)})
     jobs = [
@@ -162,12 +175,22 @@ def prepare(
         for item in items
         if not _is_made(item, known.get(item["id"]), out / f"{item['id']}.npz")
     ]
-    results = Parallel(n_jobs=workers, return_as="generator_unordered")(
-        delayed(_prepare_one)(*job) for job in jobs
+    for stale in out.glob(".*.tmp"):  # of a run that was killed
+        stale.unlink(missing_ok=True)
+    # Threads: the work is done in processes of their own, see `isolation`.
+    results = Parallel(workers, return_as="generator_unordered", prefer="threads")(
+        delayed(_prepare_one)(*job, timeout, memory_gb) for job in jobs
     )
-    for result in tqdm(results, total=len(jobs), desc="prepare", disable=not progress):
-        known[result["id"]] = {"split": split, **result}
+    written = time.monotonic()
+    try:
+        for row in tqdm(results, total=len(jobs), desc="prepare", disable=not progress):
+            known[row["id"]] = {**row, "split": split}
+            if time.monotonic() > written + 1:  # a long index takes time to write
+                write_index(out, known.values())
+                written = time.monotonic()
+    finally:
         write_index(out, known.values())
+        close_idle()
     return [known[item["id"]] for item in items]
 
 
@@ -184,7 +207,8 @@ def smoke_set(folder, size=112):
     from .shapes import FAMILIES
 
     pairs = [(family, 0) for family in FAMILIES]
-    prepare(pairs, folder, count=20_000, views=2, size=size, progress=False)
+    quick = {"count": 20_000, "views": 2, "size": size}
+    prepare(pairs, folder, **quick, timeout=None, progress=False)
     return Path(folder)
 
 
@@ -288,20 +312,31 @@ def source_meshes(row):
     return shape.detailed, shape.coarse
 
 
-def _prepare_one(item, path, seed, settings):
-    """Make and write one example; return its index row, with a failure's reason."""
+def _prepare_one(item, path, seed, settings, timeout, memory_gb):
+    """Make one example; return its index row, with a failure's reason."""
+    row = {**dict.fromkeys(INDEX_COLUMNS, ""), **item}
     start = time.perf_counter()
-    rng = np.random.default_rng([seed, zlib.crc32(item["id"].encode())])
-    row = {**dict.fromkeys(INDEX_COLUMNS[2:], ""), **item}
     try:
-        detailed, coarse = source_meshes(item)
-        write_example(path, make_example(detailed, coarse, rng, **settings))
-        row.update(status="ok", faces=len(detailed.faces))
+        if timeout is None:
+            return _make_one(row, path, seed, settings)
+        limits = {"timeout": timeout, "memory_gb": memory_gb}
+        return run_isolated(_make_one, row, path, seed, settings, **limits)
     except Exception as error:  # one bad shape must not end the run: it is recorded
         reason = " ".join(str(error).split())
-        row.update(status="failed", reason=f"{type(error).__name__}: {reason}")
-    row["seconds"] = f"{time.perf_counter() - start:.2f}"
+        row |= {"status": "failed", "reason": reason}
+        row["seconds"] = f"{time.perf_counter() - start:.2f}"
     return row
+
+
+def _make_one(row, path, seed, settings):
+    start = time.perf_counter()
+    rng = np.random.default_rng([seed, zlib.crc32(row["id"].encode())])
+    detailed, coarse = source_meshes(row)
+    example = make_example(detailed, coarse, rng, **settings)
+    row |= {"status": "ok", "faces": len(detailed.faces)}
+    # The file carries its row, so that a killed run finds it again without its index.
+    write_example(path, {**example, "row": np.array(json.dumps(row))})
+    return {**row, "seconds": f"{time.perf_counter() - start:.2f}"}
 
 
 class ShapeDataset(torch.utils.data.Dataset):

@@ -1,4 +1,7 @@
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +21,7 @@ from d2im.dataset import (
 )
 from d2im.sampling import signed_distance
 
-SMALL = dict(count=2000, views=2, size=32, progress=False)
+SMALL = dict(count=2000, views=2, size=32, timeout=None, progress=False)
 
 
 def test_prepare_writes_one_example_a_shape_and_its_row(tmp_path):
@@ -50,7 +53,7 @@ def test_the_same_seed_makes_the_same_example_and_another_does_not(tmp_path):
 def test_two_workers_make_what_one_makes(tmp_path):
     pairs = [("chair", 0), ("cabinet", 0)]
     prepare(pairs, tmp_path / "one", **SMALL)
-    prepare(pairs, tmp_path / "two", workers=2, **SMALL)
+    prepare(pairs, tmp_path / "two", **{**SMALL, "workers": 2, "timeout": 60})
     for name in ("chair-000000.npz", "cabinet-000000.npz"):
         one, two = (
             read_example(tmp_path / "one" / name),
@@ -225,3 +228,46 @@ def test_worker_processes_give_the_same_items(tiny_data):
         for workers in (0, 2)
     ]
     assert all(torch.equal(batches[0][k], batches[1][k]) for k in batches[0])
+
+
+def poisoned(folder):
+    """Four sources that cannot become an example; return their ids."""
+    folder.mkdir()
+    (folder / "corrupt.ply").write_bytes(b"ply\nformat binary_little_endian 1.0\n\x00")
+    (folder / "empty.stl").write_text("")
+    (folder / "nan.obj").write_text("v nan 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")
+    (folder / "points.obj").write_text("v 0 0 0\nv 1 0 0\n")
+    return sorted(path.stem for path in folder.iterdir())
+
+
+def test_a_run_killed_twice_loses_and_doubles_nothing(tmp_path):
+    bad = poisoned(tmp_path / "meshes")
+    good = [f"good{k:02}" for k in range(12)]
+    for k, name in enumerate(good):
+        box = trimesh.creation.box((1, 1 + k / 10, 1))
+        box.export(tmp_path / "meshes" / f"{name}.ply")
+    out = tmp_path / "out"
+    script = (
+        "from d2im.dataset import prepare; prepare("
+        f"{str(tmp_path / 'meshes')!r}, {str(out)!r}, count=20_000, views=2, size=64, "
+        "workers=2, progress=False)"
+    )
+    stamps = {}
+    for least in (2, 6, len(good) + 1):  # the third run is let end
+        run = subprocess.Popen([sys.executable, "-c", script])
+        while run.poll() is None and len(stamps) < least:
+            found = {p.name: p.stat().st_mtime_ns for p in out.glob("good*.npz")}
+            assert stamps.items() <= found.items()  # nothing is made again
+            stamps = found
+            time.sleep(0.02)
+        run.kill()
+        run.wait()
+    rows = {row["id"]: row for row in read_index(out)}
+    assert sorted(rows) == sorted(bad + good)
+    assert all(
+        rows[name]["status"] == "failed" and rows[name]["reason"] for name in bad
+    )
+    for name in good:
+        assert rows[name]["status"] == "ok"
+        assert len(read_example(out / f"{name}.npz")["sdf"]) == 20_000
+    assert not list(out.glob(".*"))

@@ -1,0 +1,113 @@
+"""Jobs in processes of their own: one that crashes, hangs or eats memory ends alone.
+
+A worker is a Python process that reads pickled jobs from its parent and answers each
+one. It imports the library once, so that a job costs no more than in the parent. It is
+started by name rather than forked, so that it works on every system, and in scripts
+without a `__main__` guard.
+"""
+
+import faulthandler
+import os
+import pickle
+import queue
+import subprocess
+import sys
+import threading
+from importlib import import_module
+
+_idle = queue.LifoQueue()  # workers of this process that wait for a job
+
+
+def run_isolated(function, *arguments, timeout=None, memory_gb=None):
+    """Call a module-level function in a worker process.
+
+    Args:
+        function: importable by its module and name; its arguments and its result can
+            be pickled.
+        timeout: seconds after which the worker is killed.
+        memory_gb: of data, above which the worker's allocations fail (Linux).
+
+    Returns:
+        What the function returned.
+
+    Raises:
+        RuntimeError: it raised, crashed or took too long; the message says which.
+    """
+    try:
+        worker = _idle.get_nowait()
+    except queue.Empty:
+        command = "from d2im.isolation import _serve; _serve()"
+        worker = subprocess.Popen(
+            [sys.executable, "-c", command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        )
+    late = threading.Event()
+    timer = threading.Timer(timeout or 1e9, lambda: (late.set(), worker.kill()))
+    timer.daemon = True
+    timer.start()
+    job = function.__module__, function.__qualname__, arguments, timeout, memory_gb
+    try:
+        pickle.dump(job, worker.stdin)
+        worker.stdin.flush()
+        done, result = pickle.load(worker.stdout)
+    except (EOFError, OSError, pickle.UnpicklingError) as error:
+        _close(worker)
+        if late.is_set():
+            raise RuntimeError(f"took longer than {timeout:g} s") from error
+        code = worker.returncode
+        raise RuntimeError(f"its process ended with code {code}") from error
+    except BaseException:  # Ctrl-C: the worker is in the middle of a job
+        worker.kill()
+        _close(worker)
+        raise
+    finally:
+        timer.cancel()
+    _idle.put(worker)
+    if not done:
+        raise RuntimeError(result)
+    return result
+
+
+def close_idle():
+    """End the workers that wait for a job."""
+    while not _idle.empty():
+        _close(_idle.get_nowait())
+
+
+def _close(worker):
+    for pipe in (worker.stdin, worker.stdout):
+        try:
+            pipe.close()
+        except OSError:  # what was not written will not be read
+            pass
+    worker.wait()
+
+
+def _serve():
+    """What a worker does: answer jobs until its parent is gone."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints must not get among the answers
+    while True:
+        try:
+            module, name, arguments, timeout, memory_gb = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        if timeout:  # also when the parent, and so its timer, has been killed
+            faulthandler.dump_traceback_later(timeout + 5, exit=True, file=sys.stderr)
+        if memory_gb:
+            import resource  # not on Windows
+
+            limit = int(memory_gb * 1e9)
+            resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+        try:
+            answer = True, getattr(import_module(module), name)(*arguments)
+        except Exception as error:  # told to the parent, which says what it was
+            answer = False, f"{type(error).__name__}: {' '.join(str(error).split())}"
+        faulthandler.cancel_dump_traceback_later()
+        try:
+            pickle.dump(answer, answers)
+            answers.flush()
+        except BrokenPipeError:  # the parent has been killed meanwhile
+            return

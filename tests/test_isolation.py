@@ -1,0 +1,51 @@
+import os
+import sys
+import time
+
+import pytest
+
+from d2im.isolation import close_idle, run_isolated
+
+
+@pytest.fixture(autouse=True)
+def no_worker_is_left():
+    yield
+    close_idle()
+
+
+def test_a_result_comes_back():
+    assert run_isolated(divmod, 7, 3) == (2, 1)
+
+
+def test_a_worker_serves_again_and_is_another_process():
+    first = run_isolated(os.getpid)
+    assert first == run_isolated(os.getpid) != os.getpid()
+
+
+def test_an_error_comes_back_in_one_line():
+    with pytest.raises(RuntimeError, match="FileNotFoundError: .*nowhere") as caught:
+        run_isolated(os.listdir, "nowhere")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_crash_ends_the_worker_alone():
+    with pytest.raises(RuntimeError, match="ended with code 7"):
+        run_isolated(os._exit, 7)
+    assert run_isolated(os.getpid) != os.getpid()
+
+
+def test_a_hanging_job_is_ended_at_its_time_limit():
+    start = time.perf_counter()
+    with pytest.raises(RuntimeError, match="longer than 1 s"):
+        run_isolated(time.sleep, 600, timeout=1)
+    assert time.perf_counter() - start < 30
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited on Linux only")
+def test_a_job_that_eats_memory_is_refused_it():
+    with pytest.raises(RuntimeError, match="MemoryError"):
+        run_isolated(bytes, 3_000_000_000, memory_gb=1)
+
+
+def test_what_a_job_prints_does_not_get_among_the_answers():
+    assert run_isolated(print, "hello") is None
