@@ -7,6 +7,9 @@ An example is an uncompressed npz, whose members load one by one:
     and per view k: image_k (3, H, W) u1, mask_k (H, W) u1, normals_k (3, H, W) f2,
     depth_k (H, W) f2, camera_k (16,) f8; and row, its row of the index as JSON.
 
+An example that came from elsewhere (`readers`) also holds similarity (5,) f8, which
+brought it into the world, and estimated, the names of members that its source lacks.
+
 Beside the examples stands `index.csv`, one row a shape, also for those that failed.
 """
 
