@@ -96,6 +96,13 @@ def signed_distance(mesh, points):
     if _is_solid(mesh):
         kind = igl.SIGNED_DISTANCE_TYPE_PSEUDONORMAL
         sdf, _, closest, normals = igl.signed_distance(points, vertices, faces, kind)
+        # Beside needles libigl may take a neighbour's normal. Of the right ones few
+        # look this far past the point: ask the winding number about all such.
+        along = np.abs(np.einsum("pi,pi->p", points - closest, normals))
+        doubt = np.flatnonzero(along < 0.5 * np.abs(sdf))
+        if len(doubt):
+            winding = igl.fast_winding_number(vertices, faces, points[doubt])
+            sdf[doubt] = np.abs(sdf[doubt]) * np.sign(0.5 - winding)
     else:
         squared, face, closest = igl.point_mesh_squared_distance(
             points, vertices, faces

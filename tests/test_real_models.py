@@ -11,6 +11,10 @@ from d2im.sampling import sample_surface, signed_distance
 
 FOLDER = Path(__file__).parents[2] / "shared" / "meshes"
 MODELS = sorted(path.stem for path in FOLDER.glob("*.glb"))
+CAPPED = [  # every body closed once its holes are capped
+    "painted_wooden_cabinet",
+    "sofa_02",
+]
 CLOSED = [  # every body watertight in the file
     "SchoolChair_01",
     "lampRoundFloor",
@@ -72,9 +76,9 @@ def test_a_real_model_loads_normalised_with_a_report(name):
     mesh = load_mesh(FOLDER / f"{name}.glb")
     assert np.isclose(np.linalg.norm(mesh.vertices, axis=1).max(), 0.5)
     assert np.isfinite(mesh.vertices).all() and mesh.area_faces.min() > 0
-    assert mesh.metadata["solid"] == (name in CLOSED)
+    assert mesh.metadata["solid"] == (name in CLOSED + CAPPED)
     assert mesh.metadata["solid"] == mesh.is_volume
-    assert "faces in" in mesh.metadata["report"]
+    assert "faces in" in str(mesh.metadata["report"])
     assert mesh.face_attributes["part"].shape == (len(mesh.faces),)
     color = mesh.face_attributes["color"]
     assert color.shape == (len(mesh.faces), 3) and 0 <= color.min() <= color.max() <= 1

@@ -13,6 +13,7 @@ from d2im.sampling import (
     signed_distance,
     weighted_draw,
 )
+from d2im.shapes import make_shape
 
 # name: (mesh, its exact field). The facets of the ball and the torus stay within
 # 2e-4 of the analytic surface; the tests ask for a mean of 1e-3.
@@ -160,3 +161,25 @@ def test_a_mesh_without_area_is_refused(rng):
     flat = trimesh.Trimesh(np.zeros((3, 3)), [[0, 1, 2]], process=False)
     with pytest.raises(ValueError, match="no area"):
         sample_sdf(flat, 10, rng)
+
+
+@pytest.mark.parametrize("outside", range(400, 520, 10))
+def test_a_few_hundred_outside_points_are_filled_up_from_inside(rng, outside):
+    sdf = np.where(np.arange(4000) < outside, 1.0, -1.0)
+    index = weighted_draw(sdf, rng.uniform(0.1, 1, 4000), 1024, rng)
+    assert len(np.unique(index)) == 1024
+    assert (sdf[index] > 0).sum() == min(outside, 512)
+
+
+def test_no_sign_of_a_clean_procedural_shape_is_wrong():
+    # The second seed has needles, beside which libigl's own sign fails.
+    for seed in (0, 159):
+        mesh = make_shape("sofa", seed).detailed
+        soup = mesh.copy()
+        soup.metadata["solid"] = False
+        points = sample_points(mesh, 30_000, np.random.default_rng(seed))
+        (sdf, _), (truth, _) = (
+            signed_distance(mesh, points),
+            signed_distance(soup, points),
+        )
+        assert ((sdf < 0) == (truth < 0))[np.abs(sdf) > 1e-4].all()
