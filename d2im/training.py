@@ -124,8 +124,8 @@ def train(model, dataset, out, config=None, *, resume=True, workers=0):
     if resume and (out / "training.json").is_file():
         start = load_checkpoint(out, model, optimizer, config, dataset)
         records = read_records(out)
-    # On a CPU the convolutions of the small preset run a third faster this way.
-    model = model.to(memory_format=torch.channels_last)
+    # Not in channels_last: it is faster, but torch 2.13 crashes on a CPU in training
+    # convolutions with few channels.
     prepared, optimizer = accelerator.prepare(model, optimizer)
     model = accelerator.unwrap_model(prepared)
     loader = torch.utils.data.DataLoader(
