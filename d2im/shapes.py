@@ -1,33 +1,21 @@
 """Procedural furniture with known truth: a coarse body and the same body with relief.
 
-A family is one function that fills a `_Piece` with bodies (the coarse shape, with its
-holes) and dresses their flat faces with relief: ribs, flutes, panels, mouldings, domes,
-dimples and pads are all lofts of a rounded rectangle with a smooth profile, raised or
-sunk, so that relief is a height field of known amplitude over the coarse surface.
-Lengths are world units from the start: `_unit` gives each piece a diagonal of 1.
+A family is one function that fills a `Piece` with bodies (the coarse shape, with its
+holes) and dresses their faces with relief. Lengths are world units from the start:
+`unit` gives each piece a diagonal of 1.
 """
 
-from dataclasses import dataclass, field, replace
+import json
+from dataclasses import dataclass
 from itertools import pairwise, product
+from pathlib import Path
 
 import numpy as np
 import trimesh
-from manifold3d import Manifold, Mesh64, OpType
 
-STEP = 15.0  # degrees a curved surface may turn from one facet to the next
-ROOT = 0.012  # how far relief reaches past its face, to join or cut it cleanly
-TALLEST = 0.028  # limit of stacked relief, such as a knob on a panel
-FEATURE = 0.06  # smallest relief width: over 4 px where the object spans 70 px
-STEEPEST = 0.65  # relief depth over bevel width: slopes up to 45 degrees
+from .solids import FEATURE, SIDES, Piece, lean, oval, unit
 
-# Each side of a body as columns (right, up, outward) in the world frame.
-SIDES = {
-    "front": np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1]]).T,
-    "back": np.array([[-1, 0, 0], [0, 1, 0], [0, 0, -1]]).T,
-    "right": np.array([[0, 0, -1], [0, 1, 0], [1, 0, 0]]).T,
-    "left": np.array([[0, 0, 1], [0, 1, 0], [-1, 0, 0]]).T,
-    "top": np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]]).T,
-}
+SPLITS = Path(__file__).parents[1] / "data" / "splits.json"
 
 
 @dataclass(frozen=True)
@@ -38,6 +26,41 @@ class Shape:
     detailed: trimesh.Trimesh
     family: str
     seed: int
+
+
+def split_pairs(split, per_family=None):
+    """List the shapes of a split as `data/splits.json` fixes it.
+
+    Args:
+        split: "train", "val" or "test", of the families that are trained on, or
+            "unseen", of those that never are.
+        per_family: how many of the split's first seeds; None for all.
+
+    Returns:
+        list of (family, seed), every family at one seed, then at the next.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        ValueError: an unknown split, or more seeds than the split has.
+    """
+    if not SPLITS.is_file():
+        raise FileNotFoundError(
+            f"{SPLITS} is missing: it fixes each split's seeds; take it from d2im's "
+            "repository, where data/ lies beside d2im/"
+        )
+    splits = json.loads(SPLITS.read_text())
+    if split not in splits["seeds"]:
+        known = ", ".join(splits["seeds"])
+        raise ValueError(f"split must be one of {known}, got {split!r}")
+    seeds = range(*splits["seeds"][split])
+    count = len(seeds) if per_family is None else per_family
+    if not 1 <= count <= len(seeds):
+        raise ValueError(
+            f"per_family must be 1 to {len(seeds)} in split {split!r}, got {count!r}"
+        )
+    unseen = splits["unseen_families"]
+    families = [f for f in FAMILIES if (f in unseen) == (split == "unseen")]
+    return [(family, seed) for seed in seeds[:count] for family in families]
 
 
 def make_shape(family, seed):
@@ -52,7 +75,10 @@ def make_shape(family, seed):
         scaled by the detailed one (bounding box at the origin, farthest vertex at 0.5).
         Each has face_attributes["part"] (F,) int; metadata "solid" (True) and "parts"
         (names by id); the detailed one metadata "amplitude", in world units: the bound
-        of |F_detailed - F_coarse|, which relief comes close to.
+        of |F_detailed - F_coarse|, which relief comes close to, and "relief": pairs of
+        a kind and where it is, "flat" or "curved". The coarse one's
+        face_attributes["relief"] (F,) bool tells which faces bear relief, if only in
+        part: F_coarse is 0 on the detailed surface nearest to the others.
 
     Raises:
         ValueError: unknown family, or a seed that is no non-negative integer.
@@ -63,7 +89,7 @@ def make_shape(family, seed):
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
         raise ValueError(f"seed must be a non-negative integer, got {seed!r}")
     rng = np.random.default_rng([FAMILIES.index(family), int(seed)])
-    piece = _Piece(rng, depth=rng.uniform(0.011, 0.024))
+    piece = Piece(rng, depth=rng.uniform(0.011, 0.024))
     BUILDERS[family](piece, rng)
     coarse, detailed = piece.meshes()
     centre = detailed.bounds.mean(0)
@@ -71,303 +97,9 @@ def make_shape(family, seed):
     for mesh in (coarse, detailed):
         mesh.vertices = (mesh.vertices - centre) * scale
     detailed.metadata["amplitude"] = float(piece.amplitude * scale)
+    detailed.metadata["relief"] = tuple(sorted(piece.kinds))
+    del detailed.face_attributes["relief"]
     return Shape(coarse, detailed, family, int(seed))
-
-
-# Solids: everything is a loft of rounded rectangles.
-
-
-def _outline(half_x, half_y, corner):
-    """Rounded rectangle (K, 2), counter-clockwise, sides exactly at the half sizes."""
-    count = round(90 / STEP) if corner > 0 else 1
-    half_step = np.pi / 4 / count
-    turn = np.arange(count) * 2 * half_step + half_step
-    arc = corner * np.stack([np.cos(turn), np.sin(turn)], 1) / np.cos(half_step)
-    quarter = np.array([half_x - corner, half_y - corner]) + arc
-    mirrored = quarter[::-1] * (-1, 1)
-    return np.concatenate([quarter, mirrored, -quarter, -mirrored])
-
-
-def _loft(width, height, corner, rings):
-    """Closed solid through rounded rectangles stacked along z.
-
-    Args:
-        width, height: size of the outline at inset 0.
-        corner: its corner radius.
-        rings: (R, 2) rows (inset, z), z rising except where a moulding falls back.
-    """
-    half = np.array([width, height]) / 2
-    corner = min(corner, *half)
-    layers = []
-    for inset, z in rings:
-        halves = half - np.minimum(inset, 0.95 * half.min())
-        # An exact offset would shrink the corner to a point: keep some of it.
-        radius = min(max(corner - inset, 0.3 * corner), *halves)
-        flat = _outline(*halves, radius)
-        layers.append(np.column_stack([flat, np.full(len(flat), z)]))
-    count = len(flat)
-    grid = np.arange(len(rings) * count).reshape(-1, count)
-    after = np.roll(grid, -1, axis=1)
-    centre = np.full(count, grid.size)  # of the floor; the roof's comes next
-    faces = [
-        (grid[:-1], after[:-1], after[1:]),
-        (grid[:-1], after[1:], grid[1:]),
-        (after[0], grid[0], centre),
-        (grid[-1], after[-1], centre + 1),
-    ]
-    faces = np.concatenate([np.stack(f, -1).reshape(-1, 3) for f in faces])
-    layers.append([(0, 0, rings[0][1]), (0, 0, rings[-1][1])])
-    return Manifold(Mesh64(np.concatenate(layers), faces.astype(np.uint64)))
-
-
-def _ramp(bevel, depth):
-    """Smooth profile (R, 2) from 0 to depth over a bevel: half a cosine."""
-    # Its slope turns fastest at both ends, by pi^2/2 * depth/bevel per unit of x.
-    count = max(5, int(np.ceil(np.pi**2 / 2 * depth / bevel / np.radians(STEP))))
-    x = np.linspace(0, 1, count + 1)
-    return np.stack([bevel * x, depth * (1 - np.cos(np.pi * x)) / 2], 1)
-
-
-def _unit(*size):
-    """Scale a size so that its diagonal is 1: the object's diameter."""
-    return np.array(size) / np.linalg.norm(size)
-
-
-def _frame(rotation, origin):
-    """(4, 4) transform from a rotation and an origin."""
-    matrix = np.eye(4)
-    matrix[:3, :3], matrix[:3, 3] = rotation, origin
-    return matrix
-
-
-def _lean(degrees, hinge):
-    """(4, 4) rotation that leans a body back about the x axis through a hinge."""
-    return trimesh.transformations.rotation_matrix(
-        -np.radians(degrees), (1, 0, 0), hinge
-    )
-
-
-@dataclass(frozen=True)
-class _Face:
-    """A flat rectangle of a body that can carry relief, with its own frame."""
-
-    frame: np.ndarray  # (4, 4), (right, up, outward) at its centre -> piece
-    width: float
-    height: float
-    body: int
-    part: str
-    level: float = 0.0  # height over the coarse surface
-
-    def move(self, x, y, z, width, height):
-        frame = self.frame @ _frame(np.eye(3), (x, y, z))
-        return replace(self, frame=frame, width=width, height=height)
-
-    def sub(self, left=0.0, right=1.0, bottom=0.0, top=1.0):
-        """The part between these fractions of its width and height."""
-        x, y = (left + right - 1) / 2 * self.width, (bottom + top - 1) / 2 * self.height
-        size = (right - left) * self.width, (top - bottom) * self.height
-        return self.move(x, y, 0, *size)
-
-    def inset(self, margin):
-        return self.move(0, 0, 0, self.width - 2 * margin, self.height - 2 * margin)
-
-    def split(self, cols, rows):
-        """Its cells, row by row from below."""
-        x, y = np.linspace(0, 1, cols + 1), np.linspace(0, 1, rows + 1)
-        cells = [(*i, *j) for j in pairwise(y) for i in pairwise(x)]
-        return [self.sub(*cell) for cell in cells]
-
-
-@dataclass
-class _Piece:
-    """Bodies, holes and relief of one piece of furniture, each with its part."""
-
-    rng: np.random.Generator
-    depth: float  # of its relief
-    bodies: list = field(default_factory=list)
-    holes: list = field(default_factory=list)
-    raised: list = field(default_factory=list)
-    sunk: dict = field(default_factory=dict)  # body's index -> what is cut out of it
-    names: list = field(default_factory=list)
-    part_of: dict = field(default_factory=dict)  # manifold's original id -> part id
-    amplitude: float = 0.0
-
-    def mark(self, solid, part):
-        """The same solid, remembered as belonging to a part."""
-        if part not in self.names:
-            self.names.append(part)
-        solid = solid.as_original()
-        self.part_of[solid.original_id()] = self.names.index(part)
-        return solid
-
-    def block(self, part, low, high, axis="top", corner=0, edge=0, taper=0, frame=None):
-        """Add a box whose outline across `axis` and whose rims may be rounded.
-
-        Args:
-            part: name of the part, for colouring.
-            low, high: (3,) opposite corners.
-            axis: side toward which the rounded outline is extruded.
-            corner: radius of the outline's corners.
-            edge: radius of the rims at both ends of the axis.
-            taper: inset of the outline at the axis' low end (such faces stay plain).
-            frame: (4, 4) transform of the finished block, for leaning parts.
-
-        Returns:
-            dict of its flat faces by side.
-        """
-        extent, centre = np.subtract(high, low), np.add(high, low) / 2
-        frame = np.eye(4) if frame is None else frame
-        rotation = SIDES[axis]
-        width, height, length = np.abs(rotation.T) @ extent
-        corner = min(corner, width / 2, height / 2)
-        edge = min(edge, 0.45 * min(width, height, length))
-        turn = np.radians([0, 22.5, 45, 67.5, 90] if edge > 0 else [0])
-        inset = edge * (1 - np.cos(turn))
-        rise = length / 2 - edge * (1 - np.sin(turn))
-        rings = np.stack([inset, rise], 1)
-        rings = np.concatenate([rings[::-1] * (1, -1) + (taper, 0), rings])
-        solid = _loft(width, height, corner, rings)
-        solid = solid.transform((frame @ _frame(rotation, centre))[:3])
-        self.bodies.append(self.mark(solid, part))
-        faces = {}
-        for side, turn in SIDES.items():
-            size = np.abs(turn.T) @ extent
-            along = np.abs(turn.T @ rotation[:, 2]) > 0.5
-            cap = edge + 0.3 * corner
-            trim = np.full(2, cap) if along[2] else np.where(along[:2], edge, corner)
-            place = frame @ _frame(turn, centre + turn[:, 2] * size[2] / 2)
-            faces[side] = _Face(
-                place, *(size[:2] - 2 * trim), body=len(self.bodies) - 1, part=part
-            )
-        return faces
-
-    def hole(self, face, depth, corner=0.0):
-        """Cut the face's rectangle `depth` deep: a hole of the coarse body too."""
-        rings = np.array([(0, -depth), (0, 0.04)])
-        solid = _loft(face.width, face.height, corner, rings)
-        self.holes.append(self.mark(solid.transform(face.frame[:3]), face.part))
-
-    def emboss(self, face, centres, size, corner, bevel, depth, sunk, part, end=1.0):
-        """Put copies of one smooth bump or hollow on a face.
-
-        Args:
-            face: the face; it carries its level over the coarse surface.
-            centres: (K, 2) places in the face's frame.
-            size: (width, height) of the bump.
-            corner, bevel: radius of its outline, width of its slope.
-            depth: its height, cut down where slope or stack would be too high.
-            sunk: cut into the face instead of standing on it.
-            part: name of its part.
-            end: height of the middle over the rim's; below 1 makes a moulding.
-
-        Returns:
-            its flat middles, as faces.
-        """
-        bevel = min(bevel, (0.24 if end < 1 else 0.47) * min(size))
-        depth = min(depth, STEEPEST * bevel, TALLEST - max(face.level, 0))
-        rings = _ramp(bevel, depth)
-        # The profile crosses the face within its first facet, not along an edge.
-        rings[0, 1] = -rings[1, 1]
-        if end < 1:
-            fall = _ramp(bevel, depth * (1 - end))[1:]
-            rings = np.concatenate([rings, (bevel, depth) + fall * (1, -1)])
-        inset, rise = rings[-1]
-        solid = _loft(*size, corner, np.concatenate([[(0, -ROOT)], rings]))
-        if sunk:
-            solid, depth, rise = solid.mirror((0, 0, 1)), -depth, -rise
-        self.amplitude = max(self.amplitude, abs(face.level + depth))
-        solid = self.mark(solid, part)
-        copies = self.sunk.setdefault(face.body, []) if sunk else self.raised
-        middles = []
-        for x, y in centres:
-            place = face.frame @ _frame(np.eye(3), (x, y, 0))
-            copies.append(solid.transform(place[:3]))
-            middle = face.move(x, y, rise, size[0] - 2 * inset, size[1] - 2 * inset)
-            middles.append(replace(middle, level=face.level + rise))
-        return middles
-
-    def dress(self, faces, *kinds):
-        """Cover faces with relief of one kind, drawn once so that they match.
-
-        Args:
-            faces: those too small for a feature stay plain.
-            kinds: names to draw from: ribs, flutes, panels, hollows, mouldings, domes,
-                dimples, pad, dish.
-        """
-        kind, seed = str(self.rng.choice(kinds)), self.rng.integers(2**32)
-        suffix = f" {kind}" if self.rng.random() < 0.35 else ""
-        for face in faces:
-            area = face.inset(0.012)
-            extent = np.array([area.width, area.height])
-            if extent.min() < FEATURE:
-                continue
-            layout = _layout(kind, extent, np.random.default_rng(seed))
-            grid, size, corner, bevel, end = layout
-            cells = np.array(list(np.ndindex(*grid)))
-            centres = ((cells + 0.5) / grid - 0.5) * extent
-            sunk = kind in ("flutes", "hollows", "dimples", "dish")
-            part = face.part + suffix
-            self.emboss(area, centres, size, corner, bevel, self.depth, sunk, part, end)
-
-    def bead(self, part, centre, radius):
-        """Put a ring around an upright round leg."""
-        # Its corners stand out further than its flat facets.
-        depth = min(self.depth, STEEPEST * FEATURE / 2)
-        self.amplitude = max(self.amplitude, depth / np.cos(np.radians(STEP / 2)))
-        rise = _ramp(FEATURE / 2, depth)
-        rise[0, 1] = -rise[1, 1]
-        rings = np.concatenate([rise, rise[-2::-1] * (-1, 1) + (FEATURE, 0)])
-        rings = np.stack([-rings[:, 1], rings[:, 0] - FEATURE / 2], 1)
-        solid = _loft(2 * radius, 2 * radius, radius, rings)
-        solid = solid.transform(_frame(SIDES["top"], centre)[:3])
-        self.raised.append(self.mark(solid, part))
-
-    def meshes(self):
-        """The coarse and the detailed body, closed, with a part id per face."""
-        # Relief is cut before the union, so that it cuts no neighbouring body.
-        carved = [
-            Manifold.batch_boolean([body, *self.sunk.get(i, ())], OpType.Subtract)
-            for i, body in enumerate(self.bodies)
-        ]
-        for bodies in (self.bodies, [*carved, *self.raised]):
-            body = Manifold.batch_boolean(bodies, OpType.Add)
-            raw = Manifold.batch_boolean(
-                [body, *self.holes], OpType.Subtract
-            ).to_mesh64()
-            parts = [self.part_of[i] for i in raw.run_original_id]
-            yield trimesh.Trimesh(
-                raw.vert_properties,
-                raw.tri_verts.astype(np.int64),
-                face_attributes={"part": np.repeat(parts, np.diff(raw.run_index) // 3)},
-                metadata={"solid": True, "parts": tuple(self.names)},
-                process=False,
-            )
-
-
-def _layout(kind, extent, rng):
-    """Arrange relief on a rectangle: (grid, size, corner, bevel, end) for `emboss`."""
-    grid, end = np.ones(2, int), 1.0
-    narrow = extent.min()
-    if kind in ("ribs", "flutes"):
-        across = rng.integers(2)
-        grid[across] = np.clip(extent[across] // rng.uniform(0.085, 0.14), 1, 8)
-        size = extent.copy()
-        size[across] *= rng.uniform(0.6, 0.8) / grid[across]
-        size[across] = np.clip(size[across], FEATURE, 0.1)
-        corner = bevel = size.min() / 2
-    elif kind in ("domes", "dimples"):
-        size = np.full(2, min(rng.uniform(0.06, 0.1), narrow))
-        grid = np.clip(extent // (size * rng.uniform(1.25, 1.8)), 1, (5, 3)).astype(int)
-        corner = bevel = size[0] / 2
-    elif kind in ("pad", "dish"):
-        size = extent
-        corner, bevel = rng.uniform((0.1, 0.2), (0.45, 0.4)) * narrow
-    else:
-        grid = np.clip(extent // rng.uniform(0.17, 0.5, 2), 1, 4).astype(int)
-        size = np.maximum(extent / grid - rng.uniform(0.012, 0.03), FEATURE)
-        corner, bevel = rng.uniform((0.008, 0.025), (0.04, 0.045))
-        end = rng.uniform(0.0, 0.3) if kind == "mouldings" else 1.0
-    return grid, size, corner, bevel, end
 
 
 # Assemblies that several families share.
@@ -454,6 +186,7 @@ def _fronts(piece, face, reach):
                 end,
             )
             [front] = piece.emboss(cell, [(0, 0)], size, *profile)
+            piece.kinds |= {(str(style), "flat"), ("handles", "flat")}
             tall = size[1] > 1.2 * size[0]
             hold = np.full(2, grip)
             if bar:
@@ -469,7 +202,7 @@ def _fronts(piece, face, reach):
 
 
 def _chair(piece, rng):
-    width, height, depth = _unit(*rng.uniform((0.42, 0.8, 0.42), (0.65, 1.15, 0.6)))
+    width, height, depth = unit(*rng.uniform((0.42, 0.8, 0.42), (0.65, 1.15, 0.6)))
     x, z = width / 2, depth / 2
     seat_y, thick = height * rng.uniform(0.4, 0.5), rng.uniform(0.05, 0.12)
     low, rim = seat_y - thick, rng.uniform(0.006, 0.015)
@@ -483,9 +216,9 @@ def _chair(piece, rng):
     arms, wide = rng.choice(["none", "none", "posts", "sides"]), rng.uniform(0.06, 0.08)
     inside = (0.0, 1.0) if arms == "none" else (wide / width, 1 - wide / width)
     thin, corner = rng.uniform(0.06, 0.085), rng.uniform(0, 0.06)
-    lean = _lean(rng.uniform(0, 12), (0, seat_y, -z))
+    tilt = lean(rng.uniform(0, 12), (0, seat_y, -z))
     ends = (-x + 0.003, low + 0.01, -z + 0.003), (x - 0.003, height, -z + thin)
-    back = piece.block("back", *ends, "front", corner, edge=rim, frame=lean)
+    back = piece.block("back", *ends, "front", corner, edge=rim, frame=tilt)
     hidden = (thick + 0.01) / (height - low)  # share of the back that is in the seat
     front, rear = (back[side].sub(bottom=hidden) for side in ("front", "back"))
     style = rng.choice(["solid", "gap", "window", "slots"], p=[0.4, 0.2, 0.2, 0.2])
@@ -522,7 +255,7 @@ def _chair(piece, rng):
 
 
 def _table(piece, rng):
-    width, height, depth = _unit(*rng.uniform((0.7, 0.5, 0.6), (1.7, 0.85, 1.0)))
+    width, height, depth = unit(*rng.uniform((0.7, 0.5, 0.6), (1.7, 0.85, 1.0)))
     x, z = width / 2, depth / 2
     corner, rim = rng.choice([0, 0.05, 1.0]), rng.uniform(0.005, 0.02)
     under = height - rng.uniform(0.05, 0.08)
@@ -563,7 +296,7 @@ def _table(piece, rng):
 
 
 def _cabinet(piece, rng):
-    width, height, depth = _unit(*rng.uniform((0.5, 0.5, 0.35), (1.7, 1.8, 0.6)))
+    width, height, depth = unit(*rng.uniform((0.5, 0.5, 0.35), (1.7, 1.8, 0.6)))
     x, z, low = width / 2, depth / 2, 0.0
     stand = rng.choice(["none", "plinth", "square", "tapered", "round"])
     if stand != "none":
@@ -590,7 +323,7 @@ def _cabinet(piece, rng):
 
 
 def _sofa(piece, rng):
-    width, height, depth = _unit(*rng.uniform((0.9, 0.65, 0.75), (2.4, 0.95, 1.0)))
+    width, height, depth = unit(*rng.uniform((0.9, 0.65, 0.75), (2.4, 0.95, 1.0)))
     x, z = width / 2, depth / 2
     foot, seat_y = height * rng.uniform((0.1, 0.44), (0.16, 0.54))
     arm, arm_y = rng.uniform(0.085, 0.13), height * rng.uniform(0.6, 0.8)
@@ -615,10 +348,10 @@ def _sofa(piece, rng):
     piece.dress([left["front"], right["front"]], *kinds)
     piece.dress([left["left"], right["right"]], *kinds)
 
-    lean, rear = _lean(rng.uniform(2, 10), (0, seat_y, -z)), thin - z
+    tilt, rear = lean(rng.uniform(2, 10), (0, seat_y, -z)), thin - z
     ends = (-x + 0.01, foot + 0.01, -z + 0.002), (x - 0.01, height, rear)
     corner = rng.uniform(0, 0.06)
-    back = piece.block("back", *ends, "front", corner, edge=0.02, frame=lean)
+    back = piece.block("back", *ends, "front", corner, edge=0.02, frame=tilt)
     piece.dress([back["back"]], "panels", "flutes", "hollows", "ribs")
     seen = (seat_y - foot) / (height - foot) + 0.03
     fronts, tops, lips = [back["front"].sub(*share, seen)], [], []
@@ -636,7 +369,7 @@ def _sofa(piece, rng):
         if loose:
             low, high, below = low + gap + 0.015, high - gap - 0.015, seat_y - 0.09
             ends = (low, below, rear - 0.04), (high, crown, rear + plump)
-            pillow = piece.block("pillow", *ends, "front", 0.03, 0.025, frame=lean)
+            pillow = piece.block("pillow", *ends, "front", 0.03, 0.025, frame=tilt)
             fronts.append(pillow["front"].sub(bottom=0.1 / (crown - below)))
     kinds = ("ribs", "flutes", "panels", "domes", "dimples", "pad", "mouldings")
     piece.dress(fronts[loose:], *kinds)
@@ -644,6 +377,363 @@ def _sofa(piece, rng):
     piece.dress(lips, "ribs", "panels")
 
 
+def _round(piece, seat, wide, kinds):
+    """Put one round relief on the middle of a roof: a pad, a dish or a moulding."""
+    kind = str(piece.rng.choice(kinds))
+    end = piece.rng.uniform(0.0, 0.3) if kind == "mouldings" else 1.0
+    bevel = piece.rng.uniform(0.2, 0.4) * wide / (2 if end < 1 else 1)
+    profile = wide / 2, bevel, piece.depth, kind == "dish", seat.part, end
+    piece.kinds.add((kind, "flat"))
+    return piece.emboss(seat, [(0, 0)], (wide, wide), *profile)[0]
+
+
+def _stool(piece, rng):
+    width, height, _ = unit(*rng.uniform((0.4, 0.45, 0.4), (0.8, 1.0, 0.5)))
+    r, thick, rim = width / 2, rng.uniform(0.08, 0.12), rng.uniform(0.9, 0.97)
+    style = rng.choice(["splayed", "pedestal", "drum"], p=[0.45, 0.3, 0.25])
+    power = rng.choice([2.0, 5.0])
+    low, waist = (
+        (0.0, rng.uniform(0.75, 1.1)) if style == "drum" else (height - thick, 1)
+    )
+    rings = [(rim, low), (1, low + 0.02), (waist, (low + height) / 2)]
+    rings += [(1, height - 0.02), (rim, height)]
+    kinds = ("ribs", "flutes", "studs")
+    if style == "drum":
+        kinds = ("tufts", "lattice", "waves", "ribs", "rings", "panels", "motifs")
+    seat = piece.loft("seat", oval(r, r, power), rings, [(kinds, (0, 1), (0.12, 0.88))])
+    if rng.random() < 0.3:
+        piece.dress([seat.sub(0.16, 0.84, 0.16, 0.84)], "dimples", "tufts", "lattice")
+    else:
+        _round(piece, seat, rng.uniform(1.3, 1.8) * r, ("pad", "dish", "mouldings"))
+    if style == "pedestal":
+        bulge, foot = rng.uniform(0.05, 0.09), rng.uniform(0.7, 0.95) * r
+        rings = [(foot, 0), (foot, 0.025), (0.06, 0.07), (bulge, low / 2)]
+        rings += [(0.045, 0.8 * low), (0.07, low + 0.02)]
+        piece.loft("leg", oval(1, 1), rings)
+    legs, step = rng.integers(3, 5), low * rng.uniform(0.2, 0.5)
+    size, spread = rng.uniform(0.03, 0.042), rng.uniform(0.75, 1.0) * r
+    for turn in 2 * np.pi * (np.arange(legs) + 0.5) / legs:
+        if style == "splayed":
+            out = np.array([np.cos(turn), np.sin(turn)])
+            rings = [(0.75, 0, *spread * out), (1, low + 0.02, *0.62 * r * out)]
+            piece.loft("leg", oval(size, size), rings)
+            reach = spread + (0.62 * r - spread) * step / low
+            frame = trimesh.transformations.rotation_matrix(turn, (0, 1, 0))
+            ends = (-0.02, step, -0.02), (reach, step + 0.04, 0.02)
+            piece.block("rung", *ends, edge=0.01, frame=frame)
+
+
+def _bench(piece, rng):
+    width, height, depth = unit(*rng.uniform((1.1, 0.42, 0.35), (2.2, 0.55, 0.55)))
+    x, z, rim = width / 2, depth / 2, rng.uniform(0.006, 0.015)
+    thick, size = rng.uniform(0.05, 0.09), rng.uniform(0.06, 0.09)
+    low, back = height - thick, rng.random() < 0.5
+    ends, corner = ((-x, low, -z), (x, height, z)), rng.choice([0.0, 0.05])
+    seat = piece.block("seat", *ends, corner=corner, edge=rim)
+    style = rng.choice(["square", "tapered", "round", "slabs"])
+    inner = rng.uniform(0.8, 0.98) * x
+    _stand(piece, style, (inner, z - 0.01), low + rim, size, rim)
+    if rng.random() < 0.6:
+        ends = (size - inner - 0.01, low - 0.09, -0.6 * z)
+        rail = piece.block("rail", ends, (inner - size + 0.01, low + 0.01, 0.6 * z))
+        rail = rail["front"].sub(0.03, 0.97, top=0.9)
+        piece.dress([rail], "ribs", "domes", "panels", "waves")
+    if back:
+        tall, tilt = rng.uniform(0.2, 0.3), lean(rng.uniform(0, 12), (0, height, -z))
+        ends = (0.003 - x, low + 0.01, 0.003 - z), (x - 0.003, height + tall, 0.06 - z)
+        board = piece.block("back", *ends, "front", 0.3 * corner, rim, frame=tilt)
+        bare = (thick - 0.01) / (height + tall - low - 0.01)
+        front, rear = (board[side].sub(bottom=bare) for side in ("front", "back"))
+        lift = rng.choice([0.0, 0.45])
+        for cell in front.sub(0.05, 0.95, 0.1, 0.38).split(7, 1)[::2] if lift else ():
+            piece.hole(cell, 0.11, 0.02)
+        kinds = ("ribs", "panels", "louvers", "lattice", "tufts", "motifs", "mouldings")
+        piece.dress([front.sub(bottom=lift), rear.sub(bottom=lift)], *kinds)
+        for sign in (-1, 1) if rng.random() < 0.5 else ():
+            left, right = sorted((sign * (x - 0.06), sign * (x + 0.004)))
+            rest = height + rng.uniform(0.09, 0.14)
+            piece.block("arm", (left, rest - 0.04, -z), (right, rest, z), edge=0.01)
+            piece.block("arm", (left, low + 0.01, z - 0.07), (right, rest, z - 0.01))
+    ends = (0.07 / width, 1 - 0.07 / width, 0, 0.72) if back else (0, 1, 0, 1)
+    kinds = ("pad", "tufts", "flutes", "dimples", "panels", "ribs", "lattice")
+    piece.dress([seat["top"].sub(*ends)], *kinds)
+    piece.dress([seat["front"]], "ribs", "panels", "domes")
+
+
+def _bed(piece, rng):
+    width, height, depth = unit(*rng.uniform((1.0, 0.75, 1.8), (1.9, 1.2, 2.1)))
+    x, z, foot = width / 2, depth / 2, rng.uniform(0.04, 0.09)
+    deck = foot + rng.uniform(0.08, 0.11)
+    style = rng.choice(["square", "tapered", "round", "plinth"])
+    _stand(
+        piece, style, (x - 0.02, z - 0.03), foot + 0.02, rng.uniform(0.06, 0.08), 0.02
+    )
+    ends = (-x, foot, 0.02 - z), (x, deck, z)
+    frame = piece.block("frame", *ends, "front", edge=0.008)
+    foot_y = deck + rng.choice([0.0, 0.06, 0.12])
+    end = frame["front"]
+    if foot_y > deck:
+        ends = (-x - 0.01, foot - 0.02, z - 0.05), (x + 0.01, foot_y, z + 0.012)
+        end = piece.block("board", *ends, "front", 0.02, 0.01)["front"]
+    kinds = ("panels", "hollows", "mouldings", "domes", "ribs", "louvers", "waves")
+    piece.dress([end], *kinds)
+    piece.dress([frame["left"], frame["right"]], "panels", "ribs", "mouldings")
+    ends = (-x - 0.01, 0, -z), (x + 0.01, height, 0.06 - z)
+    corner = rng.choice([0.01, 0.05, 0.15])
+    head = piece.block("board", *ends, "front", corner, 0.01)
+    bed_y = deck + rng.uniform(0.07, 0.1)
+    front = head["front"].sub(bottom=(bed_y + 0.02) / height)
+    kinds = ("tufts", "panels", "lattice", "flutes", "mouldings", "motifs", "hollows")
+    piece.dress([front, head["back"].sub(bottom=0.1)], *kinds)
+    ends = (0.012 - x, deck - 0.02, 0.03 - z), (x - 0.012, bed_y, z - 0.052)
+    top = piece.block("mattress", *ends, corner=0.03, edge=0.02)["top"]
+    piece.dress(
+        [top.sub(bottom=0, top=0.62)], "tufts", "waves", "lattice", "pad", "ribs"
+    )
+    high = bed_y + rng.uniform(0.03, 0.05)
+    for low, end in pairwise(np.linspace(-x + 0.02, x - 0.02, rng.integers(2, 4))):
+        ends = (low + 0.01, bed_y - 0.02, 0.05 - z), (end - 0.01, high, 0.22 - z)
+        pillow = piece.block("pillow", *ends, corner=0.04, edge=0.02)
+        piece.dress([pillow["top"].sub(top=0.85)], "pad")
+
+
+def _bookshelf(piece, rng):
+    width, height, depth = unit(*rng.uniform((0.55, 0.9, 0.25), (1.2, 1.9, 0.38)))
+    x, z, board = width / 2, depth / 2, rng.uniform(0.03, 0.045)
+    sides = [
+        piece.block("side", (low, 0, -z), (low + board, height - 0.01, z - 0.01))
+        for low in (-x, x - board)
+    ]
+    kinds = ("panels", "hollows", "mouldings", "flutes", "lattice", "ribs")
+    piece.dress([sides[0]["left"], sides[1]["right"]], *kinds)
+    rear = (0.01 - x, 0.02, 0.004 - z), (x - 0.01, height - 0.02, 0.034 - z)
+    piece.dress([piece.block("back", *rear)["back"]], "panels", "hollows", "ribs")
+    over, plinth = rng.uniform(0.0, 0.025), rng.uniform(0.03, 0.12)
+    ends = (-x - over, height - 0.065, 0.002 - z), (x + over, height, z + over)
+    crown = piece.block("crown", *ends, edge=min(0.01, over))["front"]
+    piece.dress([crown], "ribs", "domes", "panels")
+    ends = (0.002 - x, 0.002, 0.01 - z), (x - 0.002, plinth, z - 0.003)
+    piece.dress([piece.block("plinth", *ends)["front"]], "ribs", "panels", "domes")
+    rows = max(2, int((height - plinth) // rng.uniform(0.16, 0.24)))
+    cols = int(rng.integers(1, 3)) if width > 0.42 else 1
+    levels = np.linspace(plinth - board / 2, height - 0.065, rows + 1)
+    posts = np.linspace(board / 2 - x, x - board / 2, cols + 1)
+    for post in posts[1:-1]:
+        low, high = post - board / 2, post + board / 2
+        piece.block("board", (low, 0.02, 0.01 - z), (high, height - 0.02, z - 0.015))
+    for y in levels[1:-1]:
+        low, high = y - board / 2, y + board / 2
+        piece.block("board", (0.01 - x, low, 0.01 - z), (x - 0.01, high, z - 0.014))
+    style = str(rng.choice(["ribs", "ribs", "domes", "panels", "none"]))
+    for (low, high), (left, right) in product(pairwise(levels), pairwise(posts)):
+        low, left, right = low + board / 2 - 0.004, left + board / 2, right - board / 2
+        wide = (right - left) * rng.uniform(0.45, 0.8)
+        if rng.random() < 0.25 or high - low < 0.12 or wide < 0.1:
+            continue
+        at = rng.choice([left - 0.004, right + 0.004 - wide])
+        tall = low + (high - low - board / 2) * rng.uniform(0.6, 0.85)
+        ends = (at, low, 0.02 - z), (at + wide, tall, z - rng.uniform(0.04, 0.06))
+        books = piece.block("books", *ends, edge=0.005)["front"]
+        if style != "none":
+            grid = max(1, int((wide - 0.01) // 0.075)), 1
+            cells = [cell.inset(0.004) for cell in books.split(*grid)]
+            piece.dress(cells, "ribs" if style == "ribs" else style)
+
+
+def _lamp(piece, rng):
+    tall, wide = rng.uniform((0.7, 0.32), (1.4, 0.62))
+    width, height, _ = unit(wide, tall, wide)
+    r, shade = width / 2, rng.uniform(0.26, 0.42) * height
+    low, narrow = height - shade, rng.uniform(0.45, 1.0)
+    mid = (1 + narrow) / 2 * rng.choice([1.0, rng.uniform(0.9, 1.15)])
+    rings = [(1, low), (mid, low + shade / 2), (narrow, height)]
+    kinds = (
+        "ribs",
+        "flutes",
+        "waves",
+        "lattice",
+        "studs",
+        "motifs",
+        "rings",
+        "louvers",
+    )
+    around = oval(r, r, rng.choice([2.0, 2.0, 4.0]))
+    piece.loft("shade", around, rings, [(kinds, (0, 1), (0.04, 0.96))])
+    inner = np.array(rings) * (1, 1) - [
+        (0.04 / r, 0.04),
+        (0.04 / r, 0),
+        (0.04 / r, 0.05),
+    ]
+    piece.loft("shade", around, inner, cut=True)
+    body, foot = rng.choice(["thin", "vase"]), rng.uniform(0.5, 0.85) * r
+    top = height - 0.03
+    if body == "thin":
+        stem = rng.uniform(0.02, 0.03)
+        rings = [(foot, 0), (foot, 0.02), (0.5 * foot, 0.045), (stem, 0.075)]
+        rings += [(stem, 0.4 * low), (stem, 0.9 * low), (stem, top)]
+        piece.loft("stem", oval(1, 1), rings)
+        if rng.random() < 0.6:
+            for y in np.linspace(0.2, low - 0.08, rng.integers(1, 4)):
+                piece.bead("stem", (0, y, 0), stem)
+    else:
+        fat, end = rng.uniform(0.5, 0.75) * r, rng.uniform(0.75, 0.9) * low
+        rings = [(0.6 * fat, 0), (0.7 * fat, 0.02), (fat, rng.uniform(0.3, 0.7) * end)]
+        rings += [(0.045, end), (0.022, end + 0.03), (0.022, top)]
+        share = 0.75 * end / (end + top - end)
+        kinds = ("ribs", "flutes", "rings", "lattice", "waves", "panels", "studs")
+        piece.loft("stem", oval(1, 1), rings, [(kinds, (0, 1), (0.06, share))])
+
+
+def _loudspeaker(piece, rng):
+    width, height, depth = unit(*rng.uniform((0.4, 0.8, 0.35), (0.7, 1.3, 0.6)))
+    x, z, foot = width / 2, depth / 2, rng.choice([0.0, 0.035])
+    style = rng.choice(["box", "bowed"])
+    if style == "box":
+        ends = (-x, foot, -z), (x, height, z)
+        body = piece.block("body", *ends, "front", rng.uniform(0, 0.05), 0.012)
+        front = body["front"]
+        kinds = ("panels", "louvers", "waves", "hollows", "lattice")
+        piece.dress([body["left"], body["right"]], *kinds)
+    else:
+        rings = [
+            (0.55, -z),
+            (0.75, 0.02 - z),
+            (1, 0.4 * z),
+            (0.96, z - 0.02),
+            (0.92, z),
+        ]
+        kinds, share = ("ribs", "rings", "lattice", "waves", "panels"), (0.2, 0.8)
+        sides = [(kinds, (k - 0.1, k + 0.1), share) for k in (0.25, 0.75)]
+        around = oval(x, (height - foot) / 2, 6.0)
+        middle = 0, (height + foot) / 2, 0
+        front = piece.loft("body", around, rings, sides, "front", middle)
+        front = front.sub(0.06, 0.94, 0.04, 0.96)
+    for cx, cz in product((-0.6 * x, 0.6 * x), (-0.4 * z, 0.5 * z)) if foot else ():
+        piece.loft(
+            "foot", oval(0.03, 0.03), [(0.8, 0), (1, foot + 0.04)], at=(cx, 0, cz)
+        )
+    # Drivers from below, each narrower than the one under it.
+    wide, room = min(0.86 * front.width, 0.45 * front.height), front.height
+    y = -room / 2 + 0.02
+    end, hollow = rng.uniform(0.0, 0.5), rng.random() < 0.75
+    while wide > 0.09 and y + wide < room / 2 - 0.01:
+        place = front.move(0, y + wide / 2, 0, wide, wide)
+        bevel = min(0.12 * wide, 0.035)
+        profile = wide / 2, max(bevel, 0.025), piece.depth, False, "ring", end
+        [inner] = piece.emboss(place, [(0, 0)], (wide, wide), *profile)
+        cone = inner.width if end < 1 else inner.width - 0.01
+        piece.kinds.add(("drivers", "flat"))
+        if hollow and cone > 0.12:
+            profile = cone / 2, 0.3 * cone, piece.depth, True, "cone"
+            piece.emboss(inner, [(0, 0)], (cone, cone), *profile)
+        elif cone > FEATURE:
+            size = max(0.5 * cone, FEATURE)
+            profile = size / 2, size / 2, piece.depth, False, "cone"
+            piece.emboss(inner, [(0, 0)], (size, size), *profile)
+        y, wide = y + wide + 0.02, wide * rng.uniform(0.55, 1.0)
+    room = room / 2 - y - 0.015
+    if room > 0.075:
+        port = front.move(0, y + room / 2, 0, 0.8 * front.width, room)
+        piece.dress([port], "ribs", "louvers", "panels", "domes")
+
+
+def _guitar(piece, rng):
+    width, height, depth = unit(*rng.uniform((0.34, 1.0, 0.1), (0.44, 1.15, 0.16)))
+    x, tall, z = width / 2, rng.uniform(0.42, 0.5) * height, depth / 2
+    turn = np.linspace(-np.pi / 2, 1.5 * np.pi, 721)
+    y, upper, waist = np.sin(turn), rng.uniform(0.1, 0.25), rng.uniform(0.2, 0.38)
+    half = 1 - upper * (1 + y) / 2 - waist * np.exp(-(((y - 0.2) / 0.33) ** 2))
+    half *= np.sign(np.cos(turn)) * np.abs(np.cos(turn)) ** 0.75
+    around = np.stack([x * half / half.max(), tall / 2 * y], 1)
+    rings = [(0.94, -z), (1, 0.015 - z), (1, 0), (1, z - 0.015), (0.95, z)]
+    kinds = ("ribs", "flutes", "studs", "rings")
+    wall = [(kinds, (0, 1), (0.15, 0.85))] if depth > 0.09 else []
+    top = piece.loft("body", around, rings, wall, "front", (0, tall / 2, 0))
+    neck, head = rng.uniform(0.055, 0.07), rng.uniform(0.1, 0.13)
+    ends = (-neck / 2, 0.72 * tall, 0), (neck / 2, height - 0.1, z + 0.025)
+    board = piece.block("neck", *ends, "front", edge=0.004)["front"]
+    ends = (-head / 2, height - 0.17, -0.01), (head / 2, height, z + 0.012)
+    top_end = piece.block("head", *ends, "front", 0.03, 0.005)["front"]
+    piece.dress([top_end.sub(top=0.98).inset(-0.012)], "domes", "dimples", "panels")
+    shown = (height - 0.17 - 0.72 * tall) / (height - 0.1 - 0.72 * tall)
+    frets = int(0.8 * board.height * shown // 0.1)
+    cells = board.sub(top=shown).split(1, frets)
+    size = neck - 0.01, FEATURE
+    piece.kinds |= {("frets", "flat"), ("mouldings", "flat")}
+    for cell in cells:
+        profile = 0.01, FEATURE / 2, piece.depth, False, "neck"
+        piece.emboss(cell, [(0, 0)], size, *profile)
+    at, wide = 0.08 * tall, rng.uniform(0.42, 0.52) * x * 2
+    ring = top.move(0, at, 0, wide, wide)
+    profile = wide / 2, 0.03, piece.depth, False, "rosette", rng.uniform(0, 0.3)
+    piece.emboss(ring, [(0, 0)], (wide, wide), *profile)
+    hole = top.move(0, at, 0, 0.45 * wide, 0.45 * wide)
+    piece.hole(hole, 1.2 * z, 0.225 * wide)
+    bridge = (rng.uniform(0.8, 1.0) * x, 0.065)
+    profile = 0.02, 0.03, piece.depth, False, "bridge"
+    piece.emboss(top.move(0, -0.28 * tall, 0, *bridge), [(0, 0)], bridge, *profile)
+
+
+def _car(piece, rng):
+    width, height, length = unit(*rng.uniform((0.75, 0.55, 1.6), (0.9, 0.8, 2.0)))
+    x, z, r = width / 2, length / 2, rng.uniform(0.19, 0.24) * height + 0.03
+    belt, low = rng.uniform(0.52, 0.62) * height, 0.55 * r
+    rings = [(0.9, low), (0.98, low + 0.03), (1, (low + belt) / 2), (0.95, belt - 0.02)]
+    rings += [(0.88, belt)]
+    side, share = ("panels", "waves", "rings", "ribs"), (0.2, 0.8)
+    flank = 0.25 - rng.uniform(0.06, 0.075), 0.25 + rng.uniform(0.06, 0.075)
+    relief = [(("ribs", "louvers", "lattice", "studs"), (-0.07, 0.07), share)]
+    relief += [(side, flank, share), (side, (flank[0] + 0.5, flank[1] + 0.5), share)]
+    around = oval(x, z, rng.uniform(4.0, 6.0))
+    piece.loft("body", around, rings, relief)
+    back, cabin = rng.uniform(-0.3, 0.0) * z, rng.uniform(0.5, 0.68)
+    rings = [(1, belt - 0.03), (0.97, belt), (0.8, height - 0.03), (0.72, height)]
+    around = oval(0.9 * x, cabin * z, rng.uniform(4.0, 6.0))
+    glass = [(("panels",), (k - 0.08, k + 0.08), (0.12, 0.85)) for k in (0.25, 0.75)]
+    glass += [(("panels",), (k - 0.1, k + 0.1), (0.12, 0.85)) for k in (0, 0.5)]
+    roof = piece.loft("cabin", around, rings, glass, at=(0, 0, back))
+    piece.dress([roof.sub(0.1, 0.9, 0.1, 0.9)], "ribs", "panels", "pad", "flutes")
+    rings = [(0.9, 0), (1, 0.012), (1, 0.06), (0.9, 0.075)]
+    spot = rng.choice(["dish", "pad", "mouldings"])
+    for sign, cz in product((-1, 1), (-0.6 * z, 0.6 * z)):
+        at = (sign * (0.93 * x - 0.035), r, cz)
+        axis = "right" if sign > 0 else "left"
+        wheel = piece.loft("wheel", oval(r, r), rings, axis=axis, at=at)
+        _round(piece, wheel, 1.3 * r, (spot,))
+
+
+def _vase(piece, rng):
+    width, height, _ = unit(*rng.uniform((0.4, 0.7, 0.4), (0.85, 1.1, 0.5)))
+    r, foot, neck, lip = width / 2, *rng.uniform((0.4, 0.25, 0.35), (0.7, 0.6, 0.75))
+    belly, throat = rng.uniform((0.35, 0.75), (0.6, 0.88)) * height
+    rings = [(0.95 * foot, 0), (foot, 0.02), (1, belly), (neck, throat)]
+    rings += [(lip, height - 0.01), (lip - 0.015 / r, height)]
+    kinds = ("flutes", "ribs", "rings", "waves", "lattice", "studs", "motifs", "panels")
+    cut, mid = rng.uniform(0.4, 0.5), rng.choice([True, False])
+    spans = [(0.05, cut), (cut, 0.78)] if mid else [(0.07, 0.78)]
+    relief = [(kinds, (0, 1), span) for span in spans]
+    around = oval(r, r, rng.choice([2.0, 2.0, 3.0]))
+    piece.loft("body", around, rings, relief)
+    wall = 0.045 / r
+    inner = [(foot - wall, 0.05), (1 - wall, belly), (neck - wall, throat)]
+    inner += [(lip - wall, height - 0.01), (lip - wall, height + 0.02)]
+    piece.loft("inside", around, inner, cut=True)
+
+
 # A family's place is part of its seed: add new ones at the end.
-BUILDERS = {"chair": _chair, "table": _table, "cabinet": _cabinet, "sofa": _sofa}
+BUILDERS = {
+    "chair": _chair,
+    "table": _table,
+    "cabinet": _cabinet,
+    "sofa": _sofa,
+    "stool": _stool,
+    "bench": _bench,
+    "bed": _bed,
+    "bookshelf": _bookshelf,
+    "lamp": _lamp,
+    "loudspeaker": _loudspeaker,
+    "guitar": _guitar,
+    "car": _car,
+    "vase": _vase,
+}
 FAMILIES = tuple(BUILDERS)

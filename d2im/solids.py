@@ -1,0 +1,556 @@
+"""Closed solids with relief: lofts, what dresses them, and their two bodies.
+
+A `Piece` collects bodies and holes (the coarse shape) and dresses their faces. Relief is
+a height field of known amplitude over the coarse surface: on flat faces lofts of rounded
+rectangles with a smooth profile, or quilts; on curved ones the body's own vertices, moved
+along their normals.
+"""
+
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+import numpy as np
+import trimesh
+from manifold3d import Manifold, Mesh64, OpType
+from scipy.interpolate import PchipInterpolator
+
+STEP = 15.0  # degrees a curved surface may turn from one facet to the next
+ROOT = 0.012  # how far relief reaches past its face, to join or cut it cleanly
+TALLEST = 0.028  # limit of stacked relief, such as a knob on a panel
+FEATURE = 0.06  # smallest relief width: over 4 px where the object spans 70 px
+STEEPEST = 0.65  # relief depth over bevel width: slopes up to 45 degrees
+GRAIN, SPARSE = 0.009, 0.03  # spacing of a lofted body's points, with relief, without
+SUBMERGED = 2e-4  # a quilt's ground lies that far under its face
+
+# Kinds that are patterns: bounds of a cell's width and height (9: the whole patch).
+CELLS = {
+    "flutes": ((0.07, 9), (0.12, 9)),
+    "ribs": ((0.07, 9), (0.12, 9)),
+    "rings": ((9, 0.07), (9, 0.11)),
+    "louvers": ((9, 0.08), (9, 0.11)),
+    "waves": ((0.25, 0.08), (0.4, 0.11)),
+    "lattice": ((0.14, 0.14), (0.19, 0.19)),
+    "tufts": ((0.14, 0.14), (0.19, 0.19)),
+    "studs": ((0.08, 0.08), (0.12, 0.12)),
+    "panels": ((0.2, 0.2), (0.4, 0.4)),
+    "motifs": ((0.15, 0.15), (0.22, 0.22)),
+}
+QUILTS = ("louvers", "waves", "lattice", "tufts", "motifs")  # on flat faces
+
+# Each side of a body as columns (right, up, outward) in the world frame.
+SIDES = {
+    "front": np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1]]).T,
+    "back": np.array([[-1, 0, 0], [0, 1, 0], [0, 0, -1]]).T,
+    "right": np.array([[0, 0, -1], [0, 1, 0], [1, 0, 0]]).T,
+    "left": np.array([[0, 0, 1], [0, 1, 0], [-1, 0, 0]]).T,
+    "top": np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]]).T,
+}
+
+
+# Solids: everything is a loft, of rounded rectangles or of any outline.
+
+
+def _outline(half_x, half_y, corner):
+    """Rounded rectangle (K, 2), counter-clockwise, sides exactly at the half sizes."""
+    count = round(90 / STEP) if corner > 0 else 1
+    half_step = np.pi / 4 / count
+    turn = np.arange(count) * 2 * half_step + half_step
+    arc = corner * np.stack([np.cos(turn), np.sin(turn)], 1) / np.cos(half_step)
+    quarter = np.array([half_x - corner, half_y - corner]) + arc
+    mirrored = quarter[::-1] * (-1, 1)
+    return np.concatenate([quarter, mirrored, -quarter, -mirrored])
+
+
+def _loft(width, height, corner, rings):
+    """Closed solid through rounded rectangles stacked along z.
+
+    Args:
+        width, height: size of the outline at inset 0.
+        corner: its corner radius.
+        rings: (R, 2) rows (inset, z), z rising except where a moulding falls back.
+    """
+    half = np.array([width, height]) / 2
+    corner = min(corner, *half)
+    layers = []
+    for inset, z in rings:
+        halves = half - np.minimum(inset, 0.95 * half.min())
+        # An exact offset would shrink the corner to a point: keep some of it.
+        radius = min(max(corner - inset, 0.3 * corner), *halves)
+        flat = _outline(*halves, radius)
+        layers.append(np.column_stack([flat, np.full(len(flat), z)]))
+    return _skin(layers)[0]
+
+
+def _skin(layers):
+    """Close (R, K, 3) rings, counter-clockwise about the way they go, by fans.
+
+    Returns:
+        the solid, its original id, which with a face id leads back to the faces, and
+        these faces (F, 3): indices of the rings' points, then floor's and roof's middle.
+    """
+    layers = np.asarray(layers, dtype=float)
+    grid = np.arange(layers.shape[0] * layers.shape[1]).reshape(layers.shape[:2])
+    after = np.roll(grid, -1, axis=1)
+    centre = np.full(grid.shape[1], grid.size)  # of the floor; the roof's comes next
+    faces = [
+        (grid[:-1], after[:-1], after[1:]),
+        (grid[:-1], after[1:], grid[1:]),
+        (after[0], grid[0], centre),
+        (grid[-1], after[-1], centre + 1),
+    ]
+    faces = np.concatenate([np.stack(f, -1).reshape(-1, 3) for f in faces])
+    middles = layers[[0, -1]].mean(1)
+    vertices = np.concatenate([layers.reshape(-1, 3), middles])
+    original = Manifold.reserve_ids(1)
+    solid = Mesh64(
+        vertices,
+        faces.astype(np.uint64),
+        run_index=np.array([0, faces.size], np.uint64),
+        run_original_id=np.array([original], np.uint32),
+        face_id=np.arange(len(faces), dtype=np.uint64),
+    )
+    return Manifold(solid), original, faces
+
+
+def _ramp(bevel, depth):
+    """Smooth profile (R, 2) from 0 to depth over a bevel: half a cosine."""
+    # Its slope turns fastest at both ends, by pi^2/2 * depth/bevel per unit of x.
+    count = max(5, int(np.ceil(np.pi**2 / 2 * depth / bevel / np.radians(STEP))))
+    x = np.linspace(0, 1, count + 1)
+    return np.stack([bevel * x, depth * (1 - np.cos(np.pi * x)) / 2], 1)
+
+
+def _rise(t):
+    """Half a cosine from 0 at t = 0 to 1 at t = 1, flat beyond."""
+    return (1 - np.cos(np.pi * np.clip(t, 0, 1))) / 2
+
+
+def _crest(t):
+    """A smooth wave: 0 at whole t, 1 halfway."""
+    return (1 - np.cos(2 * np.pi * t)) / 2
+
+
+def _pattern(kind, a, b, size, rng, closed=False):
+    """Heights (R, K) in [0, 1] of one kind of relief on a patch, 0 at its rim.
+
+    Args:
+        kind: key of `CELLS`.
+        a, b: (K,) and (R,) places as fractions of the patch; beyond [0, 1] is outside.
+        size: (width, height) of the patch, world units.
+        rng: numpy Generator for the size of the cells.
+        closed: the patch goes all the way round, so that left and right are no rim.
+    """
+    count = np.maximum(size // rng.uniform(*CELLS[kind]), 1)
+    a, b = np.meshgrid(a, b)
+    width = np.inf if closed else np.minimum(a, 1 - a) * size[0]
+    rim = _rise(width / 0.025) * _rise(np.minimum(b, 1 - b) * size[1] / 0.025)
+    a, b = a * count[0], b * count[1]
+    cell = size / count
+    off = np.stack([(a % 1 - 0.5) * cell[0], (b % 1 - 0.5) * cell[1]])
+    radius = np.linalg.norm(off, axis=0)
+    if kind in ("flutes", "ribs"):
+        height = _crest(a)
+    elif kind == "rings":
+        height = _crest(b)
+    elif kind == "louvers":
+        height = _crest((b % 1) ** 1.5)
+    elif kind == "waves":
+        height = _crest(b + 0.25 * np.sin(2 * np.pi * a))
+    elif kind == "lattice":
+        height = 1 - _crest(a + b) * _crest(a - b)
+    elif kind == "tufts":
+        near = np.linalg.norm(
+            ((a + b + 0.5) % 1 - 0.5, (a - b + 0.5) % 1 - 0.5), axis=0
+        )
+        button = 0.7 * _rise(2 - near * cell.min() / 0.02)
+        height = np.maximum(np.sqrt(_crest(a + b) * _crest(a - b)), button)
+    elif kind == "studs":
+        height = _rise(1.1 - radius / (0.5 * min(*cell, 0.11)))
+    elif kind == "panels":
+        corner = np.maximum(np.abs(off) - cell[:, None, None] / 2 + 0.05, 0)
+        height = _rise((0.042 - np.linalg.norm(corner, axis=0)) / 0.035)
+    else:
+        petals = 0.75 + 0.25 * np.cos(rng.integers(4, 7) * np.arctan2(*off))
+        height = _rise((0.48 * cell.min() * petals - radius) / 0.04)
+    return height * rim
+
+
+def _gentle(height, layers):
+    """The greatest depth of (R, K) heights in [0, 1] that slopes up to 45 degrees."""
+    along, across = (
+        np.diff(height, axis=k) / np.linalg.norm(np.diff(layers, axis=k), axis=2)
+        for k in (0, 1)
+    )
+    return 1 / np.hypot(along[:, 1:], across[1:]).max(initial=1e-9)
+
+
+def _stations(length, spans):
+    """Fractions of a line, close to one another where it lies in a span (from, to)."""
+    t = np.linspace(0, 1, 1001)
+    fine = np.any([(t - low) % 1 <= high - low for low, high in [(0, -1), *spans]], 0)
+    density = length / np.where(fine, GRAIN, min(SPARSE, length / 24))
+    total = np.append(0, np.cumsum(density[1:]) / 1000)
+    return np.interp(np.linspace(0, total[-1], round(total[-1]) + 1), total, t)
+
+
+def oval(half_x, half_y, power=2.0):
+    """Outline (721, 2) of an ellipse; a greater power makes it squarer."""
+    turn = np.linspace(-np.pi / 2, 1.5 * np.pi, 721)  # it starts at the front
+    wave = np.stack([np.cos(turn), np.sin(turn)], 1)
+    return np.sign(wave) * np.abs(wave) ** (2 / power) * (half_x, half_y)
+
+
+def unit(*size):
+    """Scale a size so that its diagonal is 1: the object's diameter."""
+    return np.array(size) / np.linalg.norm(size)
+
+
+def _frame(rotation, origin):
+    """(4, 4) transform from a rotation and an origin."""
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = rotation, origin
+    return matrix
+
+
+def lean(degrees, hinge):
+    """(4, 4) rotation that leans a body back about the x axis through a hinge."""
+    return trimesh.transformations.rotation_matrix(
+        -np.radians(degrees), (1, 0, 0), hinge
+    )
+
+
+@dataclass(frozen=True)
+class Face:
+    """A flat rectangle of a body that can carry relief, with its own frame."""
+
+    frame: np.ndarray  # (4, 4), (right, up, outward) at its centre -> piece
+    width: float
+    height: float
+    body: int
+    part: str
+    level: float = 0.0  # height over the coarse surface
+
+    def move(self, x, y, z, width, height):
+        frame = self.frame @ _frame(np.eye(3), (x, y, z))
+        return replace(self, frame=frame, width=width, height=height)
+
+    def sub(self, left=0.0, right=1.0, bottom=0.0, top=1.0):
+        """The part between these fractions of its width and height."""
+        x, y = (left + right - 1) / 2 * self.width, (bottom + top - 1) / 2 * self.height
+        size = (right - left) * self.width, (top - bottom) * self.height
+        return self.move(x, y, 0, *size)
+
+    def inset(self, margin):
+        return self.move(0, 0, 0, self.width - 2 * margin, self.height - 2 * margin)
+
+    def split(self, cols, rows):
+        """Its cells, row by row from below."""
+        x, y = np.linspace(0, 1, cols + 1), np.linspace(0, 1, rows + 1)
+        cells = [(*i, *j) for j in pairwise(y) for i in pairwise(x)]
+        return [self.sub(*cell) for cell in cells]
+
+
+@dataclass
+class Piece:
+    """Bodies, holes and relief of one piece of furniture, each with its part."""
+
+    rng: np.random.Generator
+    depth: float  # of its relief
+    bodies: list = field(default_factory=list)
+    holes: list = field(default_factory=list)
+    raised: list = field(default_factory=list)
+    sunk: dict = field(default_factory=dict)  # body's index -> what is cut out of it
+    names: list = field(default_factory=list)
+    part_of: dict = field(default_factory=dict)  # manifold's original id -> part id
+    amplitude: float = 0.0
+    carved: dict = field(default_factory=dict)  # body's index -> body with relief
+    bearing: dict = field(default_factory=dict)  # original id -> (F,) faces with relief
+    covers: list = field(default_factory=list)  # (frame, half size) of flat relief
+    kinds: set = field(default_factory=set)  # (kind, "flat" or "curved")
+
+    def mark(self, solid, part, original=None):
+        """The same solid, remembered as belonging to a part."""
+        if part not in self.names:
+            self.names.append(part)
+        if original is None:
+            solid = solid.as_original()
+            original = solid.original_id()
+        self.part_of[original] = self.names.index(part)
+        return solid
+
+    def block(self, part, low, high, axis="top", corner=0, edge=0, taper=0, frame=None):
+        """Add a box whose outline across `axis` and whose rims may be rounded.
+
+        Args:
+            part: name of the part, for colouring.
+            low, high: (3,) opposite corners.
+            axis: side toward which the rounded outline is extruded.
+            corner: radius of the outline's corners.
+            edge: radius of the rims at both ends of the axis.
+            taper: inset of the outline at the axis' low end (such faces stay plain).
+            frame: (4, 4) transform of the finished block, for leaning parts.
+
+        Returns:
+            dict of its flat faces by side.
+        """
+        extent, centre = np.subtract(high, low), np.add(high, low) / 2
+        frame = np.eye(4) if frame is None else frame
+        rotation = SIDES[axis]
+        width, height, length = np.abs(rotation.T) @ extent
+        corner = min(corner, width / 2, height / 2)
+        edge = min(edge, 0.45 * min(width, height, length))
+        turn = np.radians([0, 22.5, 45, 67.5, 90] if edge > 0 else [0])
+        inset = edge * (1 - np.cos(turn))
+        rise = length / 2 - edge * (1 - np.sin(turn))
+        rings = np.stack([inset, rise], 1)
+        rings = np.concatenate([rings[::-1] * (1, -1) + (taper, 0), rings])
+        solid = _loft(width, height, corner, rings)
+        solid = solid.transform((frame @ _frame(rotation, centre))[:3])
+        self.bodies.append(self.mark(solid, part))
+        faces = {}
+        for side, turn in SIDES.items():
+            size = np.abs(turn.T) @ extent
+            along = np.abs(turn.T @ rotation[:, 2]) > 0.5
+            cap = edge + 0.3 * corner
+            trim = np.full(2, cap) if along[2] else np.where(along[:2], edge, corner)
+            place = frame @ _frame(turn, centre + turn[:, 2] * size[2] / 2)
+            faces[side] = Face(
+                place, *(size[:2] - 2 * trim), body=len(self.bodies) - 1, part=part
+            )
+        return faces
+
+    def loft(
+        self, part, outline, rings, relief=(), axis="top", at=(0, 0, 0), cut=False
+    ):
+        """Add a body of any outline, its walls curved and perhaps with relief.
+
+        Args:
+            part: name of the part, for colouring.
+            outline: (K, 2) closed polygon, counter-clockwise.
+            rings: (R, 2 or 4) rows (scale, z) or (scale, z, x, y) that the outline runs
+                through along a smooth curve.
+            relief: rows (kinds, (from, to), (low, high)): kinds to draw from, fractions
+                of the outline, which may start below 0, and of the way up the wall.
+            axis: side toward which z goes.
+            at: (3,) where the rings' origin lies.
+            cut: make a hole of the piece instead.
+
+        Returns:
+            Face of its roof: the bounding rectangle of the last ring.
+        """
+        rings = np.pad(rings, [(0, 0), (0, 4 - len(rings[0]))]).astype(float)
+        way = np.diff(rings * (np.abs(outline).max(), 1, 1, 1), axis=0)
+        way = np.append(0, np.cumsum(np.linalg.norm(way, axis=1)))
+        edge = np.linalg.norm(np.diff(outline, axis=0), axis=1)
+        edge = np.append(0, np.cumsum(edge))
+        u = _stations(edge[-1], [row[1] for row in relief])[:-1]
+        v = _stations(way[-1], [row[2] for row in relief])
+        v = v if relief or len(rings) > 2 else np.array([0.0, 1.0])
+        scale, z, *middle = PchipInterpolator(way, rings)(v * way[-1]).T[..., None]
+        flat = [np.interp(u * edge[-1], edge, line) for line in outline.T]
+        layers = [
+            scale * line + shift for line, shift in zip(flat, middle, strict=True)
+        ]
+        layers = np.stack([*layers, np.repeat(z, len(u), 1)], -1)
+        normals = np.cross(
+            np.roll(layers, -1, 1) - np.roll(layers, 1, 1), np.gradient(layers, axis=0)
+        )
+        normals /= np.linalg.norm(normals, axis=2, keepdims=True)
+        height = np.zeros(layers.shape[:2])
+        for kinds, (left, right), (low, high) in relief:
+            kind = str(self.rng.choice(kinds))
+            a, b = (u - left) % 1 / (right - left), (v - low) / (high - low)
+            scales = scale[(b > 0) & (b < 1)]
+            size = (right - left) * edge[-1] * scales.mean(), (high - low) * way[-1]
+            bump = _pattern(kind, a, b, np.array(size), self.rng, right - left == 1)
+            # Sparse points beyond the patch would make its rim steep.
+            depth = min(self.depth, _gentle(bump, layers))
+            height += depth * bump * (-1 if kind == "flutes" else 1)
+            self.kinds.add((kind, "curved"))
+        place = _frame(SIDES[axis], at)
+        solids = []
+        for rows in (layers, layers + height[..., None] * normals):
+            solid, original, faces = _skin(rows)
+            solids.append(self.mark(solid.transform(place[:3]), part, original))
+            self.bearing[original] = np.append(height != 0, [False] * 2)[faces].any(1)
+        if cut:
+            self.holes.append(solids[0])
+        else:
+            self.amplitude = max(self.amplitude, np.abs(height).max())
+            self.carved[len(self.bodies)] = solids[1]
+            self.bodies.append(solids[0])
+        low, high = layers[-1].min(0), layers[-1].max(0)
+        roof = place @ _frame(np.eye(3), (low + high) / 2)
+        return Face(roof, *(high - low)[:2], body=len(self.bodies) - 1, part=part)
+
+    def hole(self, face, depth, corner=0.0):
+        """Cut the face's rectangle `depth` deep: a hole of the coarse body too."""
+        rings = np.array([(0, -depth), (0, 0.04)])
+        solid = _loft(face.width, face.height, corner, rings)
+        self.holes.append(self.mark(solid.transform(face.frame[:3]), face.part))
+
+    def emboss(self, face, centres, size, corner, bevel, depth, sunk, part, end=1.0):
+        """Put copies of one smooth bump or hollow on a face.
+
+        Args:
+            face: the face; it carries its level over the coarse surface.
+            centres: (K, 2) places in the face's frame.
+            size: (width, height) of the bump.
+            corner, bevel: radius of its outline, width of its slope.
+            depth: its height, cut down where slope or stack would be too high.
+            sunk: cut into the face instead of standing on it.
+            part: name of its part.
+            end: height of the middle over the rim's; below 1 makes a moulding.
+
+        Returns:
+            its flat middles, as faces.
+        """
+        bevel = min(bevel, (0.24 if end < 1 else 0.47) * min(size))
+        depth = min(depth, STEEPEST * bevel, TALLEST - max(face.level, 0))
+        rings = _ramp(bevel, depth)
+        # The profile crosses the face within its first facet, not along an edge.
+        rings[0, 1] = -rings[1, 1]
+        if end < 1:
+            fall = _ramp(bevel, depth * (1 - end))[1:]
+            rings = np.concatenate([rings, (bevel, depth) + fall * (1, -1)])
+        inset, rise = rings[-1]
+        solid = _loft(*size, corner, np.concatenate([[(0, -ROOT)], rings]))
+        if sunk:
+            solid, depth, rise = solid.mirror((0, 0, 1)), -depth, -rise
+        self.amplitude = max(self.amplitude, abs(face.level + depth))
+        self.covers += [(face.frame, (face.width / 2, face.height / 2, 1e-6))]
+        solid = self.mark(solid, part)
+        copies = self.sunk.setdefault(face.body, []) if sunk else self.raised
+        middles = []
+        for x, y in centres:
+            place = face.frame @ _frame(np.eye(3), (x, y, 0))
+            copies.append(solid.transform(place[:3]))
+            middle = face.move(x, y, rise, size[0] - 2 * inset, size[1] - 2 * inset)
+            middles.append(replace(middle, level=face.level + rise))
+        return middles
+
+    def dress(self, faces, *kinds):
+        """Cover faces with relief of one kind, drawn once so that they match.
+
+        Args:
+            faces: those too small for a feature stay plain.
+            kinds: names to draw from: ribs, flutes, panels, hollows, mouldings, domes,
+                dimples, pad, dish, or one of `QUILTS`.
+        """
+        kind, seed = str(self.rng.choice(kinds)), self.rng.integers(2**32)
+        suffix = f" {kind}" if self.rng.random() < 0.35 else ""
+        for face in faces:
+            area = face.inset(0.012)
+            extent = np.array([area.width, area.height])
+            if extent.min() < FEATURE:
+                continue
+            self.kinds.add((kind, "flat"))
+            if kind in QUILTS:
+                self.quilt(area, kind, face.part + suffix, np.random.default_rng(seed))
+                continue
+            layout = _layout(kind, extent, np.random.default_rng(seed))
+            grid, size, corner, bevel, end = layout
+            cells = np.array(list(np.ndindex(*grid)))
+            centres = ((cells + 0.5) / grid - 0.5) * extent
+            sunk = kind in ("flutes", "hollows", "dimples", "dish")
+            part = face.part + suffix
+            self.emboss(area, centres, size, corner, bevel, self.depth, sunk, part, end)
+
+    def quilt(self, face, kind, part, rng):
+        """Cover a face with a pattern: a slab whose top is a height field."""
+        size = np.array([face.width, face.height])
+        x, y = (np.linspace(0, 1, round(s / GRAIN) + 1) for s in size)
+        bump = _pattern(kind, x, y, size, rng)
+        grid = np.stack(
+            np.meshgrid(*((t - 0.5) * s for t, s in zip((x, y), size, strict=True))), -1
+        )
+        depth = min(self.depth, TALLEST - max(face.level, 0), _gentle(bump, grid))
+        top = np.concatenate([grid, depth * bump[..., None] - SUBMERGED], 2)
+        under = top[:, [-1, 0]] * (1, 1, 0) - (0, 0, ROOT)
+        solid = self.mark(_skin(np.concatenate([top, under], 1))[0], part)
+        self.raised.append(solid.transform(face.frame[:3]))
+        self.covers += [(face.frame, (*size / 2, 1e-6))]
+        self.amplitude = max(self.amplitude, face.level + depth * bump.max())
+
+    def bead(self, part, centre, radius):
+        """Put a ring around an upright round leg."""
+        # Its corners stand out further than its flat facets.
+        depth = min(self.depth, STEEPEST * FEATURE / 2)
+        self.amplitude = max(self.amplitude, depth / np.cos(np.radians(STEP / 2)))
+        rise = _ramp(FEATURE / 2, depth)
+        rise[0, 1] = -rise[1, 1]
+        rings = np.concatenate([rise, rise[-2::-1] * (-1, 1) + (FEATURE, 0)])
+        rings = np.stack([-rings[:, 1], rings[:, 0] - FEATURE / 2], 1)
+        solid = _loft(2 * radius, 2 * radius, radius, rings)
+        place = _frame(SIDES["top"], centre)
+        self.covers += [(place, (radius, radius, FEATURE / 2))]
+        self.kinds.add(("beads", "curved"))
+        solid = solid.transform(place[:3])
+        self.raised.append(self.mark(solid, part))
+
+    def meshes(self):
+        """The coarse and the detailed body, closed, with a part id per face."""
+        # Relief is cut before the union, so that it cuts no neighbouring body.
+        carved = [
+            Manifold.batch_boolean(
+                [self.carved.get(i, body), *self.sunk.get(i, ())], OpType.Subtract
+            )
+            for i, body in enumerate(self.bodies)
+        ]
+        for bodies in (self.bodies, [*carved, *self.raised]):
+            body = Manifold.batch_boolean(bodies, OpType.Add)
+            raw = Manifold.batch_boolean(
+                [body, *self.holes], OpType.Subtract
+            ).to_mesh64()
+            runs = np.diff(raw.run_index) // 3
+            parts = [self.part_of[i] for i in raw.run_original_id]
+            yield trimesh.Trimesh(
+                raw.vert_properties,
+                raw.tri_verts.astype(np.int64),
+                face_attributes={
+                    "part": np.repeat(parts, runs),
+                    "relief": self._bears(raw, np.repeat(raw.run_original_id, runs)),
+                },
+                metadata={"solid": True, "parts": tuple(self.names)},
+                process=False,
+            )
+
+    def _bears(self, raw, original):
+        """Which faces bear relief, wholly or in part: (F,) bool."""
+        bears, face_id = np.zeros(len(original), bool), np.asarray(raw.face_id)
+        for i, faces in self.bearing.items():
+            bears[original == i] = faces[face_id[original == i]]
+        for frame, half in self.covers:
+            corners = (raw.vert_properties - frame[:3, 3]) @ frame[:3, :3]
+            corners = corners[raw.tri_verts.astype(np.int64)]
+            low, high = corners.min(1), corners.max(1)
+            met = ((low <= half) & (high >= np.negative(half))).all(1)
+            # Flat relief covers what lies in its plane, not what stands on it.
+            bears |= met & ((high - low)[:, 2] < 1e-6 if half[2] < 1e-5 else True)
+        return bears
+
+
+def _layout(kind, extent, rng):
+    """Arrange relief on a rectangle: (grid, size, corner, bevel, end) for `emboss`."""
+    grid, end = np.ones(2, int), 1.0
+    narrow = extent.min()
+    if kind in ("ribs", "flutes"):
+        across = rng.integers(2)
+        grid[across] = np.clip(extent[across] // rng.uniform(0.085, 0.14), 1, 8)
+        size = extent.copy()
+        size[across] *= rng.uniform(0.6, 0.8) / grid[across]
+        size[across] = np.clip(size[across], FEATURE, 0.1)
+        corner = bevel = size.min() / 2
+    elif kind in ("domes", "dimples"):
+        size = np.full(2, min(rng.uniform(0.06, 0.1), narrow))
+        grid = np.clip(extent // (size * rng.uniform(1.25, 1.8)), 1, (5, 3)).astype(int)
+        corner = bevel = size[0] / 2
+    elif kind in ("pad", "dish"):
+        size = extent
+        corner, bevel = rng.uniform((0.1, 0.2), (0.45, 0.4)) * narrow
+    else:
+        grid = np.clip(extent // rng.uniform(0.17, 0.5, 2), 1, 4).astype(int)
+        size = np.maximum(extent / grid - rng.uniform(0.012, 0.03), FEATURE)
+        corner, bevel = rng.uniform((0.008, 0.025), (0.04, 0.045))
+        end = rng.uniform(0.0, 0.3) if kind == "mouldings" else 1.0
+    return grid, size, corner, bevel, end
