@@ -433,7 +433,7 @@ def _bench(piece, rng):
     style = rng.choice(["square", "tapered", "round", "slabs"])
     inner = rng.uniform(0.8, 0.98) * x
     _stand(piece, style, (inner, z - 0.01), low + rim, size, rim)
-    if rng.random() < 0.6:
+    if style in ("square", "slabs") and rng.random() < 0.8:
         ends = (size - inner - 0.01, low - 0.09, -0.6 * z)
         rail = piece.block("rail", ends, (inner - size + 0.01, low + 0.01, 0.6 * z))
         rail = rail["front"].sub(0.03, 0.97, top=0.9)
@@ -443,7 +443,8 @@ def _bench(piece, rng):
         ends = (0.003 - x, low + 0.01, 0.003 - z), (x - 0.003, height + tall, 0.06 - z)
         board = piece.block("back", *ends, "front", 0.3 * corner, rim, frame=tilt)
         bare = (thick - 0.01) / (height + tall - low - 0.01)
-        front, rear = (board[side].sub(bottom=bare) for side in ("front", "back"))
+        share = 0.07 / width
+        front, rear = (board[s].sub(share, 1 - share, bare) for s in ("front", "back"))
         lift = rng.choice([0.0, 0.45])
         for cell in front.sub(0.05, 0.95, 0.1, 0.38).split(7, 1)[::2] if lift else ():
             piece.hole(cell, 0.11, 0.02)
@@ -477,12 +478,14 @@ def _bed(piece, rng):
         end = piece.block("board", *ends, "front", 0.02, 0.01)["front"]
     kinds = ("panels", "hollows", "mouldings", "domes", "ribs", "louvers", "waves")
     piece.dress([end], *kinds)
-    piece.dress([frame["left"], frame["right"]], "panels", "ribs", "mouldings")
+    share = 0.08 / depth
+    rails = [frame[side].sub(share, 1 - share) for side in ("left", "right")]
+    piece.dress(rails, "panels", "ribs", "mouldings")
     ends = (-x - 0.01, 0, -z), (x + 0.01, height, 0.06 - z)
     corner = rng.choice([0.01, 0.05, 0.15])
     head = piece.block("board", *ends, "front", corner, 0.01)
     bed_y = deck + rng.uniform(0.07, 0.1)
-    front = head["front"].sub(bottom=(bed_y + 0.02) / height)
+    front = head["front"].sub(bottom=(bed_y + 0.055) / height)
     kinds = ("tufts", "panels", "lattice", "flutes", "mouldings", "motifs", "hollows")
     piece.dress([front, head["back"].sub(bottom=0.1)], *kinds)
     ends = (0.012 - x, deck - 0.02, 0.03 - z), (x - 0.012, bed_y, z - 0.052)
@@ -504,10 +507,18 @@ def _bookshelf(piece, rng):
         piece.block("side", (low, 0, -z), (low + board, height - 0.01, z - 0.01))
         for low in (-x, x - board)
     ]
-    kinds = ("panels", "hollows", "mouldings", "flutes", "lattice", "ribs")
-    piece.dress([sides[0]["left"], sides[1]["right"]], *kinds)
+    walls = [sides[0]["left"], sides[1]["right"]]
+    share = 1 - 0.065 / height
+    kinds = ("panels", "mouldings", "ribs", "lattice", "waves")  # boards are thin
+    piece.dress([wall.sub(top=share) for wall in walls], *kinds)
     rear = (0.01 - x, 0.02, 0.004 - z), (x - 0.01, height - 0.02, 0.034 - z)
-    piece.dress([piece.block("back", *rear)["back"]], "panels", "hollows", "ribs")
+    rear = piece.block("back", *rear)["back"]
+    piece.dress(
+        [rear.sub(board / width, 1 - board / width, top=share)],
+        "panels",
+        "ribs",
+        "mouldings",
+    )
     over, plinth = rng.uniform(0.0, 0.025), rng.uniform(0.03, 0.12)
     ends = (-x - over, height - 0.065, 0.002 - z), (x + over, height, z + over)
     crown = piece.block("crown", *ends, edge=min(0.01, over))["front"]
@@ -571,10 +582,8 @@ def _lamp(piece, rng):
         stem = rng.uniform(0.02, 0.03)
         rings = [(foot, 0), (foot, 0.02), (0.5 * foot, 0.045), (stem, 0.075)]
         rings += [(stem, 0.4 * low), (stem, 0.9 * low), (stem, top)]
-        piece.loft("stem", oval(1, 1), rings)
-        if rng.random() < 0.6:
-            for y in np.linspace(0.2, low - 0.08, rng.integers(1, 4)):
-                piece.bead("stem", (0, y, 0), stem)
+        turned = [(("rings",), (0, 1), (0.45, rng.uniform(0.6, 0.8)))]
+        piece.loft("stem", oval(1, 1), rings, turned if rng.random() < 0.6 else ())
     else:
         fat, end = rng.uniform(0.5, 0.75) * r, rng.uniform(0.75, 0.9) * low
         rings = [(0.6 * fat, 0), (0.7 * fat, 0.02), (fat, rng.uniform(0.3, 0.7) * end)]
@@ -618,16 +627,13 @@ def _loudspeaker(piece, rng):
     end, hollow = rng.uniform(0.0, 0.5), rng.random() < 0.75
     while wide > 0.09 and y + wide < room / 2 - 0.01:
         place = front.move(0, y + wide / 2, 0, wide, wide)
-        bevel = min(0.12 * wide, 0.035)
-        profile = wide / 2, max(bevel, 0.025), piece.depth, False, "ring", end
+        bevel = (0.4 if hollow else 0.1) * wide
+        profile = wide / 2, max(bevel, 0.025), piece.depth, hollow, "ring"
+        profile += (1.0 if hollow else end,)
         [inner] = piece.emboss(place, [(0, 0)], (wide, wide), *profile)
-        cone = inner.width if end < 1 else inner.width - 0.01
         piece.kinds.add(("drivers", "flat"))
-        if hollow and cone > 0.12:
-            profile = cone / 2, 0.3 * cone, piece.depth, True, "cone"
-            piece.emboss(inner, [(0, 0)], (cone, cone), *profile)
-        elif cone > FEATURE:
-            size = max(0.5 * cone, FEATURE)
+        if inner.width > FEATURE:
+            size = max(0.5 * inner.width, FEATURE)
             profile = size / 2, size / 2, piece.depth, False, "cone"
             piece.emboss(inner, [(0, 0)], (size, size), *profile)
         y, wide = y + wide + 0.02, wide * rng.uniform(0.55, 1.0)
@@ -647,25 +653,26 @@ def _guitar(piece, rng):
     around = np.stack([x * half / half.max(), tall / 2 * y], 1)
     rings = [(0.94, -z), (1, 0.015 - z), (1, 0), (1, z - 0.015), (0.95, z)]
     kinds = ("ribs", "flutes", "studs", "rings")
-    wall = [(kinds, (0, 1), (0.15, 0.85))] if depth > 0.09 else []
+    wall = [(kinds, (0.57, 1.43), (0.15, 0.85))] if depth > 0.09 else []
     top = piece.loft("body", around, rings, wall, "front", (0, tall / 2, 0))
+    at, wide = 0.04 * tall, rng.uniform(0.42, 0.52) * width
+    start = tall / 2 + at + wide / 2 + 0.005
     neck, head = rng.uniform(0.055, 0.07), rng.uniform(0.1, 0.13)
-    ends = (-neck / 2, 0.72 * tall, 0), (neck / 2, height - 0.1, z + 0.025)
+    ends = (-neck / 2, start, 0), (neck / 2, height - 0.16, z + 0.025)
     board = piece.block("neck", *ends, "front", edge=0.004)["front"]
     ends = (-head / 2, height - 0.17, -0.01), (head / 2, height, z + 0.012)
     top_end = piece.block("head", *ends, "front", 0.03, 0.005)["front"]
-    piece.dress([top_end.sub(top=0.98).inset(-0.012)], "domes", "dimples", "panels")
-    shown = (height - 0.17 - 0.72 * tall) / (height - 0.1 - 0.72 * tall)
-    frets = int(0.8 * board.height * shown // 0.1)
+    piece.dress([top_end.sub(bottom=0.15).inset(-0.01)], "domes", "dimples", "panels")
+    shown = 1 - 0.02 / board.height
+    frets = int(board.height // 0.1)
     cells = board.sub(top=shown).split(1, frets)
     size = neck - 0.01, FEATURE
     piece.kinds |= {("frets", "flat"), ("mouldings", "flat")}
     for cell in cells:
         profile = 0.01, FEATURE / 2, piece.depth, False, "neck"
         piece.emboss(cell, [(0, 0)], size, *profile)
-    at, wide = 0.08 * tall, rng.uniform(0.42, 0.52) * x * 2
     ring = top.move(0, at, 0, wide, wide)
-    profile = wide / 2, 0.03, piece.depth, False, "rosette", rng.uniform(0, 0.3)
+    profile = wide / 2, 0.12 * wide, piece.depth, False, "rosette", -0.02
     piece.emboss(ring, [(0, 0)], (wide, wide), *profile)
     hole = top.move(0, at, 0, 0.45 * wide, 0.45 * wide)
     piece.hole(hole, 1.2 * z, 0.225 * wide)
@@ -681,7 +688,8 @@ def _car(piece, rng):
     rings = [(0.9, low), (0.98, low + 0.03), (1, (low + belt) / 2), (0.95, belt - 0.02)]
     rings += [(0.88, belt)]
     side, share = ("panels", "waves", "rings", "ribs"), (0.2, 0.8)
-    flank = 0.25 - rng.uniform(0.06, 0.075), 0.25 + rng.uniform(0.06, 0.075)
+    half = (0.61 * z - r - 0.012) / (3.9 * (x + z))  # between the wheels
+    flank = 0.25 - half, 0.25 + half
     relief = [(("ribs", "louvers", "lattice", "studs"), (-0.07, 0.07), share)]
     relief += [(side, flank, share), (side, (flank[0] + 0.5, flank[1] + 0.5), share)]
     around = oval(x, z, rng.uniform(4.0, 6.0))
@@ -689,13 +697,13 @@ def _car(piece, rng):
     back, cabin = rng.uniform(-0.3, 0.0) * z, rng.uniform(0.5, 0.68)
     rings = [(1, belt - 0.03), (0.97, belt), (0.8, height - 0.03), (0.72, height)]
     around = oval(0.9 * x, cabin * z, rng.uniform(4.0, 6.0))
-    glass = [(("panels",), (k - 0.08, k + 0.08), (0.12, 0.85)) for k in (0.25, 0.75)]
-    glass += [(("panels",), (k - 0.1, k + 0.1), (0.12, 0.85)) for k in (0, 0.5)]
+    glass = [(("panels",), (k - 0.08, k + 0.08), (0.28, 0.85)) for k in (0.25, 0.75)]
+    glass += [(("panels",), (k - 0.1, k + 0.1), (0.28, 0.85)) for k in (0, 0.5)]
     roof = piece.loft("cabin", around, rings, glass, at=(0, 0, back))
     piece.dress([roof.sub(0.1, 0.9, 0.1, 0.9)], "ribs", "panels", "pad", "flutes")
     rings = [(0.9, 0), (1, 0.012), (1, 0.06), (0.9, 0.075)]
     spot = rng.choice(["dish", "pad", "mouldings"])
-    for sign, cz in product((-1, 1), (-0.6 * z, 0.6 * z)):
+    for sign, cz in product((-1, 1), (-0.62 * z, 0.62 * z)):
         at = (sign * (0.93 * x - 0.035), r, cz)
         axis = "right" if sign > 0 else "left"
         wheel = piece.loft("wheel", oval(r, r), rings, axis=axis, at=at)

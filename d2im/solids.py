@@ -19,7 +19,7 @@ ROOT = 0.012  # how far relief reaches past its face, to join or cut it cleanly
 TALLEST = 0.028  # limit of stacked relief, such as a knob on a panel
 FEATURE = 0.06  # smallest relief width: over 4 px where the object spans 70 px
 STEEPEST = 0.65  # relief depth over bevel width: slopes up to 45 degrees
-GRAIN, SPARSE = 0.009, 0.03  # spacing of a lofted body's points, with relief, without
+GRAIN, SPARSE = 0.01, 0.03  # spacing of a lofted body's points, with relief, without
 SUBMERGED = 2e-4  # a quilt's ground lies that far under its face
 
 # Kinds that are patterns: bounds of a cell's width and height (9: the whole patch).
@@ -29,7 +29,7 @@ CELLS = {
     "rings": ((9, 0.07), (9, 0.11)),
     "louvers": ((9, 0.08), (9, 0.11)),
     "waves": ((0.25, 0.08), (0.4, 0.11)),
-    "lattice": ((0.14, 0.14), (0.19, 0.19)),
+    "lattice": ((0.16, 0.16), (0.22, 0.22)),
     "tufts": ((0.14, 0.14), (0.19, 0.19)),
     "studs": ((0.08, 0.08), (0.12, 0.12)),
     "panels": ((0.2, 0.2), (0.4, 0.4)),
@@ -143,7 +143,7 @@ def _pattern(kind, a, b, size, rng, closed=False):
     count = np.maximum(size // rng.uniform(*CELLS[kind]), 1)
     a, b = np.meshgrid(a, b)
     width = np.inf if closed else np.minimum(a, 1 - a) * size[0]
-    rim = _rise(width / 0.025) * _rise(np.minimum(b, 1 - b) * size[1] / 0.025)
+    rim = _rise(width / 0.035) * _rise(np.minimum(b, 1 - b) * size[1] / 0.035)
     a, b = a * count[0], b * count[1]
     cell = size / count
     off = np.stack([(a % 1 - 0.5) * cell[0], (b % 1 - 0.5) * cell[1]])
@@ -157,7 +157,8 @@ def _pattern(kind, a, b, size, rng, closed=False):
     elif kind == "waves":
         height = _crest(b + 0.25 * np.sin(2 * np.pi * a))
     elif kind == "lattice":
-        height = 1 - _crest(a + b) * _crest(a - b)
+        bars = [np.abs((t + 0.5) % 1 - 0.5) * cell.min() for t in (a + b, a - b)]
+        height = 1 - np.prod([1 - _rise(1.15 - bar / 0.04) for bar in bars], 0)
     elif kind == "tufts":
         near = np.linalg.norm(
             ((a + b + 0.5) % 1 - 0.5, (a - b + 0.5) % 1 - 0.5), axis=0
@@ -176,19 +177,19 @@ def _pattern(kind, a, b, size, rng, closed=False):
 
 
 def _gentle(height, layers):
-    """The greatest depth of (R, K) heights in [0, 1] that slopes up to 45 degrees."""
+    """The greatest depth of (R, K) heights in [0, 1] that slopes up to 40 degrees."""
     along, across = (
         np.diff(height, axis=k) / np.linalg.norm(np.diff(layers, axis=k), axis=2)
         for k in (0, 1)
     )
-    return 1 / np.hypot(along[:, 1:], across[1:]).max(initial=1e-9)
+    return 0.85 / np.hypot(along[:, 1:], across[1:]).max(initial=1e-9)
 
 
-def _stations(length, spans):
+def _stations(length, spans, least):
     """Fractions of a line, close to one another where it lies in a span (from, to)."""
     t = np.linspace(0, 1, 1001)
     fine = np.any([(t - low) % 1 <= high - low for low, high in [(0, -1), *spans]], 0)
-    density = length / np.where(fine, GRAIN, min(SPARSE, length / 24))
+    density = length / np.where(fine, GRAIN, min(SPARSE, length / least))
     total = np.append(0, np.cumsum(density[1:]) / 1000)
     return np.interp(np.linspace(0, total[-1], round(total[-1]) + 1), total, t)
 
@@ -333,7 +334,7 @@ class Piece:
                 of the outline, which may start below 0, and of the way up the wall.
             axis: side toward which z goes.
             at: (3,) where the rings' origin lies.
-            cut: make a hole of the piece instead.
+            cut: hollow the body that was lofted last instead.
 
         Returns:
             Face of its roof: the bounding rectangle of the last ring.
@@ -343,8 +344,9 @@ class Piece:
         way = np.append(0, np.cumsum(np.linalg.norm(way, axis=1)))
         edge = np.linalg.norm(np.diff(outline, axis=0), axis=1)
         edge = np.append(0, np.cumsum(edge))
-        u = _stations(edge[-1], [row[1] for row in relief])[:-1]
-        v = _stations(way[-1], [row[2] for row in relief])
+        girth = edge[-1] * rings[:, 0].max()
+        u = _stations(girth, [row[1] for row in relief], 24)[:-1]
+        v = _stations(way[-1], [row[2] for row in relief], 12)
         v = v if relief or len(rings) > 2 else np.array([0.0, 1.0])
         scale, z, *middle = PchipInterpolator(way, rings)(v * way[-1]).T[..., None]
         flat = [np.interp(u * edge[-1], edge, line) for line in outline.T]
@@ -369,15 +371,16 @@ class Piece:
             self.kinds.add((kind, "curved"))
         place = _frame(SIDES[axis], at)
         solids = []
-        for rows in (layers, layers + height[..., None] * normals):
+        for rows in (layers, layers + height[..., None] * normals)[: 1 + bool(relief)]:
             solid, original, faces = _skin(rows)
             solids.append(self.mark(solid.transform(place[:3]), part, original))
             self.bearing[original] = np.append(height != 0, [False] * 2)[faces].any(1)
         if cut:
-            self.holes.append(solids[0])
+            for bodies in (self.bodies, self.carved):
+                bodies[len(self.bodies) - 1] -= solids[-1]
         else:
             self.amplitude = max(self.amplitude, np.abs(height).max())
-            self.carved[len(self.bodies)] = solids[1]
+            self.carved[len(self.bodies)] = solids[-1]
             self.bodies.append(solids[0])
         low, high = layers[-1].min(0), layers[-1].max(0)
         roof = place @ _frame(np.eye(3), (low + high) / 2)
@@ -483,7 +486,7 @@ class Piece:
         rings = np.stack([-rings[:, 1], rings[:, 0] - FEATURE / 2], 1)
         solid = _loft(2 * radius, 2 * radius, radius, rings)
         place = _frame(SIDES["top"], centre)
-        self.covers += [(place, (radius, radius, FEATURE / 2))]
+        self.covers += [(place, (1.1 * radius, 1.1 * radius, FEATURE / 2))]
         self.kinds.add(("beads", "curved"))
         solid = solid.transform(place[:3])
         self.raised.append(self.mark(solid, part))
@@ -517,16 +520,22 @@ class Piece:
 
     def _bears(self, raw, original):
         """Which faces bear relief, wholly or in part: (F,) bool."""
+        faces = raw.tri_verts.astype(np.int64)
         bears, face_id = np.zeros(len(original), bool), np.asarray(raw.face_id)
-        for i, faces in self.bearing.items():
-            bears[original == i] = faces[face_id[original == i]]
+        for i, flags in self.bearing.items():
+            bears[original == i] = flags[face_id[original == i]]
         for frame, half in self.covers:
+            low, high = -np.array(half), np.array(half)
             corners = (raw.vert_properties - frame[:3, 3]) @ frame[:3, :3]
-            corners = corners[raw.tri_verts.astype(np.int64)]
-            low, high = corners.min(1), corners.max(1)
-            met = ((low <= half) & (high >= np.negative(half))).all(1)
             # Flat relief covers what lies in its plane, not what stands on it.
-            bears |= met & ((high - low)[:, 2] < 1e-6 if half[2] < 1e-5 else True)
+            level = (corners[:, 2] > low[2]) & (corners[:, 2] < high[2])
+            flat = high[2] < 1e-5
+            near = (
+                np.flatnonzero(level[faces].all(1)) if flat else np.arange(len(faces))
+            )
+            near_corners = corners[faces[near]]
+            met = (near_corners.min(1) <= high) & (near_corners.max(1) >= low)
+            bears[near[met.all(1)]] = True
         return bears
 
 
