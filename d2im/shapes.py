@@ -391,9 +391,11 @@ def _stool(piece, rng):
     width, height, _ = unit(*rng.uniform((0.4, 0.45, 0.4), (0.8, 1.0, 0.5)))
     r, thick, rim = width / 2, rng.uniform(0.08, 0.12), rng.uniform(0.9, 0.97)
     style = rng.choice(["splayed", "pedestal", "drum"], p=[0.45, 0.3, 0.25])
+    if style == "drum":
+        piece.loft("leg", oval(0.85 * r, 0.85 * r), [(1, 0), (1, 0.04)])
     power = rng.choice([2.0, 5.0])
     low, waist = (
-        (0.0, rng.uniform(0.75, 1.1)) if style == "drum" else (height - thick, 1)
+        (0.03, rng.uniform(0.75, 1.1)) if style == "drum" else (height - thick, 1)
     )
     rings = [(rim, low), (1, low + 0.02), (waist, (low + height) / 2)]
     rings += [(1, height - 0.02), (rim, height)]
@@ -424,9 +426,9 @@ def _stool(piece, rng):
 
 
 def _bench(piece, rng):
-    width, height, depth = unit(*rng.uniform((1.1, 0.42, 0.35), (2.2, 0.55, 0.55)))
+    width, height, depth = unit(*rng.uniform((1.0, 0.36, 0.3), (2.2, 0.6, 0.6)))
     x, z, rim = width / 2, depth / 2, rng.uniform(0.006, 0.015)
-    thick, size = rng.uniform(0.05, 0.09), rng.uniform(0.06, 0.09)
+    thick, size = rng.uniform(0.04, 0.11), rng.uniform(0.06, 0.1)
     low, back = height - thick, rng.random() < 0.5
     ends, corner = ((-x, low, -z), (x, height, z)), rng.choice([0.0, 0.05])
     seat = piece.block("seat", *ends, corner=corner, edge=rim)
@@ -462,8 +464,8 @@ def _bench(piece, rng):
 
 
 def _bed(piece, rng):
-    width, height, depth = unit(*rng.uniform((1.0, 0.75, 1.8), (1.9, 1.2, 2.1)))
-    x, z, foot = width / 2, depth / 2, rng.uniform(0.04, 0.09)
+    width, height, depth = unit(*rng.uniform((0.9, 0.7, 1.8), (2.1, 1.2, 2.1)))
+    x, z, foot = width / 2, depth / 2, rng.uniform(0.03, 0.1)
     deck = foot + rng.uniform(0.08, 0.11)
     style = rng.choice(["square", "tapered", "round", "plinth"])
     _stand(
@@ -484,7 +486,7 @@ def _bed(piece, rng):
     ends = (-x - 0.01, 0, -z), (x + 0.01, height, 0.06 - z)
     corner = rng.choice([0.01, 0.05, 0.15])
     head = piece.block("board", *ends, "front", corner, 0.01)
-    bed_y = deck + rng.uniform(0.07, 0.1)
+    bed_y = deck + rng.uniform(0.05, 0.11)
     front = head["front"].sub(bottom=(bed_y + 0.055) / height)
     kinds = ("tufts", "panels", "lattice", "flutes", "mouldings", "motifs", "hollows")
     piece.dress([front, head["back"].sub(bottom=0.1)], *kinds)
@@ -508,26 +510,27 @@ def _bookshelf(piece, rng):
         for low in (-x, x - board)
     ]
     walls = [sides[0]["left"], sides[1]["right"]]
-    share = 1 - 0.065 / height
+    share = 1 - 0.1 / height
     kinds = ("panels", "mouldings", "ribs", "lattice", "waves")  # boards are thin
     piece.dress([wall.sub(top=share) for wall in walls], *kinds)
     rear = (0.01 - x, 0.02, 0.004 - z), (x - 0.01, height - 0.02, 0.034 - z)
-    rear = piece.block("back", *rear)["back"]
+    back = piece.block("back", *rear)
+    rear, inside = back["back"], back["front"]
     piece.dress(
         [rear.sub(board / width, 1 - board / width, top=share)],
         "panels",
         "ribs",
         "mouldings",
     )
-    over, plinth = rng.uniform(0.0, 0.025), rng.uniform(0.03, 0.12)
-    ends = (-x - over, height - 0.065, 0.002 - z), (x + over, height, z + over)
+    over, plinth = rng.uniform(0.0, 0.025), rng.uniform(0.05, 0.13)
+    ends = (-x - over, height - 0.1, 0.002 - z), (x + over, height, z + over)
     crown = piece.block("crown", *ends, edge=min(0.01, over))["front"]
     piece.dress([crown], "ribs", "domes", "panels")
     ends = (0.002 - x, 0.002, 0.01 - z), (x - 0.002, plinth, z - 0.003)
     piece.dress([piece.block("plinth", *ends)["front"]], "ribs", "panels", "domes")
     rows = max(2, int((height - plinth) // rng.uniform(0.16, 0.24)))
     cols = int(rng.integers(1, 3)) if width > 0.42 else 1
-    levels = np.linspace(plinth - board / 2, height - 0.065, rows + 1)
+    levels = np.linspace(plinth - board / 2, height - 0.1, rows + 1)
     posts = np.linspace(board / 2 - x, x - board / 2, cols + 1)
     for post in posts[1:-1]:
         low, high = post - board / 2, post + board / 2
@@ -535,20 +538,22 @@ def _bookshelf(piece, rng):
     for y in levels[1:-1]:
         low, high = y - board / 2, y + board / 2
         piece.block("board", (0.01 - x, low, 0.01 - z), (x - 0.01, high, z - 0.014))
-    style = str(rng.choice(["ribs", "ribs", "domes", "panels", "none"]))
+    fronts, bays = [], []
     for (low, high), (left, right) in product(pairwise(levels), pairwise(posts)):
         low, left, right = low + board / 2 - 0.004, left + board / 2, right - board / 2
-        wide = (right - left) * rng.uniform(0.45, 0.8)
-        if rng.random() < 0.25 or high - low < 0.12 or wide < 0.1:
+        wide = (right - left) * rng.uniform(0.55, 0.85)
+        if rng.random() < 0.25 or high - low < 0.14 or wide < 0.1:
+            bottom = low + 0.004
+            size = right - left, high - board / 2 - bottom
+            middle = (left + right) / 2, bottom + size[1] / 2 - height / 2
+            bays.append(inside.move(*middle, 0, *size))
             continue
         at = rng.choice([left - 0.004, right + 0.004 - wide])
-        tall = low + (high - low - board / 2) * rng.uniform(0.6, 0.85)
-        ends = (at, low, 0.02 - z), (at + wide, tall, z - rng.uniform(0.04, 0.06))
-        books = piece.block("books", *ends, edge=0.005)["front"]
-        if style != "none":
-            grid = max(1, int((wide - 0.01) // 0.075)), 1
-            cells = [cell.inset(0.004) for cell in books.split(*grid)]
-            piece.dress(cells, "ribs" if style == "ribs" else style)
+        tall = low + (high - low - board / 2) * rng.uniform(0.7, 0.9)
+        ends = (at, low, 0.02 - z), (at + wide, tall, z - rng.uniform(0.03, 0.05))
+        fronts.append(piece.block("books", *ends, edge=0.005)["front"])
+    piece.dress(fronts, "ribs", "flutes", "panels", "domes")
+    piece.dress(bays, "panels", "mouldings", "ribs")
 
 
 def _lamp(piece, rng):
@@ -595,7 +600,7 @@ def _lamp(piece, rng):
 
 def _loudspeaker(piece, rng):
     width, height, depth = unit(*rng.uniform((0.4, 0.8, 0.35), (0.7, 1.3, 0.6)))
-    x, z, foot = width / 2, depth / 2, rng.choice([0.0, 0.035])
+    x, z, foot = width / 2, depth / 2, 0.035
     style = rng.choice(["box", "bowed"])
     if style == "box":
         ends = (-x, foot, -z), (x, height, z)
@@ -617,7 +622,7 @@ def _loudspeaker(piece, rng):
         middle = 0, (height + foot) / 2, 0
         front = piece.loft("body", around, rings, sides, "front", middle)
         front = front.sub(0.06, 0.94, 0.04, 0.96)
-    for cx, cz in product((-0.6 * x, 0.6 * x), (-0.4 * z, 0.5 * z)) if foot else ():
+    for cx, cz in product((-0.6 * x, 0.6 * x), (-0.4 * z, 0.5 * z)):
         piece.loft(
             "foot", oval(0.03, 0.03), [(0.8, 0), (1, foot + 0.04)], at=(cx, 0, cz)
         )

@@ -1,29 +1,37 @@
 """Procedural shapes: closed, repeatable, and relief within its stated amplitude."""
 
+import json
 from functools import cache
 
 import igl
 import numpy as np
 import pytest
 
+from d2im import shapes
 from d2im.camera import Camera
-from d2im.rendering import render
-from d2im.shapes import FAMILIES, make_shape
+from d2im.rendering import Renderer, render
+from d2im.shapes import FAMILIES, SPLITS, make_shape, split_pairs
 
-SEEDS = range(4)
+SEEDS = range(3)
 PAIRS = [(family, seed) for family in FAMILIES for seed in SEEDS]
 every_shape = pytest.mark.parametrize("pair", PAIRS, ids=lambda p: f"{p[0]}-{p[1]}")
 shape_of = cache(make_shape)
 
 
-def signed_distance(mesh, points):
+def distance_and_face(mesh, points):
     kind = igl.SIGNED_DISTANCE_TYPE_PSEUDONORMAL
     vertices, faces = np.array(mesh.vertices), np.array(mesh.faces, np.int64)
-    return igl.signed_distance(np.ascontiguousarray(points), vertices, faces, kind)[0]
+    points = np.ascontiguousarray(points)
+    return igl.signed_distance(points, vertices, faces, kind)[:2]
 
 
-def test_the_four_families_are_known():
-    assert FAMILIES[:4] == ("chair", "table", "cabinet", "sofa")
+def signed_distance(mesh, points):
+    return distance_and_face(mesh, points)[0]
+
+
+def test_the_families_keep_their_places_as_seeds_depend_on_them():
+    first = "chair table cabinet sofa stool bench bed bookshelf lamp loudspeaker"
+    assert FAMILIES == (*first.split(), "guitar", "car", "vase")
 
 
 @every_shape
@@ -64,7 +72,7 @@ def test_a_family_and_a_seed_give_the_same_shape(family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_seeds_of_a_family_give_different_shapes(family):
-    volumes = [shape_of(family, seed).coarse.volume for seed in SEEDS]
+    volumes = [shape_of(family, seed).coarse.volume for seed in range(4)]
     assert np.std(volumes) > 0.1 * np.mean(volumes)
 
 
@@ -90,6 +98,43 @@ def test_the_two_fields_differ_by_the_amplitude_and_no_more(pair):
     )
     assert np.abs(gap).max() <= amplitude + 1e-9
     assert np.abs(gap).max() > 0.8 * amplitude
+
+
+@every_shape
+def test_the_coarse_field_vanishes_where_no_relief_is(pair):
+    shape = shape_of(*pair)
+    mesh, coarse = shape.detailed, shape.coarse
+    bears = coarse.face_attributes["relief"]
+    assert bears.shape == (len(coarse.faces),) and bears.dtype == bool
+    points = [mesh.vertices, mesh.triangles_center, mesh.sample(2000, seed=1)]
+    distance, nearest = distance_and_face(coarse, np.concatenate(points))
+    assert np.abs(distance[~bears[nearest]]).max() <= 1e-6
+    assert coarse.area_faces[~bears].sum() > 0.15 * coarse.area
+    assert coarse.area_faces[bears].sum() > 0.02 * coarse.area
+
+
+@every_shape
+def test_the_true_displacement_reaches_the_amplitude_where_it_is_seen(pair):
+    shape = shape_of(*pair)
+    amplitude, renderer = shape.detailed.metadata["amplitude"], Renderer(shape.detailed)
+    reached = 0.0
+    for azimuth, elevation in ((30, 25), (-60, 10), (90, 60), (0, 10), (180, 30)):
+        camera = Camera(azimuth, elevation, ratio=0.9, size=112)
+        hit, depth, *_ = renderer.cast(camera)
+        origins, rays = camera.rays()
+        seen = origins[hit] + rays[hit] * depth[hit][:, None]
+        displacement = -signed_distance(shape.coarse, seen.astype(float))
+        reached = max(reached, np.abs(displacement).max())
+    assert 0.8 * amplitude <= reached <= amplitude + 1e-5  # rays meet in single floats
+
+
+def test_kinds_of_relief_are_many_on_flat_and_on_curved_faces():
+    kinds = {k for p in PAIRS for k in shape_of(*p).detailed.metadata["relief"]}
+    places = {
+        where: {k for k, w in kinds if w == where} for where in ("flat", "curved")
+    }
+    assert len(places["flat"] | places["curved"]) >= 8
+    assert len(places["flat"]) >= 8 and len(places["curved"]) >= 3
 
 
 @every_shape
@@ -153,3 +198,38 @@ def test_an_unknown_family_names_the_known_ones():
 def test_a_seed_that_is_no_natural_number_is_refused(seed):
     with pytest.raises(ValueError, match="seed must be a non-negative integer"):
         make_shape("chair", seed)
+
+
+def test_splits_are_disjoint_and_hold_unseen_families_apart():
+    unseen = set(json.loads(SPLITS.read_text())["unseen_families"])
+    pairs = {split: split_pairs(split) for split in ("train", "val", "test", "unseen")}
+    everything = [pair for members in pairs.values() for pair in members]
+    assert len(set(everything)) == len(everything)
+    for split, members in pairs.items():
+        seen = unseen if split == "unseen" else set(FAMILIES) - unseen
+        assert {family for family, _ in members} == seen
+    seeds = [{seed for _, seed in members} for members in pairs.values()]
+    assert sum(map(len, seeds)) == len(set.union(*seeds))
+
+
+def test_a_prefix_of_a_split_is_balanced_over_families():
+    pairs = split_pairs("val", per_family=3)
+    count = len(pairs) // 3
+    assert pairs == split_pairs("val")[: len(pairs)]
+    assert [seed for _, seed in pairs] == sorted(seed for _, seed in pairs)
+    assert len({family for family, _ in pairs[:count]}) == count
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [(("dev",), "split must be one of train.*'dev'"), (("val", 101), "1 to 100.*101")],
+)
+def test_a_split_that_is_not_there_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        split_pairs(*call)
+
+
+def test_a_missing_splits_file_says_where_to_find_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(shapes, "SPLITS", tmp_path / "splits.json")
+    with pytest.raises(FileNotFoundError, match="splits.json is missing.*repository"):
+        split_pairs("train")
