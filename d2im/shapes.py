@@ -177,14 +177,8 @@ def _fronts(piece, face, reach):
                 continue
             size = np.array([cell.width, cell.height])
             slope = 0.35 * size.min() if style == "pad" else bevel
-            profile = (
-                corner,
-                slope,
-                0.75 * piece.depth,
-                style == "hollows",
-                "front",
-                end,
-            )
+            sunk, depth = style == "hollows", 0.75 * piece.depth
+            profile = corner, slope, depth, sunk, "front", end
             [front] = piece.emboss(cell, [(0, 0)], size, *profile)
             piece.kinds |= {(str(style), "flat"), ("handles", "flat")}
             tall = size[1] > 1.2 * size[0]
@@ -224,9 +218,8 @@ def _chair(piece, rng):
     style = rng.choice(["solid", "gap", "window", "slots"], p=[0.4, 0.2, 0.2, 0.2])
     rail = 0.0 if style == "solid" else rng.uniform(0.3, 0.6)
     if rail:
-        cells = (
-            [(3, 1), (5, 1), (1, 3)][rng.integers(3)] if style == "slots" else (1, 1)
-        )
+        choices = [(3, 1), (5, 1), (1, 3)]
+        cells = choices[rng.integers(3)] if style == "slots" else (1, 1)
         opening = front.sub(0.18, 0.82, 0.05 if style == "gap" else 0.15, rail)
         corner = rng.uniform(0, 0.02)
         for cell in opening.split(*cells)[::2]:
@@ -426,9 +419,9 @@ def _stool(piece, rng):
 
 
 def _bench(piece, rng):
-    width, height, depth = unit(*rng.uniform((1.0, 0.36, 0.3), (2.2, 0.6, 0.6)))
+    width, height, depth = unit(*rng.uniform((0.9, 0.3, 0.25), (2.3, 0.7, 0.7)))
     x, z, rim = width / 2, depth / 2, rng.uniform(0.006, 0.015)
-    thick, size = rng.uniform(0.04, 0.11), rng.uniform(0.06, 0.1)
+    thick, size = rng.uniform(0.04, 0.12), rng.uniform(0.06, 0.11)
     low, back = height - thick, rng.random() < 0.5
     ends, corner = ((-x, low, -z), (x, height, z)), rng.choice([0.0, 0.05])
     seat = piece.block("seat", *ends, corner=corner, edge=rim)
@@ -734,19 +727,7 @@ def _vase(piece, rng):
 
 
 # A family's place is part of its seed: add new ones at the end.
-BUILDERS = {
-    "chair": _chair,
-    "table": _table,
-    "cabinet": _cabinet,
-    "sofa": _sofa,
-    "stool": _stool,
-    "bench": _bench,
-    "bed": _bed,
-    "bookshelf": _bookshelf,
-    "lamp": _lamp,
-    "loudspeaker": _loudspeaker,
-    "guitar": _guitar,
-    "car": _car,
-    "vase": _vase,
-}
+BUILDERS = (_chair, _table, _cabinet, _sofa, _stool, _bench, _bed, _bookshelf, _lamp)
+BUILDERS += (_loudspeaker, _guitar, _car, _vase)
+BUILDERS = {build.__name__[1:]: build for build in BUILDERS}
 FAMILIES = tuple(BUILDERS)

@@ -1,9 +1,9 @@
 """Closed solids with relief: lofts, what dresses them, and their two bodies.
 
-A `Piece` collects bodies and holes (the coarse shape) and dresses their faces. Relief is
-a height field of known amplitude over the coarse surface: on flat faces lofts of rounded
-rectangles with a smooth profile, or quilts; on curved ones the body's own vertices, moved
-along their normals.
+A `Piece` collects bodies and holes (the coarse shape) and dresses their faces. Relief
+is a height field of known amplitude over the coarse surface: on flat faces lofts of
+rounded rectangles with a smooth profile, or quilts; on curved ones the body's own
+vertices, moved along their normals.
 """
 
 from dataclasses import dataclass, field, replace
@@ -86,7 +86,7 @@ def _skin(layers):
 
     Returns:
         the solid, its original id, which with a face id leads back to the faces, and
-        these faces (F, 3): indices of the rings' points, then floor's and roof's middle.
+        these faces (F, 3): indices of the rings' points, then of the two middles.
     """
     layers = np.asarray(layers, dtype=float)
     grid = np.arange(layers.shape[0] * layers.shape[1]).reshape(layers.shape[:2])
