@@ -626,13 +626,13 @@ def _loudspeaker(piece, rng):
     while wide > 0.09 and y + wide < room / 2 - 0.01:
         place = front.move(0, y + wide / 2, 0, wide, wide)
         bevel = (0.4 if hollow else 0.1) * wide
-        profile = wide / 2, max(bevel, 0.025), piece.depth, hollow, "ring"
+        profile = wide / 2, max(bevel, 0.025), 0.8 * piece.depth, hollow, "ring"
         profile += (1.0 if hollow else end,)
         [inner] = piece.emboss(place, [(0, 0)], (wide, wide), *profile)
         piece.kinds.add(("drivers", "flat"))
         if inner.width > FEATURE:
             size = max(0.5 * inner.width, FEATURE)
-            profile = size / 2, size / 2, piece.depth, False, "cone"
+            profile = size / 2, size / 2, 0.7 * piece.depth, False, "cone"
             piece.emboss(inner, [(0, 0)], (size, size), *profile)
         y, wide = y + wide + 0.02, wide * rng.uniform(0.55, 1.0)
     room = room / 2 - y - 0.015
