@@ -556,16 +556,8 @@ def _lamp(piece, rng):
     low, narrow = height - shade, rng.uniform(0.45, 1.0)
     mid = (1 + narrow) / 2 * rng.choice([1.0, rng.uniform(0.9, 1.15)])
     rings = [(1, low), (mid, low + shade / 2), (narrow, height)]
-    kinds = (
-        "ribs",
-        "flutes",
-        "waves",
-        "lattice",
-        "studs",
-        "motifs",
-        "rings",
-        "louvers",
-    )
+    # Raised alone: the shade is thin.
+    kinds = ("ribs", "waves", "lattice", "studs", "motifs", "rings", "louvers")
     around = oval(r, r, rng.choice([2.0, 2.0, 4.0]))
     piece.loft("shade", around, rings, [(kinds, (0, 1), (0.04, 0.96))])
     inner = np.array(rings) * (1, 1) - [
@@ -714,7 +706,8 @@ def _vase(piece, rng):
     belly, throat = rng.uniform((0.35, 0.75), (0.6, 0.88)) * height
     rings = [(0.95 * foot, 0), (foot, 0.02), (1, belly), (neck, throat)]
     rings += [(lip, height - 0.01), (lip - 0.015 / r, height)]
-    kinds = ("flutes", "ribs", "rings", "waves", "lattice", "studs", "motifs", "panels")
+    # Raised alone: the wall is thin.
+    kinds = ("ribs", "rings", "waves", "lattice", "studs", "motifs", "panels")
     cut, mid = rng.uniform(0.4, 0.5), rng.choice([True, False])
     spans = [(0.05, cut), (cut, 0.78)] if mid else [(0.07, 0.78)]
     relief = [(kinds, (0, 1), span) for span in spans]

@@ -19,7 +19,7 @@ ROOT = 0.012  # how far relief reaches past its face, to join or cut it cleanly
 TALLEST = 0.028  # limit of stacked relief, such as a knob on a panel
 FEATURE = 0.06  # smallest relief width: over 4 px where the object spans 70 px
 STEEPEST = 0.65  # relief depth over bevel width: slopes up to 45 degrees
-GRAIN, SPARSE = 0.011, 0.04  # spacing of a lofted body's points, with relief, without
+GRAIN, SPARSE = 0.01, 0.04  # spacing of a lofted body's points, with relief, without
 SUBMERGED = 2e-4  # a quilt's ground lies that far under its face
 
 # Kinds that are patterns: bounds of a cell's width and height (9: the whole patch).
@@ -365,7 +365,7 @@ class Piece:
             scales = scale[(b > 0) & (b < 1)]
             size = (right - left) * edge[-1] * scales.mean(), (high - low) * way[-1]
             bump = _pattern(kind, a, b, np.array(size), self.rng, right - left == 1)
-            sign = -0.8 if kind == "flutes" else 1  # hollows turn more sharply
+            sign = -0.65 if kind == "flutes" else 1  # hollows turn more sharply
             height += sign * min(self.depth, _gentle(bump, layers)) * bump
             self.kinds.add((kind, "curved"))
         place = _frame(SIDES[axis], at)
