@@ -711,6 +711,7 @@ def _vase(piece, rng):
     cut, mid = rng.uniform(0.4, 0.5), rng.choice([True, False])
     spans = [(0.05, cut), (cut, 0.78)] if mid else [(0.07, 0.78)]
     relief = [(kinds, (0, 1), span) for span in spans]
+    piece.depth = min(piece.depth, 0.02)  # its scaling stretches it most
     around = oval(r, r, rng.choice([2.0, 2.0, 3.0]))
     piece.loft("body", around, rings, relief)
     wall = 0.045 / r
