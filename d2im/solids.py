@@ -363,7 +363,7 @@ class Piece:
             kind = str(self.rng.choice(kinds))
             a, b = (u - left) % 1 / (right - left), (v - low) / (high - low)
             scales = scale[(b > 0) & (b < 1)]
-            size = (right - left) * edge[-1] * scales.mean(), (high - low) * way[-1]
+            size = (right - left) * edge[-1] * scales.min(), (high - low) * way[-1]
             bump = _pattern(kind, a, b, np.array(size), self.rng, right - left == 1)
             sign = -0.65 if kind == "flutes" else 1  # hollows turn more sharply
             height += sign * min(self.depth, _gentle(bump, layers)) * bump
