@@ -8,6 +8,7 @@ number (Jacobson et al. 2013).
 
 import json
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from pathlib import Path
 
 import igl
@@ -127,8 +128,8 @@ def load_mesh(path, up="y", front=None, yaw=0.0, thickness=0.005):
     )
     if thickness is None and done["sheets"]:
         raise ValueError(
-            f"{path}: open sheets without an inside: {done['sheets']}; give a thickness "
-            "for them, or a closed mesh"
+            f"{path}: open sheets without an inside: {done['sheets']}; give them a "
+            "thickness, or close the mesh"
         )
     attributes = {k: v[source] for k, v in attributes.items()} | {"part": part}
     mesh = trimesh.Trimesh(vertices, faces, face_attributes=attributes, process=False)
@@ -175,7 +176,10 @@ def _read(path):
     try:
         if kind == ".gltf":  # trimesh would read a model.gltf beside a broken one
             json.loads(path.read_bytes())
-        scene = trimesh.load_scene(path, file_type=kind[1:], process=False)
+        # Bytes, since trimesh takes UTF-8 names alone.
+        beside = trimesh.resolvers.FilePathResolver(path.parent)
+        data = BytesIO(path.read_bytes())
+        scene = trimesh.load_scene(data, kind[1:], resolver=beside, process=False)
         found = [g for g in scene.dump() if isinstance(g, trimesh.Trimesh)]
         found = [g for g in found if len(g.faces)]
         colors = [_face_colors(g, kind in (".glb", ".gltf")) for g in found]
@@ -293,6 +297,9 @@ def _repair(vertices, faces, part, thickness):
     (done["holes"],) = follow(_cap, (closed | wall | sheet).all())
     bodies, done["panels"] = follow(_unite)
     solid = done["panels"] == 0 and _is_solid(vertices, faces)
+    if not solid:  # slivers hold a closed mesh together, but only hurt a soup
+        proper = _length(_cross(vertices, faces))[:, 0] > 1e-12
+        faces, keep = faces[proper], keep[proper]
     done["united"] = len(faces) if bodies > 1 else 0
     done["solid"] = solid
     return vertices, faces, source[keep], part[keep], done

@@ -5,7 +5,8 @@ Examples are those of `dataset.make_example`, without coarse body, in our world,
     similarity (5,): yaw in degrees, scale, shift. A point x of ShapeNet's frame is
     scale R(yaw) x + shift in the world, its distance times scale; cameras follow, so
     that it keeps its pixel;
-    estimated: the members that the source lacks and that are made here.
+    estimated: the members that the source lacks and that are made here;
+    source: the file of the samples.
 
     member     DISN                           Occupancy Networks
     sdf        stored                         sign stored; distance to the point cloud
@@ -15,6 +16,8 @@ Examples are those of `dataset.make_example`, without coarse body, in our world,
     depth      samples put on the surface     of the cloud
 """
 
+import json
+import time
 import zlib
 from pathlib import Path
 from zipfile import BadZipFile
@@ -25,7 +28,13 @@ from scipy.ndimage import distance_transform_edt, minimum_filter
 from scipy.spatial import cKDTree
 
 from .camera import Camera
-from .dataset import INDEX_COLUMNS, read_index, write_example, write_index
+from .dataset import (
+    INDEX_COLUMNS,
+    _keep_settings,
+    read_index,
+    write_example,
+    write_index,
+)
 from .sampling import density_weights
 
 YAW = -90.0  # brings the front, +x by the README of ShapeNetCore.v1, to +z; v2: 180
@@ -83,7 +92,8 @@ def read_disn(
         folders = root / "image" / place, root / "normal" / place
         shots = (_view(k, 10, *folders) for k in range(views))
         made = ("gradients", "depth")
-        return _example((points, sdf, gradients), cloud, shots, size, yaw, made)
+        samples = points, sdf, gradients
+        return _example(path, samples, cloud, shots, size, yaw, made)
 
     yield from _each(root / "lists" / f"{category}_{split}.lst", category, read, skip)
 
@@ -126,7 +136,8 @@ def read_occnet(
             images = Path(choy, category, name, "rendering")
             shots = (_view(k, 5, images) for k in range(views))
         made = ("sdf", "gradients", "normals", "depth")
-        return _example((points, sdf, away), (surface, normals), shots, size, yaw, made)
+        cloud, samples = (surface, normals), (points, sdf, away)
+        return _example(folder / "points.npz", samples, cloud, shots, size, yaw, made)
 
     yield from _each(Path(root, category, f"{split}.lst"), category, read, skip)
 
@@ -140,18 +151,37 @@ def write_set(readings, out, split, family=""):
 
     Returns:
         The new rows of the index: "failed" with the reason where there is no example.
+
+    Raises:
+        ValueError: `out` holds examples made otherwise.
     """
     out, new = Path(out), {}
     out.mkdir(parents=True, exist_ok=True)
     known = {row["id"]: row for row in read_index(out)}
-    for name, example in readings:
-        row = dict.fromkeys(INDEX_COLUMNS, "") | {"id": name, "status": "ok"}
-        if isinstance(example, Exception):
-            reason = f"{type(example).__name__}: {example}"
-            row.update(status="failed", reason=reason)
-        else:
-            write_example(out / f"{name}.npz", example)
-        new[name] = row | {"split": split, "family": family}
+    start = written = time.perf_counter()
+    try:
+        for name, example in readings:
+            row = dict.fromkeys(INDEX_COLUMNS, "") | {"id": name, "status": "ok"}
+            row |= {"split": split, "family": family}
+            if isinstance(example, Exception):
+                reason = f"{type(example).__name__}: {example}"
+                row |= {"status": "failed", "reason": reason}
+            else:
+                yaw, views = float(example["similarity"][0]), 0
+                while f"mask_{views}" in example:
+                    views += 1
+                made = {"views": views, "size": len(example["mask_0"]), "yaw": yaw}
+                _keep_settings(out / "settings.json", {**made, "poses": "as stored"})
+                row |= {"source": str(example["source"]), "up": "y", "yaw": yaw}
+                stored = {**example, "row": np.array(json.dumps(row))}
+                write_example(out / f"{name}.npz", stored)
+            now = time.perf_counter()
+            new[name] = row | {"seconds": f"{now - start:.2f}"}
+            if now > written + 1:  # a long index takes time to write
+                write_index(out, (known | new).values())
+                written = now
+            start = time.perf_counter()
+    finally:
         write_index(out, (known | new).values())
     return list(new.values())
 
@@ -235,7 +265,7 @@ def _each(path, category, read, skip):
                 yield identity, error
 
 
-def _example(samples, cloud, shots, size, yaw, estimated):
+def _example(source, samples, cloud, shots, size, yaw, estimated):
     """Bring samples, oriented surface points and views into the world."""
     points, sdf, gradients = samples
     if not (sdf < 0).any():
@@ -254,6 +284,7 @@ def _example(samples, cloud, shots, size, yaw, estimated):
         "weights": density_weights(points, sdf < 0),
         "similarity": np.array([yaw, scale, *shift]),
         "estimated": np.array(estimated),
+        "source": np.array(str(source)),
     }
     for k, (image, mask, normals, (rotation, translation, *lens)) in enumerate(shots):
         rotation = rotation @ turn.T

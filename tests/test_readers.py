@@ -1,6 +1,7 @@
 """DISN's and Occupancy Networks' layouts, written here from their description alone."""
 
 import builtins
+import json
 import re
 from types import SimpleNamespace
 
@@ -245,7 +246,8 @@ def test_an_example_has_the_members_and_types_of_a_made_one(read_shapes, layout)
         wanted[f"camera_{k}"] = ((16,), "f8")
     found = {name: (a.shape, a.dtype.str[1:]) for name, a in example.items()}
     assert {"depth", "gradients"} <= set(example["estimated"])
-    del found["estimated"]
+    assert str(example["source"]).endswith(("ori_sample.h5", "points.npz"))
+    del found["estimated"], found["source"]
     assert found == wanted
 
 
@@ -486,6 +488,22 @@ def test_missing_shapes_are_listed_and_not_replaced(occnet, tmp_path):
         row["id"]: ("test", "chair") for row in rows
     }
     assert [p.name for p in tmp_path.glob("*.npz")] == [f"{CHAIR}_{NAMES[0]}.npz"]
+
+
+def test_a_written_set_has_the_rows_and_settings_of_a_prepared_one(occnet, tmp_path):
+    out = tmp_path / "out"
+    readings = read_occnet(occnet.root, CHAIR, "train", views=2)
+    rows = write_set(readings, out, "train", "chair")
+    settings = json.loads((out / "settings.json").read_text())
+    assert (settings["views"], settings["size"], settings["yaw"]) == (2, 137, -90)
+    assert float(rows[0]["seconds"]) > 0
+    stored = read_example(out / f"{rows[0]['id']}.npz", ["row"])["row"]
+    for row in (json.loads(str(stored)), rows[0], read_index(out)[0]):
+        assert row["source"] == str(occnet.root / CHAIR / NAMES[0] / "points.npz")
+        assert (row["up"], float(row["yaw"]), row["family"]) == ("y", -90, "chair")
+    with pytest.raises(ValueError, match="holds examples made with.*views"):
+        write_set(read_occnet(occnet.root, CHAIR, "train", views=1), out, "train")
+    assert len(read_index(out)) == 2  # as before
 
 
 def test_a_written_set_trains(disn, tmp_path):
