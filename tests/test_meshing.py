@@ -154,7 +154,7 @@ def test_a_field_with_forward_mode_derivatives_can_be_extracted():
     ("field", "resolution", "message"),
     [
         (sphere(0.4), 7, "resolution must be 8 samples or more, got 7"),
-        (lambda p: p, 32, r"tensor of values \(16384,\), got \(16384, 3\)"),
+        (lambda p: p, 32, r"tensor of values \(2048,\), got \(2048, 3\)"),
         (lambda p: 1.0, 32, "got float"),
         (lambda p: p[:, 0] * torch.nan, 32, "must be finite in the box"),
         (lambda p: p.norm(dim=-1) + 0.1, 64, "no surface .* from 0.1.* to 1.05"),
