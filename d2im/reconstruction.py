@@ -102,7 +102,8 @@ class Reconstruction(Prediction):
         if mesh is None:
             raise ValueError(f"there is no {which!r} mesh to write")
         content = mesh.export(file_type=kind[1:])
-        _write(path, content.encode() if isinstance(content, str) else content)
+        content = content.encode() if isinstance(content, str) else content
+        _write(path, lambda file: file.write(content))
 
     def export_maps(self, folder):
         """Write front.png and back.png (16 bits), displacement.npy and .json.
@@ -273,16 +274,16 @@ def cut_out(rgb):
     background = regions == 1 + outer[1:].argmax() if count else border & False
     if (plain := background[border].mean()) < PLAIN:
         raise ValueError(
-            f"the image has no transparency and its background is not plain ({plain:.0%} "
-            "of the border is): cut the object out and save it with alpha, or "
-            "photograph it before a plain wall"
+            f"the image has no alpha and its background is not plain ({plain:.0%} of "
+            "the border is): cut the object out and save it with alpha, or photograph "
+            "it before a plain wall"
         )
     for reach in (np.inf, 4):  # enclosed regions, then pixels beside an edge
         far, nearest = ndimage.distance_transform_edt(~background, return_indices=True)
         unlike = np.abs((smooth if reach > 4 else rgb) - smooth[tuple(nearest)]).max(-1)
         if reach > 4:
-            means = ndimage.mean(unlike, regions, np.arange(count + 1))
-            unlike = np.where(regions, means[regions], 1.0)
+            means = ndimage.mean(unlike, regions, np.arange(1, count + 1))
+            unlike = np.append(1.0, means)[regions]
         background |= (far <= reach) & (unlike < TINT)
     parts, _ = ndimage.label(ndimage.binary_opening(~background), np.ones((3, 3)))
     sizes = np.bincount(parts.ravel())[1:]

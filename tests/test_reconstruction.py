@@ -1,10 +1,18 @@
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+import trimesh
 from PIL import Image
 
-from d2im.camera import Camera
-from d2im.reconstruction import load_image, reconstruct
+from d2im.camera import Camera, random_camera
+from d2im.reconstruction import cut_out, load_image, main, reconstruct
+from d2im.rendering import render
+from d2im.shapes import make_shape
+
+PICTURES = sorted((Path(__file__).parents[2] / "shared" / "images").glob("*.png"))
 
 CAMERA = Camera(20, 10, 1, 32)
 
@@ -76,14 +84,15 @@ def picture(alpha=True):
 def test_every_kind_of_picture_gives_the_same_tensor(alpha, tmp_path):
     rgba = picture(alpha)
     Image.fromarray(rgba).save(tmp_path / "a.png")
-    expected = load_image(tmp_path / "a.png", 32)
+    expected = load_image(tmp_path / "a.png", 32, framed=True)
     assert expected.shape == (3, 32, 32)
     assert expected[:, 16, 16].tolist() == [1, 0, 0]
     assert expected[:, 0, 0].tolist() == [1, 1, 1]
     white = torch.from_numpy(picture(False)).permute(2, 0, 1) / 255
-    for source in (rgba, Image.fromarray(rgba), str(tmp_path / "a.png"), white,
-                   white.numpy()):  # fmt: skip
-        assert torch.allclose(load_image(source, 32), expected, atol=1e-6)
+    for source in (rgba, Image.fromarray(rgba), str(tmp_path / "a.png")):
+        assert torch.equal(load_image(source, 32, framed=True), expected)
+    for source in (white, white.numpy()):  # 8 bits and floats round otherwise
+        assert torch.allclose(load_image(source, 32), expected, atol=0.003)
 
 
 def test_a_busy_background_is_refused():
@@ -96,12 +105,14 @@ def test_a_busy_background_is_refused():
     "source, error, message",
     [
         (np.ones((3, 40, 32)), ValueError, "square"),
-        (np.ones((3, 1, 1)), ValueError, "at least 16 px"),
+        (np.ones((3, 1, 1)), ValueError, "16 px at least"),
         (np.ones((32, 32, 3)), ValueError, r"\(3, H, W\)"),
         (np.full((3, 32, 32), 255.0), ValueError, r"\[0, 1\]"),
         (np.full((3, 32, 32), np.nan), ValueError, r"\[0, 1\]"),
         (np.ones((3, 32, 32), dtype=int), ValueError, "float"),
         (np.zeros((32, 32, 2), dtype=np.uint8), ValueError, "3 or 4"),
+        (np.zeros((1, 1, 4), dtype=np.uint8), ValueError, "1 x 1 px"),
+        (np.full((64, 64, 3), 200, dtype=np.uint8), ValueError, "shows nothing"),
         (np.zeros((32, 32, 4), dtype=np.uint8), ValueError, "fully transparent"),
         ([1, 2, 3], TypeError, "not list"),
     ],
@@ -124,7 +135,7 @@ def test_missing_and_corrupt_files_are_named(tmp_path):
 def test_an_object_with_alpha_may_fill_its_picture():
     rgba = picture()[16:48, 16:48].copy()
     rgba[:2, :2, 3] = 0
-    assert load_image(rgba, 32)[:, 16, 16].tolist() == [1, 0, 0]
+    assert load_image(rgba, 32, framed=True)[:, 16, 16].tolist() == [1, 0, 0]
 
 
 def test_more_than_8_bits_are_refused_not_clipped():
@@ -140,3 +151,178 @@ def test_flipped_and_half_precision_arrays_are_read():
     assert torch.equal(flipped, torch.tensor(white).flip(2))
     half = load_image(torch.tensor(white).bfloat16(), 32)
     assert torch.equal(half, torch.tensor(white))
+
+
+def box_of(mask):
+    """Middle (x, y) of a mask's box and its farthest pixel from there."""
+    y, x = np.nonzero(mask)
+    middle = np.array([x.min() + x.max() + 1, y.min() + y.max() + 1]) / 2
+    reach = np.hypot(x + 0.5 - middle[0], y + 0.5 - middle[1]).max()
+    return middle, reach
+
+
+def wall(height, width):
+    """A light grey wall, darker toward its sides and at a soft shadow."""
+    v, u = np.mgrid[:height, :width]
+    shade = 0.9 - 0.1 * ((u / width - 0.5) * 2) ** 2
+    shadow = 0.15 * np.exp(-(((v - 0.8 * height) / 25) ** 2) - ((u - 220) / 60) ** 2)
+    return np.repeat((shade - shadow)[..., None], 3, -1)
+
+
+@pytest.mark.parametrize("family", ["chair", "table", "sofa"])
+@pytest.mark.parametrize("alpha", [True, False])
+def test_a_cut_out_object_stands_as_training_rendered_it(family, alpha, rng):
+    camera = random_camera(rng, 224)
+    view = render(make_shape(family, 3).detailed, camera, rng)
+    # the same object at another size and place, on a grey wall with a shadow
+    picture = wall(400, 480)
+    mask = np.zeros((400, 480), dtype=bool)
+    mask[30:254, 110:334] = view.mask
+    picture[mask] = view.image.transpose(1, 2, 0)[view.mask] * 0.8
+    if alpha:
+        picture = np.dstack([picture, mask])
+    found = load_image((picture * 255).astype(np.uint8), 224, camera=camera)
+    (middle, reach), (true_middle, true_reach) = map(
+        box_of, ((found < 0.97).any(0).numpy(), view.mask)
+    )
+    assert reach == pytest.approx(true_reach, rel=0.1)
+    # The middle of what is seen is not the object's where perspective is strong.
+    assert np.abs(middle - true_middle).max() < 14  # of 224 px
+
+
+@pytest.mark.parametrize("family", ["chair", "table", "cabinet"])
+def test_a_grey_wall_and_its_soft_shadow_are_removed(family, rng):
+    camera = Camera(25, 15, 1, 224)
+    view = render(make_shape(family, 1).detailed, camera, rng)
+    picture = wall(400, 480)
+    mask = np.zeros((400, 480), dtype=bool)
+    mask[80:304, 110:334] = view.mask
+    picture[mask] = view.image.transpose(1, 2, 0)[view.mask] * 0.7
+    found = cut_out(picture) > 0
+    assert (found & mask).sum() / (found | mask).sum() > 0.9
+
+
+@pytest.mark.skipif(not PICTURES, reason="the studio pictures are not at hand")
+@pytest.mark.parametrize("path", PICTURES, ids=lambda path: path.stem)
+def test_a_studio_picture_is_framed_and_cut_out(path):
+    found = load_image(path, 112)
+    assert (found[:, [0, -1]] == 1).all() and (found[:, :, [0, -1]] == 1).all()
+    middle, reach = box_of((found < 0.97).any(0).numpy())
+    radius = 245 / 224 * 112 * 0.5 / (1.75 * 0.9)
+    assert reach == pytest.approx(1.04 * radius, rel=0.08)
+    assert np.abs(middle - 56).max() < 6
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "P", "L", "LA", "RGB", "GIF", "1"])
+def test_every_mode_of_picture_gives_a_result(mode, tmp_path):
+    first = Image.fromarray(picture(alpha=False)).resize((200, 200))
+    path = tmp_path / ("a.gif" if mode == "GIF" else "a.tiff")
+    if mode == "GIF":
+        first.save(path, save_all=True, append_images=[first.rotate(90)] * 3)
+    else:
+        first.convert(mode).save(path)
+    found = load_image(path, 64)
+    assert found.shape == (3, 64, 64) and found[:, 0, 0].min() == 1
+    assert found[1, 32, 32] < 0.5
+
+
+@pytest.mark.parametrize(
+    "image, message",
+    [
+        (Image.new("RGB", (1, 1)), "1 x 1 px"),
+        (Image.new("RGBA", (64, 64)), "fully transparent"),
+        (Image.new("1", (20_000, 20_000)), "too large"),
+        (Image.new("1", (20_000, 100)), "20000 x 100 px"),
+        (Image.fromarray(np.full((64, 64), 30000, dtype=np.uint16)), "8 bits"),
+    ],
+)
+def test_a_bad_picture_file_is_a_one_line_error(image, message, tmp_path):
+    image.save(tmp_path / "bad.png")
+    with pytest.raises(ValueError, match=message) as caught:
+        load_image(tmp_path / "bad.png", 32)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_truncated_picture_is_a_one_line_error(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "whole.png")
+    content = (tmp_path / "whole.png").read_bytes()
+    (tmp_path / "bad.png").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="bad.png is not a readable image"):
+        load_image(tmp_path / "bad.png", 32)
+
+
+def test_a_models_black_background_and_frame_are_kept(ball_model):
+    ball_model.background, ball_model.frame = "black", "shapenet"
+    found = reconstruct(ball_model, picture(), CAMERA, 16)
+    assert found.image[:, 0, 0].tolist() == [0, 0, 0]
+    assert found.image[:, 16, 16].tolist() == [1, 0, 0]
+    assert found.frame == "shapenet"
+
+
+def test_a_camera_may_come_from_a_net_that_sees_the_framed_picture(ball_model):
+    seen = []
+
+    def net(image):
+        seen.append(image)
+        return CAMERA
+
+    found = reconstruct(ball_model, picture(), net, 16)
+    assert found.camera is CAMERA and torch.equal(seen[0], found.image)
+
+
+def test_a_model_without_displacement_has_one_surface(ball_model):
+    with torch.no_grad():
+        ball_model.displacement_decoder.out.bias.zero_()
+    found = reconstruct(ball_model, torch.ones(3, 32, 32), CAMERA, 32)
+    assert np.array_equal(found.mesh.vertices, found.base_mesh.vertices)
+
+
+@pytest.mark.parametrize("kind", ["glb", "obj", "ply"])
+@pytest.mark.parametrize("which", ["final", "base", "colored"])
+def test_an_exported_mesh_is_read_back_the_same(ball_model, tmp_path, kind, which):
+    found = reconstruct(ball_model, torch.ones(3, 32, 32), CAMERA, 32)
+    found.export(tmp_path / f"a.{kind}", which)
+    mesh = trimesh.load(tmp_path / f"a.{kind}", force="mesh", process=False)
+    expected = found.base_mesh if which == "base" else found.mesh
+    assert len(mesh.faces) == len(expected.faces)
+    assert np.allclose(mesh.bounds, expected.bounds, atol=1e-5)
+    assert [p.name for p in tmp_path.iterdir()] == [f"a.{kind}"]
+    if which == "colored":
+        front = mesh.visual.vertex_colors[mesh.vertices[:, 2] > 0.2].astype(int)
+        back = mesh.visual.vertex_colors[mesh.vertices[:, 2] < -0.2].astype(int)
+        # front moved outward (f_D < 0), back inward
+        assert (front[:, 2] > front[:, 0]).all() and (back[:, 0] > back[:, 2]).all()
+
+
+def test_an_unknown_format_or_mesh_is_refused_and_writes_nothing(ball_model, tmp_path):
+    found = reconstruct(ball_model, torch.ones(3, 32, 32), CAMERA, 16, base_mesh=False)
+    with pytest.raises(ValueError, match=".glb, .obj or .ply"):
+        found.export(tmp_path / "a.stl")
+    with pytest.raises(ValueError, match="no 'base' mesh"):
+        found.export(tmp_path / "a.glb", "base")
+    assert not list(tmp_path.iterdir())
+
+
+def test_exported_maps_are_read_back_to_their_scale(ball_model, tmp_path):
+    found = reconstruct(ball_model, torch.ones(3, 32, 32), CAMERA, 16)
+    found.export_maps(tmp_path)
+    about = json.loads((tmp_path / "displacement.json").read_text())
+    for name, values in zip(("front", "back"), found.displacement, strict=True):
+        grey = np.asarray(Image.open(tmp_path / f"{name}.png")).astype(float)
+        assert np.allclose((grey - 32768) * about["scale"], values, atol=about["scale"])
+    assert np.array_equal(np.load(tmp_path / "displacement.npy"), found.displacement)
+    assert about["camera"]["focal"] == CAMERA.focal
+
+
+def test_the_command_line_turns_a_picture_into_a_mesh(ball_model, tmp_path, capsys):
+    ball_model.save_pretrained(tmp_path / "model")
+    Image.fromarray(picture()).save(tmp_path / "photo.png")
+    arguments = [tmp_path / "photo.png", "-o", tmp_path / "out.glb", "--resolution", 24]
+    arguments += ["--model", tmp_path / "model", "--maps", tmp_path / "maps"]
+    arguments = [str(argument) for argument in arguments]
+    assert "camera" in main(arguments)
+    assert main([*arguments, "--camera", "20", "10", "1"]) is None
+    assert "faces" in capsys.readouterr().out
+    assert (tmp_path / "out.glb").is_file() and (tmp_path / "maps/front.png").is_file()
+    assert "no model folder" in main([*arguments[:4], "--model", "nowhere/at/all"])

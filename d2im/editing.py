@@ -1,0 +1,194 @@
+"""Edits of the detail: its strength, its transfer, and pasting in the picture.
+
+What a disentangled field allows (section 4 of the paper): a base takes other maps, and
+a picture's patch brings its relief along. Corners are pixels (x, y), pixel centres at
+k + 0.5, in the order top left, top right, bottom right, bottom left.
+"""
+
+import numpy as np
+import torch
+
+from .camera import Camera
+from .fields import displaced_field, sample_maps
+from .reconstruction import Prediction, load_image, reconstruct
+
+BLEND = 0.08  # width of a patch's soft border, in sides of the rectangle it comes from
+
+
+def with_displacement(prediction, displacement):
+    """The same base under other maps.
+
+    Args:
+        prediction: Prediction or Reconstruction.
+        displacement: (2, H, W) world units.
+
+    Returns:
+        Prediction; `reconstruction.triangulate` meshes it.
+    """
+    base, camera, way = prediction.base_sdf, prediction.camera, prediction.way
+    known = {
+        name: getattr(prediction, name) for name in Prediction.__dataclass_fields__
+    }
+    known["sdf"] = displaced_field(base, displacement, camera, way)
+    return Prediction(**known | {"displacement": displacement})
+
+
+def scale_detail(prediction, strength):
+    """Scale the displacement.
+
+    Args:
+        prediction: Prediction or Reconstruction.
+        strength: 0 leaves the base, 1 the object as predicted, more exaggerates, less
+            than 0 turns bumps into dents.
+
+    Returns:
+        Prediction.
+
+    Raises:
+        ValueError: a strength that is not finite.
+    """
+    if not np.isfinite(strength):
+        raise ValueError(f"strength must be a finite number, got {strength}")
+    return with_displacement(prediction, prediction.displacement * strength)
+
+
+def transfer_detail(source, target, corners, target_corners=None):
+    """Put one object's displacement on another's base.
+
+    Args:
+        source, target: Prediction or Reconstruction.
+        corners: (4, 2) pixels of a convex quadrilateral in the source's maps.
+        target_corners: where it goes in the target's maps; None: the same place.
+
+    Returns:
+        Prediction of the target, whose maps inside the quadrilateral are the source's,
+        blended at its border.
+
+    Raises:
+        ValueError: corners that are no convex quadrilateral.
+    """
+    target_corners = corners if target_corners is None else target_corners
+    maps = target.displacement
+    patch, weight = warp(source.displacement, corners, target_corners, maps.shape[1:])
+    return with_displacement(target, maps + weight * (patch - maps))
+
+
+def paste(source, target, rectangle, corners):
+    """Paste a rectangle of one picture into a quadrilateral of another.
+
+    Args:
+        source, target: (3, H, W) tensors in [0, 1].
+        rectangle: (left, top, right, bottom) pixels of the source.
+        corners: (4, 2) pixels of the target, a convex quadrilateral.
+
+    Returns:
+        The target with the patch, its border blended.
+
+    Raises:
+        ValueError: an empty rectangle, one outside the source, or bad corners.
+    """
+    left, top, right, bottom = rectangle
+    height, width = source.shape[1:]
+    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+        raise ValueError(
+            f"rectangle must be (left, top, right, bottom) within {width} x {height} "
+            f"px, got {tuple(rectangle)}"
+        )
+    box = [(left, top), (right, top), (right, bottom), (left, bottom)]
+    patch, weight = warp(source, box, corners, target.shape[1:])
+    return target + weight * (patch - target)
+
+
+def paste_and_reconstruct(
+    model, source, target, rectangle, corners, camera, resolution=128, **options
+):
+    """Paste a rectangle of one picture into another and reconstruct the result.
+
+    Args:
+        model, camera, resolution, options: see `reconstruction.reconstruct`; the camera
+            is the target's.
+        source, target: pictures, see `reconstruction.load_image`; the rectangle and the
+            corners are in pixels of the model's image size.
+        rectangle, corners: see `paste`.
+
+    Returns:
+        Reconstruction, whose `image` is the pasted picture.
+
+    Raises:
+        ValueError: as `paste` and `reconstruction.reconstruct`.
+    """
+    known = camera if isinstance(camera, Camera) else None
+    background = getattr(model, "background", "white")
+    framed = options.pop("framed", False)
+    images = [
+        load_image(
+            picture,
+            model.image_size,
+            camera=known,
+            framed=framed,
+            background=background,
+        )
+        for picture in (source, target)
+    ]
+    pasted = paste(*images, rectangle, corners).clamp(0, 1)
+    return reconstruct(model, pasted, camera, resolution, **options)
+
+
+def warp(maps, corners, target_corners, shape):
+    """Warp the quadrilateral of one picture to that of another, by a homography.
+
+    Args:
+        maps: (C, H, W).
+        corners, target_corners: (4, 2) pixels.
+        shape: height and width of the result.
+
+    Returns:
+        (C, *shape) and the patch's weight (*shape): 1 inside, falling smoothly to 0 at
+        the quadrilateral's border.
+
+    Raises:
+        ValueError: corners that are no convex quadrilateral.
+    """
+    unit = [(0, 0), (1, 0), (1, 1), (0, 1)]
+    to_unit = homography(target_corners, unit)
+    to_source = homography(unit, corners)
+    height, width = shape
+    y, x = np.mgrid[:height, :width] + 0.5
+    pixels = np.stack([x, y, np.ones_like(x)], -1)  # (H, W, 3)
+    inside = pixels @ to_unit.T
+    inside = inside[..., :2] / inside[..., 2:]
+    edge = np.minimum(inside, 1 - inside).min(-1) / BLEND
+    edge = np.clip(edge, 0, 1)
+    weight = torch.tensor(edge**2 * (3 - 2 * edge), dtype=maps.dtype)
+    found = np.concatenate([inside, np.ones_like(x)[..., None]], -1) @ to_source.T
+    uv = found[..., :2] / found[..., 2:] * 2 / np.array(maps.shape[:0:-1]) - 1
+    uv = torch.tensor(uv.reshape(1, -1, 2), dtype=maps.dtype)
+    return sample_maps(maps[None], uv)[0].reshape(-1, *shape), weight
+
+
+def homography(corners, target_corners):
+    """The matrix (3, 3) that takes four corners to four others (Hartley, Zisserman).
+
+    Raises:
+        ValueError: corners that are no convex quadrilateral.
+    """
+    rows = []
+    for (x, y), (u, v) in zip(_convex(corners), _convex(target_corners), strict=True):
+        rows.append([x, y, 1, 0, 0, 0, -u * x, -u * y])
+        rows.append([0, 0, 0, x, y, 1, -v * x, -v * y])
+    solution = np.linalg.solve(rows, np.ravel(target_corners))
+    return np.append(solution, 1).reshape(3, 3)
+
+
+def _convex(corners):
+    """Check and return corners (4, 2)."""
+    corners = np.asarray(corners, dtype=float)
+    if corners.shape == (4, 2) and np.isfinite(corners).all():
+        sides = np.roll(corners, -1, 0) - corners
+        (x, y), (u, v) = sides.T, np.roll(sides, -1, 0).T
+        if (x * v - y * u > 1e-6).all():
+            return corners
+    raise ValueError(
+        "corners must be four pixels (x, y) of a convex quadrilateral: top left, top "
+        f"right, bottom right, bottom left; got {corners.tolist()}"
+    )
