@@ -76,11 +76,11 @@ class Reconstruction(Prediction):
         from matplotlib import colormaps
 
         points = torch.tensor(self.mesh.vertices, dtype=torch.float32)
-        with torch.no_grad():  # on the surface F = 0, hence f_D = -f_B
-            added = self.base_sdf(points.to(self.device)).cpu().numpy()
-        limit = max(np.quantile(np.abs(added), 0.99), 1e-6)
+        with torch.no_grad():  # on the surface F = 0: it lies f_B outside the base's
+            outward = self.base_sdf(points.to(self.device)).cpu().numpy()
+        limit = max(np.quantile(np.abs(outward), 0.99), 1e-6)
         mesh = self.mesh.copy()
-        colors = colormaps["RdBu_r"](0.5 + added / limit / 2, bytes=True)
+        colors = colormaps["RdBu_r"](0.5 + outward / limit / 2, bytes=True)
         mesh.visual = trimesh.visual.ColorVisuals(mesh, vertex_colors=colors)
         return mesh
 

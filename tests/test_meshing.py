@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy.spatial import cKDTree
 
+from d2im.camera import Camera
 from d2im.fields import box, displaced_field, sphere, torus
 from d2im.meshing import extract_mesh
 
@@ -34,6 +35,16 @@ def sheet(height, thickness=0.008):  # both thinner than a cell of the grids bel
     return lambda p: flat(p - p.new_tensor((0, height, 0)))
 
 
+def gyroid(p):  # gradient of sin x cos y + ... is at most sqrt(3), hence L = 1 below
+    s, c = torch.sin(18 * p), torch.cos(18 * p)
+    waves = (s * c.roll(-1, -1)).sum(-1).abs() - 0.4
+    return torch.maximum(waves / (18 * 3**0.5), p.norm(dim=-1) - 0.45)
+
+
+def touching(p):  # two balls with one point in common
+    return torch.minimum(sphere(0.2, (0.2, 0, 0))(p), sphere(0.2, (-0.2, 0, 0))(p))
+
+
 FIELDS = {  # field, bound of its gradient
     "sphere": (sphere(0.4), 1.0),
     "box": (box((0.3, 0.2, 0.1)), 1.0),
@@ -43,6 +54,8 @@ FIELDS = {  # field, bound of its gradient
     "balls": (union_of_balls, 1.0),
     "shell": (shell, 1.0),
     "cut": (sphere(0.6), 1.0),
+    "gyroid": (gyroid, 1.0),
+    "touching balls": (touching, 1.0),
     "sheet": (sheet(1.1 / 69 * 0.5), 1.0),
 }
 
@@ -148,6 +161,75 @@ def test_a_field_with_forward_mode_derivatives_can_be_extracted():
     field = displaced_field(sphere(0.4), maps, Orthographic())
     bounds = extract_mesh(field, 64).bounds[:, 2]
     assert bounds == pytest.approx([-0.35, 0.4], abs=2e-3)
+
+
+def relief(way="gradient", amplitude=0.04, seed=0):
+    """Smooth random maps with a bump 3 px wide, far higher than a cell."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(1, 2, 8, 8, generator=generator) * amplitude / 3
+    maps = torch.nn.functional.interpolate(coarse, (96, 96), mode="bicubic")[0]
+    maps[0, 46:49, 50:53] -= 2 * amplitude
+    return maps, Camera(25, 15, 1, 96), way
+
+
+def rounded_box(p):  # smooth along the view, but for the edges' measure zero
+    q = p.abs() - p.new_tensor((0.25, 0.3, 0.15))
+    return (q.clamp(min=0) ** 2 + 1e-12).sum(-1).sqrt() + q.amax(-1).clamp(max=0) - 0.05
+
+
+@pytest.mark.parametrize("way", ["gradient", "finite_difference"])
+@pytest.mark.parametrize("field", [sphere(0.35), torus(), rounded_box, bumpy])
+def test_base_and_relief_have_the_meshes_of_their_dense_grids(field, way):
+    maps, camera, way = relief(way)
+    both = extract_mesh(field, 70, relief=(maps, camera, way), both=True)
+    final = displaced_field(field, maps, camera, way)
+    for sparse, whole in zip(both, (field, final), strict=True):
+        dense = extract_mesh(whole, 70, coarse=70)
+        assert sparse.faces.shape == dense.faces.shape
+        assert sparse.euler_number == dense.euler_number
+        assert sparse.body_count == dense.body_count
+        moved = cKDTree(dense.vertices).query(sparse.vertices)[0] > 1e-6
+        assert moved.sum() <= sparse.metadata["jumps"]  # 0 for the base
+    assert both[1].metadata["jumps"] > 50
+    assert both[1].metadata["evaluations"] < 70**3 / 3
+
+
+def test_a_narrow_high_bump_of_the_map_is_not_lost():
+    maps = torch.zeros(2, 224, 224)
+    maps[0, 110:113, 110:113] = -0.12  # a rod 3 px wide, 14 cells high
+    camera = Camera(0, 0, 1, 224)
+    mesh = extract_mesh(sphere(0.3), 128, relief=(maps, camera, "gradient"))
+    assert mesh.bounds[1, 2] == pytest.approx(0.42, abs=0.01)
+    assert mesh.body_count == 1
+
+
+def test_the_base_mesh_is_the_same_with_and_without_relief():
+    alone = extract_mesh(torus(), 64)
+    beside, _ = extract_mesh(torus(), 64, relief=relief(), both=True)
+    assert_same_mesh(beside, alone)
+
+
+def test_where_front_turns_to_back_the_wall_is_flat():
+    class Orthographic:
+        rotation, focal, size = np.eye(3), 8.0, 8
+
+        def project(self, points):
+            return points[:, :2] / 0.55, points[:, 2] + 2
+
+    maps = torch.zeros(2, 8, 8)
+    maps[0] += 0.05  # the front half shrinks: a step of 6 cells at z = 0
+    args = (maps, Orthographic(), "gradient")
+    treated = extract_mesh(sphere(0.4), 64, relief=args)
+    plain = extract_mesh(displaced_field(sphere(0.4), *args), 64)
+    cell, off = 1.1 / 63, {}
+    for name, mesh in (("treated", treated), ("plain", plain)):
+        radius = np.linalg.norm(mesh.vertices[:, :2], axis=1)
+        wall = (abs(mesh.vertices[:, 2]) < cell) & (radius > 0.36) & (radius < 0.39)
+        off[name] = abs(mesh.vertices[wall, 2])
+    assert treated.metadata["jumps"] >= len(off["treated"]) > 100
+    assert off["treated"].max() < cell / 8
+    assert off["plain"].max() > cell / 4
+    assert treated.is_watertight and treated.euler_number == plain.euler_number
 
 
 @pytest.mark.parametrize(
