@@ -23,6 +23,7 @@ PARTS = {  # part -> the names it gives to the package, in the order data flows
     "training": ("train",),
     "meshing": ("extract_mesh",),
     "reconstruction": ("Reconstruction", "reconstruct"),
+    "editing": (),
     "metrics": (),
     "plots": (),
     "run": (),
