@@ -66,11 +66,11 @@ def test_the_library_imports_only_declared_packages():
     undeclared = set()
     for path in (ROOT / "d2im").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            names = [alias.name for alias in getattr(node, "names", [])]
-            if isinstance(node, ast.ImportFrom):
-                names = [node.module] if node.level == 0 else []
-            elif not isinstance(node, ast.Import):
-                names = []
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module]
             for top in {name.split(".")[0] for name in names}:
                 owner = {o.lower() for o in owners.get(top, [top])}
                 if top not in sys.stdlib_module_names and not owner & declared:
