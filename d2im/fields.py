@@ -14,25 +14,21 @@ def sample_maps(maps, uv):
     """Look maps up at uv, bilinearly; outside the picture the border goes on.
 
     Args:
-        maps: (B, C, H, W).
-        uv: (B, P, 2) in [-1, 1], pixel edges at ±1.
+        maps: (B, C, H, W). uv: (B, P, 2) in [-1, 1], pixel edges at ±1.
 
     Returns:
         (B, C, P).
     """
-    return F.grid_sample(
-        maps, uv[:, :, None], padding_mode="border", align_corners=False
-    )[..., 0]
+    grid = uv[:, :, None]
+    return F.grid_sample(maps, grid, padding_mode="border", align_corners=False)[..., 0]
 
 
 def displaced_sdf(base_sdf, displacement, uv, front):
     """F(p) = f_B(p) + f_DF(u(p)) where p is front-facing, + f_DB(u(p)) otherwise.
 
     Args:
-        base_sdf: (B, P), in the units of the displacement.
-        displacement: (B, 2, H, W): 0 front, 1 back.
-        uv: (B, P, 2).
-        front: (B, P) bool.
+        base_sdf: (B, P), in the units of the displacement. front: (B, P) bool.
+        displacement: (B, 2, H, W): 0 front, 1 back. uv: (B, P, 2).
 
     Returns:
         (B, P).
@@ -45,8 +41,7 @@ def front_mask(field, points, direction, way="gradient"):
     """Which points are front-facing: the field falls along the camera's z axis.
 
     Args:
-        field: the base field.
-        points: (P, 3) world.
+        field: the base field. points: (P, 3) world.
         direction: (3,) unit, the camera's z axis in the world (`rotation[2]`).
         way: "gradient", the exact directional derivative by forward mode, or
             "finite_difference", a step of 0.03 along the axis (released code).
@@ -73,34 +68,16 @@ def _value_and_front(field, points, direction, way):
 
 
 def base_field(decoder, code, scale):
-    """The base field f_B of one code.
-
-    Args:
-        decoder: BaseDecoder.
-        code: (1, C).
-        scale: what the decoder's output is divided by (SDF_SCALE).
-
-    Returns:
-        A field in world units, for points on any device.
-    """
-
-    def field(points):
-        return (decoder(code, points.to(code)[None])[0] / scale).to(points)
-
-    return field
+    """The base field f_B of a code (1, C): the BaseDecoder's output by its scale."""
+    return lambda p: (decoder(code, p.to(code)[None])[0] / scale).to(p)
 
 
 def displaced_field(base, displacement, camera, way="gradient"):
     """The field F = f_B + f_D of a base field and its maps.
 
     Args:
-        base: field.
-        displacement: (2, H, W) world units: 0 front, 1 back.
-        camera: Camera that the maps belong to.
-        way: of `front_mask`.
-
-    Returns:
-        A field in world units.
+        base: field. displacement: (2, H, W) world units: 0 front, 1 back.
+        camera: Camera that the maps belong to. way: of `front_mask`.
     """
 
     def field(points):

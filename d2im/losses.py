@@ -7,23 +7,18 @@ Points near the silhouette or a depth step have no Laplacian: `stencil_mask` dro
 import torch
 import torch.nn.functional as F
 
+from .camera import project
+
 DELTA = 0.02  # world units: how near the surface detail lives
 DEPTH_STEP = 0.04  # world units a pixel: steeper is another surface
 
 
 def gradient(maps):
-    """Central differences of maps; at the border the edge value goes on.
-
-    Args:
-        maps: (B, H, W).
-
-    Returns:
-        (B, 2, H, W): along x, along y, per pixel.
-    """
+    """Central differences of maps (B, H, W) -> (B, 2, H, W): along x, y, per pixel."""
     m = F.pad(maps, (1, 1, 1, 1), mode="replicate")
-    return torch.stack(
-        [m[:, 1:-1, 2:] - m[:, 1:-1, :-2], m[:, 2:, 1:-1] - m[:, :-2, 1:-1]], 1
-    ).div(2)
+    along_x = m[:, 1:-1, 2:] - m[:, 1:-1, :-2]
+    along_y = m[:, 2:, 1:-1] - m[:, :-2, 1:-1]
+    return torch.stack([along_x, along_y], 1) / 2
 
 
 def divergence(vectors):
@@ -41,12 +36,7 @@ def laplacian(maps):
 def stencil_mask(mask, depth):
     """Where the 5-point stencil stays inside the mask and on one surface.
 
-    Args:
-        mask: (B, H, W) bool.
-        depth: (B, H, W) world units.
-
-    Returns:
-        (B, H, W) bool.
+    Args: mask (B, H, W) bool, depth (B, H, W) world units. Returns: (B, H, W) bool.
     """
     valid = mask.clone()
     valid[:, [0, -1]] = False
@@ -58,66 +48,33 @@ def stencil_mask(mask, depth):
     return valid
 
 
-def laplacian_target(normals, depth, focal, form="transformed"):
-    """The Laplacian that the normal map asks of the front displacement.
-
-    At fixed depth z, dF/du = n z/f. Form "image" is the divergence of that with z held
-    per pixel; form "transformed" (the paper's last) is the same equation divided by
-    z/f, so that its size suits the other losses.
-
-    Args:
-        normals: (B, 3, H, W) camera frame.
-        depth: (B, H, W) world units.
-        focal: (B,) pixels of this map.
-        form: "transformed" or "image".
-
-    Returns:
-        (B, H, W).
-    """
-    target = divergence(normals[:, :2])
-    return target if form == "transformed" else target * depth / focal[:, None, None]
-
-
-def laplacian_prediction(displacement, depth, focal, form="transformed"):
-    """The Laplacian of a displacement map, in the units of `laplacian_target`.
-
-    Args:
-        displacement: (B, H, W), world units.
-        depth: (B, H, W) world units. focal: (B,) pixels. form: as above.
-
-    Returns:
-        (B, H, W); where depth is 0 (outside the mask) it means nothing.
-
-    Raises:
-        ValueError: an unknown form.
-    """
-    if form not in ("transformed", "image"):
-        raise ValueError(f'form must be "transformed" or "image", got {form!r}')
-    predicted = laplacian(displacement)
-    if form == "image":
-        return predicted
-    return predicted * focal[:, None, None] / depth.clamp(min=1e-3)  # du/dp' = f/z
-
-
 def laplacian_maps(front_displacement, views, form="transformed"):
     """Predicted and target Laplacian of views, and where they can be compared.
 
+    At fixed depth z, dF/du = n z/f. Form "image" asks that the Laplacian of f_DF be the
+    divergence of that, with z held per pixel; form "transformed" (the paper's last) is
+    the same equation divided by z/f, so that its size suits the other losses.
+
     Args:
-        front_displacement: (B, H, W), world units.
-        views: dict with normals (B, 3, H, W), depth (B, H, W), mask (B, H, W) bool and
-            camera (B, 16), rows of `Camera.to_array`.
-        form: see `laplacian_target`.
+        front_displacement: (B, H, W), world units. form: "transformed" or "image".
+        views: dict with normals (B, 3, H, W) in the camera frame, depth (B, H, W) in
+            world units, mask (B, H, W) bool and camera (B, 16), `Camera.to_array`.
 
     Returns:
         predicted, target and valid (bool), each (B, H, W).
     """
     depth, cameras = views["depth"], views["camera"]
     focal = cameras[:, 12] * depth.shape[-1] / cameras[:, 15]  # in pixels of the maps
-    return (
-        laplacian_prediction(front_displacement, depth, focal, form),
-        laplacian_target(views["normals"], depth, focal, form),
-        stencil_mask(views["mask"], depth),
-    )
+    pixel = depth.clamp(min=1e-3) / focal[:, None, None]  # z/f; 0 outside the mask
+    predicted = laplacian(front_displacement)
+    target = divergence(views["normals"][:, :2])
+    if form == "transformed":
+        predicted = predicted / pixel
+    elif form == "image":
+        target = target * pixel
+    else:
+        raise ValueError(f'form must be "transformed" or "image", got {form!r}')
+    return predicted, target, stencil_mask(views["mask"], depth)
 
 
 def base_loss(base_sdf, sdf):
@@ -130,15 +87,34 @@ def sdf_loss(displaced, sdf):
     return F.l1_loss(displaced, sdf)
 
 
-def pixel_index(uv, height, width):
-    """The pixel that each uv falls in, as an index into a flattened (H * W) map.
+def near_loss(field, sdf, near):
+    """DISN's loss: mean absolute error, four times as heavy where `near` (bool)."""
+    return ((field - sdf).abs() * (1 + 3 * near)).mean()
 
-    Args:
-        uv: (B, P, 2).
 
-    Returns:
-        index (B, P) long, clamped into the picture, and inside (B, P) bool.
+def camera_loss(predicted, true, points):
+    """Mean squared error of points (B, P, 3) in the frames of two cameras (B, 16)."""
+    return F.mse_loss(project(points, predicted)[1], project(points, true)[1])
+
+
+def camera_errors(predicted, true, points):
+    """Errors of cameras (B, 16) at points (B, P, 3), world, as a dict of (B,).
+
+    rotation_degrees: angle between the rotations; distance: of the distances from the
+    origin, world units; reprojection_px: mean over the points.
     """
+    turn = (predicted - true)[:, :9].norm(dim=-1)  # |R - R'| = sqrt(8) sin(angle / 2)
+    shift = project(points, predicted)[0] - project(points, true)[0]  # uv
+    away = [rows[:, 9:12].norm(dim=-1) for rows in (predicted, true)]
+    return {
+        "rotation_degrees": 2 * torch.rad2deg(torch.asin((turn / 8**0.5).clamp(max=1))),
+        "distance": (away[0] - away[1]).abs(),
+        "reprojection_px": shift.norm(dim=-1).mean(1) * true[:, 15] / 2,
+    }
+
+
+def pixel_index(uv, height, width):
+    """Index (B, P) of uv's pixels in a flattened map, clamped; inside (B, P), bool."""
     size = uv.new_tensor([width, height])
     pixel = ((uv + 1) / 2 * size).floor()
     inside = ((pixel >= 0) & (pixel < size)).all(-1)
@@ -147,14 +123,10 @@ def pixel_index(uv, height, width):
 
 
 def visible_near(uv, point_depth, front, sdf, mask, depth):
-    """Points with detail to learn: front-facing, near the surface, on its visible part.
+    """Points with detail to learn: p in P_F, |F| < δ and |z(p) - depth(u(p))| < δ.
 
-    Args:
-        uv (B, P, 2), point_depth (B, P), front (B, P) bool, sdf (B, P) world units.
-        mask (B, H, W) bool, depth (B, H, W) world units.
-
-    Returns:
-        (B, P) bool: p in P_F, |F| < δ and |z(p) - depth(u(p))| < δ.
+    Args: uv (B, P, 2), point_depth, front (bool), sdf (B, P), mask (bool), depth
+    (B, H, W), in world units. Returns: (B, P) bool.
     """
     index, inside = pixel_index(uv, *mask.shape[1:])
     surface_depth = depth.flatten(1).gather(1, index)
@@ -167,11 +139,8 @@ def laplacian_loss(predicted, target, valid, uv, chosen):
     """L_lap: mean squared difference of the Laplacians over the chosen points.
 
     Args:
-        predicted, target: (B, H, W) maps. valid: (B, H, W) bool, see `stencil_mask`.
-        uv: (B, P, 2). chosen: (B, P) bool, see `visible_near`.
-
-    Returns:
-        A scalar; 0 where no point is chosen.
+        predicted, target, valid: (B, H, W), see `laplacian_maps`.
+        uv: (B, P, 2). chosen: (B, P) bool, see `visible_near`; 0 where none is.
     """
     index, _ = pixel_index(uv, *valid.shape[1:])
     chosen = chosen & valid.flatten(1).gather(1, index)

@@ -1,27 +1,28 @@
-"""The networks of D²IM-Net (Li and Zhang, CVPR 2021).
+"""D²IM-Net (Li and Zhang, CVPR 2021), its rivals IM-NET and DISN, and a camera network.
 
 One image is encoded into a global code and a feature pyramid. The code drives an IM-NET
 decoder (Chen and Zhang, CVPR 2019) that gives the smooth base field; the pyramid drives
-a decoder that gives a front and a back displacement map at the image's size.
+a decoder that gives a front and a back displacement map at the image's size. All field
+networks have `encode` and `fields`: one loop trains them, one extractor meshes them.
 
 Shapes: B batch, P points, C channels, H x W map. Decoders return SDF_SCALE times world
-units, the scale that the losses compare; `D2IMNet.forward` returns world units.
+units, the scale that the losses compare; `forward` and `fields` return world units.
 """
 
 import json
 import math
-from inspect import signature
 from itertools import pairwise
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import PyTorchModelHubMixin
+from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from safetensors import SafetensorError
+from safetensors.torch import load
 from torch import nn
 
-from .camera import project
-from .fields import displaced_sdf
+from .camera import DISTANCE, LENS_MM, SENSOR_MM, Camera, project
+from .fields import base_field, displaced_field, displaced_sdf, sample_maps
 
 START_RADIUS = 0.3  # world units, of the ball that an untrained base field is
 SDF_SCALE = 10.0  # the released data's factor: distances of ~0.1 become of order 1
@@ -36,64 +37,58 @@ class ResidualBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
-        self.downsample = None
+        self.downsample = nn.Sequential()  # empty where the sizes stay
         if stride != 1 or width_in != width:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(width_in, width, 1, stride, bias=False),
-                nn.BatchNorm2d(width),
-            )
+            self.downsample.append(nn.Conv2d(width_in, width, 1, stride, bias=False))
+            self.downsample.append(nn.BatchNorm2d(width))
 
     def forward(self, x):
         """(B, C_in, H, W) -> (B, C, H / stride, W / stride)."""
-        shortcut = x if self.downsample is None else self.downsample(x)
-        x = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(x)) + shortcut)
+        hidden = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(hidden)) + self.downsample(x))
 
 
 class ImageEncoder(nn.Module):
     """A ResNet whose first convolution keeps the full resolution.
 
     Args:
-        widths: channels of the first convolution and of the four stages.
-        blocks: residual blocks of the four stages.
+        encoder_widths: channels of the first convolution and of the four stages.
+        encoder_blocks: residual blocks of the four stages.
         hidden_size: width of the linear layer before the code (ImageNet's 1000).
         code_size: C of the global code.
     """
 
-    def __init__(self, widths, blocks, hidden_size, code_size):
+    def __init__(self, encoder_widths, encoder_blocks, hidden_size, code_size):
         super().__init__()
-        self.conv1 = nn.Conv2d(3, widths[0], 7, 1, 3, bias=False)
-        self.bn1 = nn.BatchNorm2d(widths[0])
-        for stage, (width_in, width) in enumerate(pairwise(widths)):
-            layers = [ResidualBlock(width_in, width, 1 if stage == 0 else 2)]
-            layers += [ResidualBlock(width, width, 1) for _ in range(blocks[stage] - 1)]
-            self.add_module(f"layer{stage + 1}", nn.Sequential(*layers))
-        self.fc = nn.Linear(widths[-1], hidden_size)
+        self.conv1 = nn.Conv2d(3, encoder_widths[0], 7, 1, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(encoder_widths[0])
+        for stage, (width_in, width) in enumerate(pairwise(encoder_widths)):
+            blocks = nn.Sequential(ResidualBlock(width_in, width, 2 if stage else 1))
+            blocks.extend(
+                ResidualBlock(width, width, 1) for _ in range(encoder_blocks[stage] - 1)
+            )
+            self.add_module(f"layer{stage + 1}", blocks)
+        self.fc = nn.Linear(encoder_widths[-1], hidden_size)
         self.fc1 = nn.Linear(hidden_size, code_size)
 
     def forward(self, image):
-        """Encode images.
-
-        Args:
-            image: (B, 3, H, W) RGB in [0, 1].
-
-        Returns:
-            code (B, C) and the pyramid: five maps of side H, H/2, H/4, H/8, H/16.
-        """
+        """(B, 3, H, W) -> code (B, C) and maps of side H, H/2, H/4, H/8, H/16."""
         x = F.relu(self.bn1(self.conv1(image)))
         features = [x]
         x = F.max_pool2d(x, 3, 2, 1)
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = stage(x)
             features.append(x)
-        code = self.fc1(self.fc(x.mean((2, 3))))
-        return code, features
+        return self.fc1(self.fc(x.mean((2, 3)))), features
 
 
 class BaseDecoder(nn.Module):
     """The IM-NET decoder: the base field f_B of a code, times SDF_SCALE.
 
-    The point is appended to the input of every layer but the last two.
+    The point is appended to the input of every layer but the last two. It starts as a
+    ball of START_RADIUS rather than on the plateau of a constant field: with hidden
+    weights from N(0, 2/width) a ReLU network is |p| on the average (Atzmon and Lipman,
+    SAL, CVPR 2020, theorem 1). The code enters softly, later xyz inputs begin at 0.
 
     Args:
         code_size: C of the code.
@@ -102,48 +97,24 @@ class BaseDecoder(nn.Module):
 
     def __init__(self, code_size, widths):
         super().__init__()
-        inputs = [code_size, *widths[:-1]]
-        xyz = [3] * (len(widths) - 1) + [0]
-        self.layers = nn.ModuleList(
-            nn.Linear(i + p, o) for i, p, o in zip(inputs, xyz, widths, strict=True)
-        )
+        self.layers = nn.ModuleList()
+        for k, (hidden, width) in enumerate(pairwise([code_size, *widths])):
+            last = k == len(widths) - 1
+            layer = nn.Linear(hidden if last else hidden + 3, width)
+            with torch.no_grad():
+                from_hidden, from_xyz = layer.weight.tensor_split([hidden], 1)
+                std = (2 / width) ** 0.5
+                from_hidden.normal_(std=std if k else 0.01)
+                from_xyz.normal_(std=0.0 if k else std)
+                layer.bias.zero_()
+            self.layers.append(layer)
         self.out = nn.Linear(widths[-1], 1)
-        self._start_as_a_ball(code_size)
-
-    @torch.no_grad()
-    def _start_as_a_ball(self, code_size):
-        """Geometric initialisation (Atzmon and Lipman, SAL, CVPR 2020, theorem 1).
-
-        With hidden weights from N(0, 2/width) a ReLU network is |p| on the average, so
-        that training starts at a ball of radius START_RADIUS rather than on the plateau
-        of a constant field. The code enters softly, later xyz inputs begin at 0.
-        """
-        for k, layer in enumerate(self.layers):
-            hidden, xyz = layer.weight.tensor_split(
-                [code_size if k == 0 else self.layers[k - 1].out_features], 1
-            )
-            started = xyz if k == 0 else hidden
-            nn.init.normal_(started, std=(2 / layer.out_features) ** 0.5)
-            nn.init.zeros_(layer.bias)
-            if k:
-                nn.init.zeros_(xyz)
-            else:
-                nn.init.normal_(hidden, std=0.01)
-        width = self.out.in_features
-        nn.init.normal_(self.out.weight, (math.pi / width) ** 0.5, 1e-3)
-        self.out.weight *= SDF_SCALE
+        mean = SDF_SCALE * (math.pi / widths[-1]) ** 0.5
+        nn.init.normal_(self.out.weight, mean, 1e-3 * SDF_SCALE)
         nn.init.constant_(self.out.bias, -START_RADIUS * SDF_SCALE)
 
     def forward(self, code, points):
-        """Evaluate the base field.
-
-        Args:
-            code: (B, C).
-            points: (B, P, 3) world.
-
-        Returns:
-            (B, P), SDF_SCALE times the signed distance in world units.
-        """
+        """Codes (B, C) and points (B, P, 3) -> (B, P), scaled."""
         if points.ndim != 3 or points.shape[-1] != 3:
             raise ValueError(f"points must be (B, P, 3), got {tuple(points.shape)}")
         hidden = code[:, None]  # (B, 1, C): the code's part of layer 1 is done once
@@ -152,8 +123,7 @@ class BaseDecoder(nn.Module):
             weight_hidden, weight_xyz = layer.weight.tensor_split([hidden.shape[-1]], 1)
             from_points = F.linear(points, weight_xyz, layer.bias)
             hidden = F.relu(F.linear(hidden, weight_hidden) + from_points)  # (B, P, C)
-        hidden = F.relu(self.layers[-1](hidden))
-        return self.out(hidden)[..., 0]
+        return self.out(F.relu(self.layers[-1](hidden)))[..., 0]
 
 
 class DisplacementDecoder(nn.Module):
@@ -162,10 +132,12 @@ class DisplacementDecoder(nn.Module):
     Args:
         widths: channels of the encoder's five maps, finest first.
         channels: of the decoder.
+        maps: how many are used: 2, 1 (front only) or 0; the others are 0.
     """
 
-    def __init__(self, widths, channels):
+    def __init__(self, widths, channels, maps=2):
         super().__init__()
+        self.maps = maps
         self.lateral = nn.ModuleList(nn.Conv2d(w, channels, 1) for w in widths)
         self.up = nn.ModuleList(nn.Conv2d(channels, channels, 1) for _ in widths[1:])
         self.smooth = nn.Conv2d(channels, channels, 3, padding=1)
@@ -175,28 +147,42 @@ class DisplacementDecoder(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, features):
-        """Decode a pyramid.
-
-        Args:
-            features: maps of the encoder, finest first.
-
-        Returns:
-            (B, 2, H, W): 0 front, 1 back.
-        """
-        laterals = [
-            F.relu(conv(f)) for conv, f in zip(self.lateral, features, strict=True)
-        ]
-        x = laterals.pop()
-        for conv, lateral in zip(reversed(self.up), reversed(laterals), strict=True):
+        """Five maps, finest first -> (B, 2, H, W): 0 front, 1 back."""
+        pairs = zip(self.lateral, features, strict=True)
+        *rest, x = (F.relu(conv(maps)) for conv, maps in pairs)
+        for conv, lateral in zip(reversed(self.up), reversed(rest), strict=True):
             # A 1x1 convolution and bilinear upsampling commute; the first is cheaper
             # on the smaller map.
             x = F.interpolate(conv(x), scale_factor=2, mode="bilinear") + lateral
-        return self.out(F.relu(self.smooth(x)))
+        maps = self.out(F.relu(self.smooth(x)))
+        used = torch.arange(2, device=maps.device) < self.maps
+        return torch.where(used[:, None, None], maps, 0.0)
+
+
+def _mlp(sizes):
+    """Linear layers, each with a ReLU behind it."""
+    layers = (m for i, o in pairwise(sizes) for m in (nn.Linear(i, o), nn.ReLU()))
+    return nn.Sequential(*layers)
+
+
+class Stream(nn.Module):
+    """One of DISN's two streams: features of the point, joined by the picture's."""
+
+    def __init__(self, feature_size, point_widths, head_widths):
+        super().__init__()
+        self.points = _mlp([3, *point_widths])
+        self.join_points = nn.Linear(point_widths[-1], head_widths[0])
+        self.join_features = nn.Linear(feature_size, head_widths[0], bias=False)
+        self.head = nn.Sequential(_mlp(head_widths), nn.Linear(head_widths[-1], 1))
+
+    def forward(self, points, features):
+        """(B, P, 3) and (B, P or 1, C) -> (B, P), scaled."""
+        joined = self.join_points(self.points(points)) + self.join_features(features)
+        return self.head(F.relu(joined))[..., 0]
 
 
 PRESETS = {
-    # the released model's sizes
-    "paper": {
+    "paper": {  # the released model's sizes; the rivals' published ones
         "image_size": 224,
         "encoder_widths": (64, 64, 128, 256, 512),
         "encoder_blocks": (2, 2, 2, 2),
@@ -204,9 +190,10 @@ PRESETS = {
         "code_size": 128,
         "decoder_widths": (512, 256, 128, 64, 32, 32),
         "displacement_channels": 64,
+        "point_widths": (64, 256, 512),
+        "head_widths": (512, 256),
     },
-    # a CPU trains it in minutes
-    "small": {
+    "small": {  # a CPU trains it in minutes
         "image_size": 112,
         "encoder_widths": (16, 16, 32, 64, 128),
         "encoder_blocks": (1, 1, 1, 1),
@@ -214,99 +201,87 @@ PRESETS = {
         "code_size": 128,
         "decoder_widths": (128, 128, 64, 32, 32),
         "displacement_channels": 24,
+        "point_widths": (32, 64, 128),
+        "head_widths": (128, 64),
     },
 }
 
 
-class D2IMNet(nn.Module, PyTorchModelHubMixin):
-    """Image encoder, base decoder and displacement decoder.
+class ImageModel(nn.Module, PyTorchModelHubMixin):
+    """What the models share: an image encoder, presets and model folders.
 
     Args:
         image_size: side of the images and maps, a multiple of 16.
-        encoder_widths, encoder_blocks, hidden_size, code_size: see ImageEncoder.
-        decoder_widths: see BaseDecoder.
-        displacement_channels: see DisplacementDecoder.
-        frame: the frame that points are given in; "world" is the library's own.
+        frame: that points and cameras are given in; "world" is the library's own.
+        background: that the object stands on in the images, "white" or "black".
+        encoder: the settings of an ImageEncoder.
     """
 
-    def __init__(
-        self,
-        image_size,
-        encoder_widths,
-        encoder_blocks,
-        hidden_size,
-        code_size,
-        decoder_widths,
-        displacement_channels,
-        frame="world",
-    ):
+    SIZES = "image_size", "encoder_widths", "encoder_blocks", "hidden_size", "code_size"
+
+    def __init__(self, image_size, frame="world", background="white", **encoder):
         super().__init__()
         if image_size % 16:
             raise ValueError(f"image_size must be a multiple of 16, got {image_size}")
-        self.image_size, self.frame = image_size, frame
-        self.image_encoder = ImageEncoder(
-            encoder_widths, encoder_blocks, hidden_size, code_size
-        )
-        self.base_decoder = BaseDecoder(code_size, decoder_widths)
-        self.displacement_decoder = DisplacementDecoder(
-            encoder_widths, displacement_channels
-        )
+        self.image_size, self.frame, self.background = image_size, frame, background
+        self.image_encoder = ImageEncoder(**encoder)
 
     @classmethod
-    def preset(cls, name):
-        """A new model of a named size: "paper" (224 px) or "small" (112 px).
+    def preset(cls, name, **changes):
+        """A new model of the size "paper" (224 px) or "small" (112 px).
 
-        Raises:
-            ValueError: another name.
+        Args:
+            name: of the preset. changes: settings that differ from it.
         """
         if name not in PRESETS:
             raise ValueError(f"no preset {name!r}; there are: {', '.join(PRESETS)}")
-        return cls(**PRESETS[name])
+        return cls(**{size: PRESETS[name][size] for size in cls.SIZES} | changes)
 
     @classmethod
-    def from_pretrained(cls, folder, **kwargs):
-        """Load a model folder: config.json and model.safetensors.
+    def from_pretrained(cls, folder):
+        """Load a model folder: config.json, whose settings tell its class, and weights.
 
         Args:
             folder: path of a folder written by `save_pretrained`, or a hub name.
 
         Returns:
-            D2IMNet in evaluation mode.
+            The model, a `cls`, in evaluation mode.
 
         Raises:
             FileNotFoundError: a local folder without one of the two files.
-            ValueError: a damaged file, or weights of another configuration.
+            ValueError: a damaged file, or one of another class or configuration.
         """
         path = Path(folder)
-        if path.is_dir():
-            _check_model_folder(path)
-        elif path.is_absolute() or len(path.parts) != 2 or path.parent.is_dir():
-            raise FileNotFoundError(f"no model folder {path}")
+        if not path.is_dir():
+            if path.is_absolute() or len(path.parts) != 2 or path.parent.is_dir():
+                raise FileNotFoundError(f"no model folder {path}")
+            path = Path(snapshot_download(str(folder)))
+        settings, weights = path / "config.json", path / "model.safetensors"
+        for file in (settings, weights):
+            if not file.is_file():
+                raise FileNotFoundError(f"no {file.name} in the model folder {path}")
+        kinds = {"displacement_channels": D2IMNet, "point_widths": DISN}
+        kinds |= {"head_widths": CameraNet, "decoder_widths": IMNet}
         try:
-            return super().from_pretrained(folder, strict=True, **kwargs)
+            config = dict(json.loads(settings.read_text()))
+            kind = next((kinds[name] for name in kinds if name in config), cls)
+            if not issubclass(kind, cls):
+                raise TypeError(f"it is of a {kind.__name__}")
+            model = kind(**config)
+            # Read, not mapped: a mapped file cannot be replaced on Windows.
+            model.load_state_dict(load(weights.read_bytes()))
+        except (TypeError, KeyError, ValueError) as error:
+            wrong = f"{settings} does not hold the settings of a {cls.__name__}"
+            raise ValueError(f"{wrong}: {error}") from error
         except SafetensorError as error:
-            raise ValueError(
-                f"{path / 'model.safetensors'} is damaged or truncated: {error}"
-            ) from error
+            raise ValueError(f"{weights} is damaged or truncated: {error}") from error
         except RuntimeError as error:  # load_state_dict: names or sizes differ
-            problem = str(error).strip().splitlines()[-1].strip()
-            raise ValueError(
-                f"the weights in {folder} are not of the sizes in its config.json "
-                f"(another preset?): {problem}"
-            ) from error
+            wrong = f"{weights} is not of the sizes in config.json (another preset?)"
+            raise ValueError(f"{wrong}: {str(error).splitlines()[-1]}") from error
+        return model.eval()
 
     def encode(self, image):
-        """Encode images.
-
-        Args:
-            image: (B, 3, image_size, image_size) RGB in [0, 1], on white.
-
-        Returns:
-            code (B, C) and features, five maps, finest first.
-
-        Raises:
-            ValueError: another shape.
-        """
+        """Images (B, 3, H, W), RGB in [0, 1], -> code (B, C), maps, finest first."""
         side = self.image_size
         if image.ndim != 4 or image.shape[1:] != (3, side, side):
             raise ValueError(
@@ -314,43 +289,140 @@ class D2IMNet(nn.Module, PyTorchModelHubMixin):
             )
         return self.image_encoder(image)
 
+
+class IMNet(ImageModel):
+    """IM-NET on the common encoder: the global code and its decoder alone, F = f_B.
+
+    Args:
+        decoder_widths: see BaseDecoder. settings: see ImageModel.
+    """
+
+    SIZES = (*ImageModel.SIZES, "decoder_widths")
+
+    def __init__(self, decoder_widths, **settings):
+        super().__init__(**settings)
+        self.base_decoder = BaseDecoder(settings["code_size"], decoder_widths)
+
+    def fields(self, image, camera=None, way=None):
+        """The field of one picture twice, and empty maps: see `D2IMNet.fields`."""
+        base = base_field(self.base_decoder, self.encode(image)[0], SDF_SCALE)
+        return base, base, torch.zeros_like(image[0, :2])
+
+
+class D2IMNet(IMNet):
+    """Image encoder, base decoder and displacement decoder.
+
+    Args:
+        displacement_channels, maps: see DisplacementDecoder.
+        settings: see IMNet and ImageModel.
+    """
+
+    SIZES = (*IMNet.SIZES, "displacement_channels")
+
+    def __init__(self, displacement_channels, maps=2, **settings):
+        super().__init__(**settings)
+        self.displacement_decoder = DisplacementDecoder(
+            settings["encoder_widths"], displacement_channels, maps
+        )
+
     def forward(self, image, points, cameras, front):
-        """F(p) = f_B(p) + f_D(u(p)), in world units.
+        """F(p) = f_B(p) + f_D(u(p)), (B, P) in world units.
 
         Args:
-            image: (B, 3, H, W).
-            points: (B, P, 3) world.
-            cameras: (B, 16), rows of `Camera.to_array`.
-            front: (B, P) bool, True where p is front-facing.
-
-        Returns:
-            (B, P), world units.
+            image: (B, 3, H, W). points: (B, P, 3) world. cameras: (B, 16), rows of
+            `Camera.to_array`. front: (B, P) bool, True where p is front-facing.
         """
         code, features = self.encode(image)
-        uv, _ = project(points, cameras)
         base = self.base_decoder(code, points)
-        return displaced_sdf(base, self.displacement_decoder(features), uv, front) / (
-            SDF_SCALE
-        )
+        displacement = self.displacement_decoder(features)
+        uv, _ = project(points, cameras)
+        return displaced_sdf(base, displacement, uv, front) / SDF_SCALE
+
+    def fields(self, image, camera, way="gradient"):
+        """The fields of one picture, which is encoded once.
+
+        Args:
+            image: (1, 3, H, W). camera: Camera of the picture.
+            way: how front and back are told apart, see `fields.front_mask`.
+
+        Returns:
+            f_B and F, fields in world units, and the displacement (2, H, W).
+        """
+        code, features = self.encode(image)
+        base = base_field(self.base_decoder, code, SDF_SCALE)
+        displacement = self.displacement_decoder(features)[0] / SDF_SCALE
+        return base, displaced_field(base, displacement, camera, way), displacement
 
 
-def _check_model_folder(path):
-    for name in ("config.json", "model.safetensors"):
-        if not (path / name).is_file():
-            raise FileNotFoundError(f"no {name} in the model folder {path}")
-    try:
-        config = json.loads((path / "config.json").read_text())
-    except ValueError as error:
-        raise ValueError(f"{path / 'config.json'} is not JSON: {error}") from error
-    known = signature(D2IMNet).parameters.values()
-    needed = {p.name for p in known if p.default is p.empty}
-    if not isinstance(config, dict) or not needed <= set(config):
-        raise ValueError(
-            f"{path / 'config.json'} lacks settings of a D2IMNet "
-            f"({', '.join(sorted(needed - set(config)))})"
-        )
-    if unknown := sorted(set(config) - {p.name for p in known}):
-        raise ValueError(
-            f"{path / 'config.json'} has settings that a D2IMNet does not know "
-            f"({', '.join(unknown)}): it is of another model or version"
-        )
+class DISN(ImageModel):
+    """DISN (Xu et al., NeurIPS 2019) on the common encoder: the sum of two streams,
+    one of the global code, one of the five feature maps at the point's projection.
+
+    Args:
+        point_widths, head_widths: see Stream. settings: see ImageModel.
+    """
+
+    SIZES = (*ImageModel.SIZES, "point_widths", "head_widths")
+
+    def __init__(self, point_widths, head_widths, **settings):
+        super().__init__(**settings)
+        local_size = sum(settings["encoder_widths"])
+        self.global_stream = Stream(settings["code_size"], point_widths, head_widths)
+        self.local_stream = Stream(local_size, point_widths, head_widths)
+
+    def decode(self, code, features, points, uv):
+        """Both streams: points (B, P, 3) and uv (B, P, 2) -> (B, P), scaled."""
+        local = torch.cat([sample_maps(maps, uv) for maps in features], 1).mT
+        overall = self.global_stream(points, code[:, None])
+        return overall + self.local_stream(points, local)
+
+    def fields(self, image, camera, way=None):
+        """The field of one picture twice, and empty maps: see `D2IMNet.fields`."""
+        code, features = self.encode(image)
+
+        def field(points):
+            uv, _ = camera.project(points)
+            points, uv = points[None].to(code), uv[None].to(code)
+            return (self.decode(code, features, points, uv)[0] / SDF_SCALE).to(points)
+
+        return field, field, torch.zeros_like(image[0, :2])
+
+
+class CameraNet(ImageModel):
+    """The camera of a picture: its distance, and its rotation by six numbers.
+
+    The six are two vectors, which Gram-Schmidt makes the rotation's first two rows
+    (Zhou et al., CVPR 2019). The camera looks at the origin through the library's lens.
+
+    Args:
+        head_widths: hidden layers of the two heads. settings: see ImageModel.
+    """
+
+    SIZES = (*ImageModel.SIZES, "head_widths")
+
+    def __init__(self, head_widths, **settings):
+        super().__init__(**settings)
+        sizes = [settings["code_size"], *head_widths]
+        self.distance = nn.Sequential(_mlp(sizes), nn.Linear(sizes[-1], 1))
+        self.rotation = nn.Sequential(_mlp(sizes), nn.Linear(sizes[-1], 6))
+        # Both start at the camera in front of the object, at ratio 1.
+        self.distance[1].bias.data[:] = 1.0
+        self.rotation[1].bias.data[:] = torch.tensor([1.0, 0, 0, 0, -1, 0])
+
+    def forward(self, image):
+        """(B, 3, H, W) -> (B, 16), rows of `Camera.to_array`."""
+        code, _ = self.encode(image)
+        right, down = self.rotation(code).split(3, -1)
+        right = F.normalize(right, dim=-1)
+        forward = F.normalize(torch.linalg.cross(right, down), dim=-1)
+        down = torch.linalg.cross(forward, right)
+        translation = F.pad(DISTANCE * self.distance(code), (2, 0))
+        lens = code.new_tensor([LENS_MM / SENSOR_MM, 0.5, 0.5, 1]) * self.image_size
+        lens = lens.expand(len(image), 4)
+        return torch.cat([right, down, forward, translation, lens], -1)
+
+    @torch.no_grad()
+    def camera(self, image):
+        """The Camera of one picture, (3, H, W); for a model in evaluation mode."""
+        row = self(image[None].to(self.image_encoder.fc.weight))[0]
+        return Camera.from_array(row.double().cpu())

@@ -1,7 +1,8 @@
 """The training loop: L = L_B + L_sdf + λ L_lap, a record a step, exact resume.
 
-A batch is a function of (seed, step) alone, so what a run must keep to go on bit for
-bit is the weights, the optimiser and the generators' states; they stand in one folder:
+The rivals and the camera network run in the same loop, each with its own loss. A batch
+is a function of (seed, step) alone, so what a run must keep to go on bit for bit is the
+weights, the optimiser and the generators' states; they stand in one folder:
 
     config.json, model.safetensors        the model, as `save_pretrained` writes it
     optimizer.safetensors, training.json  the optimiser's tensors; step and settings
@@ -27,15 +28,16 @@ from . import losses
 from .camera import project
 from .dataset import ShapeDataset
 from .fields import displaced_sdf
-from .networks import SDF_SCALE, D2IMNet
+from .networks import DISN, SDF_SCALE, CameraNet, D2IMNet
+
+DISN_NEAR = 0.01  # world units: nearer points weigh more in DISN's loss
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Settings of one run; stored as JSON beside the weights.
+    """Settings of one run; the defaults suit the small preset.
 
-    The defaults suit the small preset. The paper: learning rate 5e-5, batch 16,
-    400 epochs, weight decay 1e-5, λ = 1.
+    The paper: rate 5e-5, batch 16, 400 epochs, weight decay 1e-5, λ = 1.
     """
 
     steps: int = 1000
@@ -46,31 +48,35 @@ class TrainingConfig:
     clip_norm: float = 100.0  # for a bad step only: at 1, learning took a third longer
     laplacian_weight: float = 1.0  # λ
     laplacian_form: str = "transformed"  # or "image"
-    displacement: bool = True  # False: L_B alone, an IM-NET of the same size
     seed: int = 0
     checkpoint_every: int = 200
 
 
 def batch_losses(model, batch, config):
-    """The three terms of one batch.
+    """The loss terms of one batch, unweighted.
 
     Args:
-        model: D2IMNet.
+        model: D2IMNet, IMNet, DISN or CameraNet. config: TrainingConfig.
         batch: collated items of ShapeDataset on the model's device.
-        config: TrainingConfig.
 
     Returns:
-        dict of scalars: base, sdf, laplacian (without its weight).
+        dict of scalars: base, sdf, laplacian; of IMNet base, of DISN sdf alone; of
+        CameraNet camera.
     """
     points, cameras, target = batch["points"], batch["camera"], batch["sdf"]
+    if isinstance(model, CameraNet):
+        return {"camera": losses.camera_loss(model(batch["image"]), cameras, points)}
     code, features = model.encode(batch["image"])
-    base = model.base_decoder(code, points)  # (B, P), scaled
-    scaled = target * SDF_SCALE
-    terms = {"base": losses.base_loss(base, scaled)}
-    if not config.displacement:
-        return {**terms, "sdf": base.new_zeros(()), "laplacian": base.new_zeros(())}
-    displacement = model.displacement_decoder(features)  # (B, 2, H, W), scaled
     uv, camera_points = project(points, cameras)
+    scaled = target * SDF_SCALE
+    if isinstance(model, DISN):
+        field, near = model.decode(code, features, points, uv), target.abs() < DISN_NEAR
+        return {"sdf": losses.near_loss(field, scaled, near)}
+    base = model.base_decoder(code, points)  # (B, P), scaled
+    terms = {"base": losses.base_loss(base, scaled)}
+    if not isinstance(model, D2IMNet):
+        return terms
+    displacement = model.displacement_decoder(features)  # (B, 2, H, W), scaled
     # P_F: the true SDF falls along the camera's z axis (third row of the rotation)
     front = (batch["gradients"] * cameras[:, None, 6:9]).sum(-1) < 0
     displaced = displaced_sdf(base, displacement, uv, front)
@@ -89,26 +95,25 @@ def train(model, dataset, out, config=None, *, resume=True, workers=0):
     """Train a model; a generator that yields one record a step.
 
     Args:
-        model: D2IMNet. dataset: ShapeDataset.
+        model: see `batch_losses`. dataset: ShapeDataset. config: TrainingConfig.
         out: folder of the checkpoint, see the module's docstring.
-        config: TrainingConfig.
         resume: go on from the checkpoint in `out`, if there is one.
         workers: processes that read data.
 
     Yields:
-        dict: step (from 1), loss, base, sdf, laplacian, learning_rate, seconds.
+        dict: step (from 1), loss, its terms, learning_rate, seconds.
 
     Raises:
-        ValueError: the checkpoint is of other data, settings or sizes, or damaged;
-            `out` holds something else; several processes.
+        ValueError: the checkpoint is of another model, other data or settings, or
+            damaged; `out` holds something else; several processes.
         FloatingPointError: the loss is no longer finite; names the step.
     """
     config = config or TrainingConfig()
     out = Path(out)
-    old = _beside(out, ".old")
-    if not out.exists() and old.exists():
-        os.replace(old, out)  # killed while the checkpoints changed places
-    if out.exists() and not (out / "training.json").is_file() and any(out.iterdir()):
+    if not out.exists() and _beside(out, ".old").exists():
+        os.replace(_beside(out, ".old"), out)  # killed while they changed places
+    known = (out / "training.json").is_file()
+    if not known and out.exists() and any(out.iterdir()):
         raise ValueError(
             f"{out} holds files that are no checkpoint, and training would replace the "
             "folder: name another one"
@@ -121,27 +126,23 @@ def train(model, dataset, out, config=None, *, resume=True, workers=0):
         model.parameters(), config.learning_rate, weight_decay=config.weight_decay
     )
     start, records = 0, []
-    if resume and (out / "training.json").is_file():
+    if resume and known:
         start = load_checkpoint(out, model, optimizer, config, dataset)
         records = read_records(out)
     # Not in channels_last: it is faster, but torch 2.13 crashes on a CPU in training
     # convolutions with few channels.
-    prepared, optimizer = accelerator.prepare(model, optimizer)
-    model = accelerator.unwrap_model(prepared)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    keys = _batch_keys(len(dataset), config, start)
     loader = torch.utils.data.DataLoader(
-        dataset,
-        batch_sampler=_batch_keys(len(dataset), config, start),
-        num_workers=workers,
-        persistent_workers=workers > 0,
+        dataset, batch_sampler=keys, num_workers=workers
     )
     model.train()
     for step, batch in enumerate(loader, start + 1):
         begun = time.perf_counter()
         batch = {k: v.to(accelerator.device) for k, v in batch.items()}
         terms = batch_losses(model, batch, config)
-        loss = (
-            terms["base"] + terms["sdf"] + config.laplacian_weight * terms["laplacian"]
-        )
+        weights = {"laplacian": config.laplacian_weight}  # the others weigh 1
+        loss = sum(weights.get(name, 1) * term for name, term in terms.items())
         if not torch.isfinite(loss):
             raise FloatingPointError(
                 f"the loss is {loss.item()} at step {step}: train anew with a lower "
@@ -151,8 +152,7 @@ def train(model, dataset, out, config=None, *, resume=True, workers=0):
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
         rate = config.learning_rate * _learning_rate_factor(step - 1, config)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        optimizer.param_groups[0]["lr"] = rate
         optimizer.step()
         record = {
             "step": step,
@@ -176,31 +176,21 @@ def read_records(out):
 
 
 def smoke_model(data, out):
-    """Train the small preset for 20 steps, for a notebook that was given no model.
-
-    Args:
-        data: folder of examples at 112 px.
-        out: folder of the model.
-
-    Returns:
-        D2IMNet, hardly trained.
-    """
+    """Train the small preset for 20 steps on examples at 112 px, for a notebook."""
     torch.manual_seed(0)
     model = D2IMNet.preset("small")
     config = TrainingConfig(steps=20, batch_size=4, warmup_steps=5)
     dataset = ShapeDataset(data, None, points=512)
-    for _ in train(model, dataset, out, config, resume=False):
-        pass
+    list(train(model, dataset, out, config, resume=False))
     return model.eval()
 
 
 def _learning_rate_factor(step, config):
     """Linear warm-up, then half a cosine down to a hundredth."""
     warm = min(1.0, (step + 1) / max(config.warmup_steps, 1))
-    done = max(0, step - config.warmup_steps) / max(
-        config.steps - config.warmup_steps, 1
-    )
-    return warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
+    rest = max(config.steps - config.warmup_steps, 1)
+    done = min(max(0, step - config.warmup_steps) / rest, 1.0)
+    return warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
 def _batch_keys(count, config, start):
@@ -224,12 +214,8 @@ def _beside(out, suffix):
 def save_checkpoint(out, model, optimizer, records, config, dataset):
     """Write a checkpoint beside the last one, then change places with it.
 
-    Args:
-        out: folder. model, optimizer, config: what to keep.
-        records: of all steps so far; the last one's step is the checkpoint's.
-        dataset: what it learns from; its fingerprint is kept.
+    Args: as of `train`; records: of all steps so far.
     """
-    out = Path(out)
     fresh, old = _beside(out, ".new"), _beside(out, ".old")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
@@ -261,9 +247,7 @@ def save_checkpoint(out, model, optimizer, records, config, dataset):
 def load_checkpoint(out, model, optimizer, config, dataset):
     """Put a checkpoint's weights, optimiser and random state back.
 
-    Args:
-        out: folder. model, optimizer: filled in place.
-        config, dataset: what the run goes on with; they have to be the checkpoint's.
+    Args: as of `train`; model and optimizer are filled in place.
 
     Returns:
         The step that it was written after.
@@ -271,7 +255,6 @@ def load_checkpoint(out, model, optimizer, config, dataset):
     Raises:
         ValueError: it is damaged, of another model, data or other settings.
     """
-    out = Path(out)
     try:
         state = json.loads((out / "training.json").read_text())
         trained = {**state["config"], "data": state["data"]}
@@ -286,16 +269,16 @@ def load_checkpoint(out, model, optimizer, config, dataset):
             f"the checkpoint in {out} was trained with other settings "
             f"({', '.join(other)}): choose another folder, or resume=False"
         )
-    saved, fresh = D2IMNet.from_pretrained(out).state_dict(), model.state_dict()
-    if {k: v.shape for k, v in saved.items()} != {k: v.shape for k, v in fresh.items()}:
-        raise ValueError(f"the checkpoint in {out} is of a model of other sizes")
-    model.load_state_dict(saved)
+    try:
+        model.load_state_dict(type(model).from_pretrained(out).state_dict())
+    except RuntimeError as error:  # names or sizes differ
+        raise ValueError(f"the checkpoint in {out} is of another model") from error
     slots = {}
     for name, value in tensors.items():
         index, key = name.split(".", 1)
         slots.setdefault(int(index), {})[key] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": slots, "param_groups": groups})
-    random_state = np.frombuffer(bytes.fromhex(state["torch_random_state"]), np.uint8)
-    torch.set_rng_state(torch.from_numpy(random_state.copy()))
+    random_state = bytearray.fromhex(state["torch_random_state"])
+    torch.set_rng_state(torch.frombuffer(random_state, dtype=torch.uint8))
     return state["step"]

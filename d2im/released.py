@@ -1,0 +1,111 @@
+"""Weights from elsewhere: the authors' checkpoints, and ImageNet's from torchvision.
+
+Nothing but tensors is unpickled. The authors' model took BGR; loaded here it takes RGB.
+"""
+
+import pickle
+from pathlib import Path
+
+import torch
+
+from .networks import D2IMNet
+
+IMAGENET_URL = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
+RENAMED = {  # the authors' name of a layer -> ours
+    **{f"im_decoder.l{k + 1}": f"base_decoder.layers.{k}" for k in range(6)},
+    "im_decoder.l7": "base_decoder.out",
+    **{f"detail_decoder.c{k + 1}_conv": f"lateral.{k}" for k in range(5)},
+    **{f"detail_decoder.up_conv{k + 2}": f"up.{k}" for k in range(4)},
+    "detail_decoder.p0_conv": "smooth",
+    "detail_decoder.pred_disp": "out",
+}
+UNUSED = "detail_decoder.up_conv0", "detail_decoder.up_conv1"  # stored, never called
+
+
+def load_released_checkpoint(path):
+    """Load a D²IM-Net that its authors trained: their `.pt.tar` file.
+
+    Args:
+        path: of the file, with `state_dict` among its entries.
+
+    Returns:
+        D2IMNet of the preset "paper" in evaluation mode; it takes RGB images on black,
+        and points and cameras in ShapeNet's frame.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or of something else.
+    """
+    stored = _read_tensors(path).get("state_dict")
+    if not isinstance(stored, dict):
+        raise ValueError(f"{path} is not the authors' checkpoint: it has no state_dict")
+    weights = {}
+    for name, tensor in stored.items():
+        layer, _, kind = name.rpartition(".")
+        if layer not in UNUSED:
+            ours = RENAMED.get(layer, layer)
+            if layer.startswith("detail_decoder"):
+                ours = f"displacement_decoder.{ours}"
+            weights[f"{ours}.{kind}"] = tensor
+    first = "image_encoder.conv1.weight"
+    if first in weights:
+        weights[first] = weights[first].flip(1)  # BGR -> RGB
+    model = D2IMNet.preset("paper", frame="shapenet", background="black")
+    return _fill(model, weights, path, "the authors' D²IM-Net").eval()
+
+
+def load_imagenet_weights(model, path=None):
+    """Fill a model's encoder with torchvision's ResNet-18, trained on ImageNet.
+
+    They were trained on normalised pictures; as in the released code none is needed
+    here, since batch normalisation takes the difference up. `fc1` keeps its values.
+
+    Args:
+        model: of the preset "paper"; changed in place.
+        path: file in torchvision's format. None: fetched from where torchvision has
+            it, checked by its hash, and kept in torch's cache.
+
+    Raises:
+        ConnectionError: it could not be fetched.
+        FileNotFoundError, ValueError: no such file; something else or other sizes.
+    """
+    if path is None:
+        path = Path(torch.hub.get_dir(), "checkpoints", Path(IMAGENET_URL).name)
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            digest = path.stem.rpartition("-")[2]  # of its SHA-256
+            try:
+                torch.hub.download_url_to_file(IMAGENET_URL, path, digest, False)
+            except (OSError, RuntimeError) as error:
+                raise ConnectionError(
+                    f"cannot fetch {IMAGENET_URL} ({error}): fetch it elsewhere and "
+                    "give its path"
+                ) from error
+    kept = {f"fc1.{k}": v for k, v in model.image_encoder.fc1.state_dict().items()}
+    weights = {**_read_tensors(path), **kept}
+    _fill(model.image_encoder, weights, path, "an encoder of the preset 'paper'")
+
+
+def _read_tensors(path):
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no file {path}")
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise ValueError(f"{path} is damaged, or holds more than tensors") from error
+    if not isinstance(stored, dict):
+        raise ValueError(f"{path} holds no named tensors")
+    return stored
+
+
+def _fill(module, weights, path, what):
+    """Load weights, or name the first that is missing, unknown or of another size."""
+    sizes = [
+        {name: getattr(value, "shape", None) for name, value in values.items()}
+        for values in (module.state_dict(), weights)
+    ]
+    for name in sorted({**sizes[0], **sizes[1]}):
+        wanted, got = (list(size.get(name) or ()) or None for size in sizes)
+        if wanted != got:
+            raise ValueError(f"{path} is not {what}: {name} is {got}, not {wanted}")
+    module.load_state_dict(weights)
+    return module
