@@ -65,8 +65,7 @@ def load_imagenet_weights(model, path=None):
             it, checked by its hash, and kept in torch's cache.
 
     Raises:
-        ConnectionError: it could not be fetched.
-        FileNotFoundError, ValueError: no such file; something else or other sizes.
+        ConnectionError: not fetched. FileNotFoundError, ValueError: as above.
     """
     if path is None:
         path = Path(torch.hub.get_dir(), "checkpoints", Path(IMAGENET_URL).name)
