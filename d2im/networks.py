@@ -382,8 +382,8 @@ class DISN(ImageModel):
 
         def field(points):
             uv, _ = camera.project(points)
-            points, uv = points[None].to(code), uv[None].to(code)
-            return (self.decode(code, features, points, uv)[0] / SDF_SCALE).to(points)
+            inputs = points[None].to(code), uv[None].to(code)
+            return (self.decode(code, features, *inputs)[0] / SDF_SCALE).to(points)
 
         return field, field, torch.zeros_like(image[0, :2])
 

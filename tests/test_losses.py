@@ -81,47 +81,124 @@ def test_stencils_do_not_leave_the_picture():
     assert valid.sum() == 36 and valid[0, 1:-1, 1:-1].all()
 
 
-@pytest.mark.parametrize("ratio", [0.7, 1.0, 1.5])
-@pytest.mark.parametrize("form", ["transformed", "image"])
-def test_target_prediction_and_analytic_laplacian_agree_on_rendered_relief(ratio, form):
-    # A plane facing the camera at depth z0 with relief a sin(kx) into the depth:
-    # f_D = a sin(kx), and both sides are -a k² sin(kx) z0/f, in the image form
-    # -a k² sin(kx) (z0/f)².
-    camera = Camera(0, 0, ratio, 224)
+def relief_view(ratio, tilt, size, period=24, slope=0.1):
+    """A plane tilted by `tilt` degrees about the camera's y axis, rendered with relief.
+
+    Along the plane's coordinate s the relief h = a sin(ks) stands out of it, its period
+    `period` pixels where the plane faces the camera, its slope a k.
+
+    Returns:
+        views for `laplacian_maps`, the true displacement -F_plane = -h, the analytic
+        divergence of the normals, and the pixels away from the plane's ends.
+    """
+    camera = Camera(0, 0, ratio, size)
     pixel = 1.75 * ratio / camera.focal  # z0/f
-    k = 2 * np.pi / (24 * pixel)  # a period of 24 px
-    a = 0.1 / k
-    x, y = np.meshgrid(
-        np.linspace(-0.5, 0.5, 1001) * ratio, [-0.6 * ratio, 0.6 * ratio]
-    )
-    vertices = np.stack([x, y, -a * np.sin(k * x)], -1).reshape(-1, 3)
-    i = np.arange(1000)
-    faces = np.concatenate(
-        [np.stack([i, i + 1, i + 1001], 1), np.stack([i + 1, i + 1002, i + 1001], 1)]
-    )
+    k = 2 * np.pi / (period * pixel)
+    a, theta = slope / k, np.radians(tilt)
+    along = np.array([np.cos(theta), 0, np.sin(theta)])  # T in the camera's frame
+    normal = np.array([np.sin(theta), 0, -np.cos(theta)])  # N, toward the camera
+    s = np.linspace(-0.45, 0.45, 1401) * ratio
+    line = np.outer(s, along) + np.outer(a * np.sin(k * s), normal)
+    ends = [line + [0, y, 0] for y in (-0.6 * ratio, 0.6 * ratio)]
+    flip = np.array([1, -1, -1])  # the camera's axes in the world, seen from +z
+    vertices = np.stack(ends, 1).reshape(-1, 3) * flip
+    i = 2 * np.arange(len(s) - 1)
+    faces = np.concatenate([np.c_[i, i + 1, i + 2], np.c_[i + 1, i + 3, i + 2]])
     mesh = trimesh.Trimesh(vertices, faces, process=False)
     view = Renderer(mesh).view(camera, np.random.default_rng(0))
-    depth = torch.tensor(view.depth.astype("f2").astype("f4"))[None]
-    normals = torch.tensor(view.normals.astype("f2").astype("f4"))[None]
-    focal = torch.tensor([camera.focal])
-    hit_x = (torch.arange(224) + 0.5 - 112) * torch.tensor(view.depth) / camera.focal
-    true_displacement = a * torch.sin(k * hit_x.double())[None]
-    analytic = -a * k**2 * torch.sin(k * hit_x.double())[None] * pixel
+    views = {
+        name: torch.tensor(getattr(view, name).astype("f2")).float()[None]
+        for name in ("normals", "depth")
+    }
+    views |= {"mask": torch.tensor(view.mask)[None]}
+    views |= {"camera": torch.tensor(camera.to_array()).float()[None]}
+    x = (np.arange(size) + 0.5 - size / 2) / camera.focal
+    z = np.where(view.mask, view.depth, 1.0).astype(float)
+    s = x * z * along[0] + (z - 1.75 * ratio) * along[2]  # of the visible point
+    h, dh, ddh = a * np.sin(k * s), a * k * np.cos(k * s), -a * k**2 * np.sin(k * s)
+    # n = (N - h' T) / |.|, u = f x/z of P(s) = P0 + s T + h N, dn/du = dn/ds : du/ds
+    length = np.sqrt(1 + dh**2)
+    dn = -ddh / length * (along[0] + (normal[0] - dh * along[0]) * dh / length**2)
+    px, pz = x * z, z
+    dx, dz = along[0] + dh * normal[0], along[2] + dh * normal[2]
+    du = camera.focal * (dx * pz - px * dz) / pz**2
+    inner = np.abs(s) < 0.35 * ratio
+    return views, torch.tensor(-h)[None], torch.tensor(dn / du)[None], inner[None]
+
+
+@pytest.mark.parametrize(
+    "ratio, tilt, size",
+    [(0.7, 0, 224), (1, 0, 112), (1.5, 0, 224), (1, 30, 224), (0.8, 45, 224),
+     (1, -30, 112), (1, 60, 224)],
+)  # fmt: skip
+@pytest.mark.parametrize("form", ["transformed", "image"])
+def test_the_target_meets_its_analytic_value(ratio, tilt, size, form):
+    period = 24 / np.cos(np.radians(tilt))  # 24 pixels in the picture
+    views, displacement, analytic, inner = relief_view(ratio, tilt, size, period)
+    _, target, valid = losses.laplacian_maps(displacement.float(), views, form)
     if form == "image":
-        analytic = analytic * pixel
-    target = losses.laplacian_target(normals, depth, focal, form)
-    predicted = losses.laplacian_prediction(true_displacement, depth, focal, form)
-    valid = losses.stencil_mask(torch.tensor(view.mask)[None], depth)
-    valid[..., :8] = valid[..., -8:] = False  # away from borders
-    assert valid.sum() > 5000
-    peak = analytic.abs().max()
-    assert (predicted - analytic).abs()[valid].max() < 0.05 * peak
-    assert (target - analytic).abs()[valid].max() < 0.05 * peak
+        analytic = analytic * views["depth"] * 32 / (35 * size)
+    valid &= torch.tensor(inner)
+    assert valid.sum() > 2000
+    peak = analytic[valid].abs().max()
+    assert (target - analytic).abs()[valid].max() < 0.06 * peak
+
+
+@pytest.mark.parametrize("form", ["transformed", "image"])
+def test_prediction_and_target_agree_where_the_base_faces_the_camera(form):
+    views, displacement, analytic, inner = relief_view(1, 0, 224)
+    predicted, target, valid = losses.laplacian_maps(displacement, views, form)
+    valid &= torch.tensor(inner)
+    peak = target[valid].abs().max()
+    assert (predicted - target).abs()[valid].max() < 0.08 * peak
+
+
+@pytest.mark.parametrize("tilt", [0, 15, 30, 45])
+def test_on_a_tilted_plane_the_displacement_outgrows_the_target(tilt):
+    # by 1/cos² θ where the relief is wide and shallow; more where it is not
+    views, displacement, _, inner = relief_view(1, tilt, 224, period=40)
+    predicted, target, valid = losses.laplacian_maps(displacement.float(), views)
+    valid &= torch.tensor(inner)
+    found = (predicted * target)[valid].sum() / (target**2)[valid].sum()
+    assert found.item() == pytest.approx(1 / np.cos(np.radians(tilt)) ** 2, rel=0.02)
+
+
+def test_a_plane_asks_for_no_laplacian_at_any_tilt():
+    for tilt in (0, 30, 60):
+        views, _, _, inner = relief_view(1, tilt, 112, slope=0.0)
+        _, target, valid = losses.laplacian_maps(torch.zeros(1, 112, 112), views)
+        assert target[valid & torch.tensor(inner)].abs().max() < 1e-3
 
 
 def test_an_unknown_form_is_refused():
+    views, displacement, _, _ = relief_view(1, 0, 32)
     with pytest.raises(ValueError, match="transformed"):
-        losses.laplacian_prediction(torch.zeros(1, 4, 4), torch.ones(1, 4, 4), 1, "x")
+        losses.laplacian_maps(displacement, views, "x")
+
+
+def test_near_points_weigh_four_times_in_disns_loss():
+    field, near = torch.tensor([1.0, 1.0]), torch.tensor([True, False])
+    assert losses.near_loss(field, torch.zeros(2), near).item() == 2.5
+
+
+@pytest.mark.parametrize("turn", [0.0, 0.5, 10.0, 90.0])
+def test_camera_errors_are_the_turn_the_shift_and_the_way_in_the_picture(turn):
+    cameras = [Camera(20 + d, 0, r, 64) for d, r in ((0, 1.0), (turn, 0.9))]
+    true, predicted = (torch.tensor(c.to_array())[None] for c in cameras)
+    points = torch.rand(1, 30, 3, generator=torch.Generator().manual_seed(0)) - 0.5
+    found = losses.camera_errors(predicted, true, points.double())
+    assert found["rotation_degrees"].item() == pytest.approx(turn, abs=1e-5)
+    assert found["distance"].item() == pytest.approx(0.175)
+    pixels = [(c.project(points[0].double().numpy())[0] + 1) * 32 for c in cameras]
+    moved = np.linalg.norm(pixels[0] - pixels[1], axis=1).mean()
+    assert found["reprojection_px"].item() == pytest.approx(moved)
+
+
+def test_camera_loss_is_the_squared_way_of_points_between_two_frames():
+    cameras = [Camera(20, 10, r, 64).to_array() for r in (1.0, 1.1)]
+    a, b = (torch.tensor(c)[None] for c in cameras)
+    points = torch.zeros(1, 5, 3).double()
+    assert losses.camera_loss(a, b, points).item() == pytest.approx(0.175**2 / 3)
 
 
 def test_pixels_hold_their_own_points():
