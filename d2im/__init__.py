@@ -9,7 +9,8 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 PARTS = {  # part -> the names it gives to the package, in the order data flows
-    "shapes": ("Shape", "make_shape"),
+    "solids": (),
+    "shapes": ("Shape", "make_shape", "split_pairs"),
     "mesh": ("load_mesh",),
     "camera": ("Camera",),
     "rendering": ("View", "render"),
