@@ -1,0 +1,119 @@
+"""Training data kept whole on one device, and batches drawn there.
+
+A GPU waits for files: at the released batch of 16 reading and drawing on the CPU take
+longer than the step. Here all examples of a set are stacked once on the device, and a
+batch is a few gathers and one race for the points (`sampling.weighted_draw`, whose
+draw this is, with other random numbers).
+"""
+
+import numpy as np
+import torch
+
+from .dataset import VIEW_TYPES
+
+POINT_TYPES = {"points": "f4", "sdf": "f4", "gradients": "f2"}
+
+
+class ResidentShapes:
+    """All examples of a ShapeDataset on a device, for batches without a loader.
+
+    Args:
+        dataset: ShapeDataset; every shape has as many points and views, and views of
+            one size.
+        device: of the batches.
+        room: bytes that they may take.
+
+    Raises:
+        ValueError: the shapes differ in size, or do not fit.
+    """
+
+    def __init__(self, dataset, device="cpu", room=float("inf")):
+        self.dataset, self.device = dataset, torch.device(device)
+        first = dataset.example(0)
+        self.views = dataset.view_count(0)
+        point_types = {**POINT_TYPES, "weights": "f4"}
+        if "base_sdf" in first:
+            point_types["base_sdf"] = "f4"
+        shapes = {name: first[name].shape for name in point_types}
+        for name in (*VIEW_TYPES, "camera"):
+            shapes[name] = (self.views, *first[f"{name}_0"].shape)
+        kinds = {**point_types, **VIEW_TYPES, "camera": "f4"}
+        size = sum(np.prod(shapes[k]) * np.dtype(kinds[k]).itemsize for k in kinds)
+        if size * len(dataset) > room:
+            raise ValueError(
+                f"{len(dataset)} shapes take {size * len(dataset) / 1e9:.1f} GB, more "
+                f"than the {room / 1e9:.1f} GB there are: stream them with a loader"
+            )
+        self.tensors = {
+            name: torch.empty(
+                (len(dataset), *shapes[name]),
+                dtype=getattr(torch, np.dtype(kinds[name]).name),
+                device=self.device,
+            )
+            for name in kinds
+        }
+        for index in range(len(dataset)):
+            example = dataset.example(index)
+            for name, tensor in self.tensors.items():
+                value = example.get(name)
+                if value is None:
+                    views = [example.get(f"{name}_{k}") for k in range(self.views)]
+                    ok = all(v is not None for v in views)
+                    value = np.stack(views) if ok else np.empty(0)
+                if value.shape != shapes[name]:
+                    raise ValueError(
+                        f"{dataset.rows[index]['id']} has {name} of {value.shape}, "
+                        f"the first shape {shapes[name]}: stream them with a loader"
+                    )
+                tensor[index] = torch.from_numpy(value.astype(kinds[name]))
+
+    def batch(self, keys, generator):
+        """Draw one view and points of each shape.
+
+        Args:
+            keys: indices of shapes, (B,), with or without their draw's number.
+            generator: torch.Generator of the device.
+
+        Returns:
+            dict of tensors as ShapeDataset's items, stacked.
+        """
+        data, tensors = self.dataset, self.tensors
+        index = [key[0] if isinstance(key, tuple) else key for key in keys]
+        index = torch.tensor(index, device=self.device)
+        options = {"generator": generator, "device": self.device}
+        view = torch.full_like(index, data.view or 0)
+        if data.view is None:
+            view = torch.randint(self.views, index.shape, **options)
+        sdf = tensors["sdf"][index]  # (B, P)
+        clock = torch.empty_like(sdf).exponential_(generator=generator)
+        if data.weighted:
+            clock /= tensors["weights"][index]
+        chosen = _race(clock, sdf < 0, data.points)  # (B, points)
+        item = {}
+        for name, tensor in tensors.items():
+            if name in VIEW_TYPES or name == "camera":
+                item[name] = tensor[index, view].float()
+            elif name != "weights":
+                item[name] = tensor[index[:, None], chosen].float()
+        item["image"] /= 255
+        item["mask"] = item["mask"] > 0
+        return item
+
+
+def _race(clock, inside, count):
+    """The first of each side to come in, half of `count` each, (B, P) -> (B, count)."""
+    first = {}
+    for side in (True, False):
+        late = clock.masked_fill(inside != side, torch.inf)
+        first[side] = late.topk(min(count, clock.shape[1]), largest=False).indices
+    n_in = inside.sum(1, keepdim=True)
+    n_out = clock.shape[1] - n_in
+    take_in = torch.minimum(n_in, (count - n_out).clamp(min=count // 2))
+    # Where both sides together are too few, points repeat.
+    place = torch.arange(count, device=clock.device) % clock.shape[1]  # (count,)
+    place = place.expand(len(clock), -1)
+    is_in = place < take_in
+    last = first[True].shape[1] - 1
+    from_in = first[True].gather(1, place.clamp(max=last))
+    from_out = first[False].gather(1, (place - take_in).clamp(0, last))
+    return torch.where(is_in, from_in, from_out)

@@ -1,0 +1,74 @@
+"""Batches from data on a device: the same data, the same draw as the loader's."""
+
+import numpy as np
+import pytest
+import torch
+
+from d2im.dataset import ShapeDataset, smoke_set
+from d2im.resident import ResidentShapes, _race
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return smoke_set(tmp_path_factory.mktemp("resident"), size=32)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_a_batch_holds_what_the_examples_hold(data):
+    dataset = ShapeDataset(data, None, points=256, view=1)
+    batch = ResidentShapes(dataset).batch([2, (0, 7)], generator())
+    expected = dataset[2]
+    assert set(batch) == set(expected)
+    for name in ("image", "mask", "normals", "depth", "camera"):
+        torch.testing.assert_close(batch[name][0], expected[name])
+    for row, index in enumerate([2, 0]):
+        example = dataset.example(index)
+        place = {tuple(p): k for k, p in enumerate(example["points"])}
+        found = [place[tuple(p)] for p in batch["points"][row].numpy()]
+        assert len(set(found)) == 256
+        for name in ("sdf", "base_sdf", "gradients"):
+            np.testing.assert_array_equal(batch[name][row], example[name][found])
+    assert (batch["sdf"][:, :128] < 0).all() and (batch["sdf"][:, 128:] >= 0).all()
+
+
+def test_views_are_drawn_and_repeat_with_their_generator(data):
+    resident = ResidentShapes(ShapeDataset(data, None, points=64))
+    first = resident.batch([0] * 16, generator(1))
+    again = resident.batch([0] * 16, generator(1))
+    for name in first:
+        torch.testing.assert_close(first[name], again[name], rtol=0, atol=0)
+    assert len(first["camera"].unique(dim=0)) == 2
+    assert not torch.equal(first["points"][0], first["points"][1])
+
+
+def test_light_points_are_drawn_by_their_weight():
+    weights = torch.tensor([1.0, 2.0, 4.0, 1.0, 2.0, 4.0])
+    inside = torch.tensor([True] * 3 + [False] * 3).expand(20_000, -1)
+    clock = torch.empty(inside.shape).exponential_(generator=generator()) / weights
+    chosen = _race(clock, inside, 2)
+    share = torch.bincount(chosen[:, 0], minlength=3)[:3] / 20_000
+    np.testing.assert_allclose(share, np.array([1, 2, 4]) / 7, atol=0.012)
+    assert (chosen[:, 1] > 2).all()
+
+
+@pytest.mark.parametrize("n_inside", [0, 3, 20, 37, 40])
+def test_lopsided_shapes_fill_up_from_the_other_side(n_inside):
+    inside = torch.arange(40)[None] < n_inside
+    clock = torch.empty(1, 40).exponential_(generator=generator())
+    chosen = _race(clock, inside, 30)[0]
+    assert len(chosen.unique()) == 30
+    expected = min(n_inside, max(15, 30 - (40 - n_inside)))
+    assert (chosen < n_inside).sum() == expected
+
+
+def test_too_few_points_repeat():
+    chosen = _race(torch.rand(1, 5), torch.tensor([[True] * 2 + [False] * 3]), 12)[0]
+    assert sorted(chosen.unique().tolist()) == [0, 1, 2, 3, 4]
+
+
+def test_shapes_that_do_not_fit_are_refused(data):
+    with pytest.raises(ValueError, match="stream them"):
+        ResidentShapes(ShapeDataset(data, None), room=1000)
