@@ -29,6 +29,7 @@ class ResidentShapes:
 
     def __init__(self, dataset, device="cpu", room=float("inf")):
         self.dataset, self.device = dataset, torch.device(device)
+        self._generator = torch.Generator(self.device)
         first = dataset.example(0)
         self.views = dataset.view_count(0)
         point_types = {**POINT_TYPES, "weights": "f4"}
@@ -67,28 +68,30 @@ class ResidentShapes:
                     )
                 tensor[index] = torch.from_numpy(value.astype(kinds[name]))
 
-    def batch(self, keys, generator):
+    def batch(self, keys):
         """Draw one view and points of each shape.
 
+        Like an item of the dataset, each is a function of (seed, index, draw) alone.
+
         Args:
-            keys: indices of shapes, (B,), with or without their draw's number.
-            generator: torch.Generator of the device.
+            keys: (index, draw) pairs, B of them.
 
         Returns:
             dict of tensors as ShapeDataset's items, stacked.
         """
         data, tensors = self.dataset, self.tensors
-        index = [key[0] if isinstance(key, tuple) else key for key in keys]
-        index = torch.tensor(index, device=self.device)
-        options = {"generator": generator, "device": self.device}
-        view = torch.full_like(index, data.view or 0)
-        if data.view is None:
-            view = torch.randint(self.views, index.shape, **options)
-        sdf = tensors["sdf"][index]  # (B, P)
-        clock = torch.empty_like(sdf).exponential_(generator=generator)
+        clock = torch.empty(len(keys), tensors["sdf"].shape[1], device=self.device)
+        views = []
+        for row, key in zip(clock, keys, strict=True):
+            rng = np.random.default_rng([data.seed, *key])
+            views.append(rng.integers(self.views) if data.view is None else data.view)
+            generator = self._generator.manual_seed(int(rng.integers(2**62)))
+            row.exponential_(generator=generator)
+        index = torch.tensor([key[0] for key in keys], device=self.device)
+        view = torch.tensor(np.array(views), device=self.device)
         if data.weighted:
             clock /= tensors["weights"][index]
-        chosen = _race(clock, sdf < 0, data.points)  # (B, points)
+        chosen = _race(clock, tensors["sdf"][index] < 0, data.points)  # (B, points)
         item = {}
         for name, tensor in tensors.items():
             if name in VIEW_TYPES or name == "camera":

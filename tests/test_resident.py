@@ -19,7 +19,7 @@ def generator(seed=0):
 
 def test_a_batch_holds_what_the_examples_hold(data):
     dataset = ShapeDataset(data, None, points=256, view=1)
-    batch = ResidentShapes(dataset).batch([2, (0, 7)], generator())
+    batch = ResidentShapes(dataset).batch([(2, 0), (0, 7)])
     expected = dataset[2]
     assert set(batch) == set(expected)
     for name in ("image", "mask", "normals", "depth", "camera"):
@@ -34,14 +34,15 @@ def test_a_batch_holds_what_the_examples_hold(data):
     assert (batch["sdf"][:, :128] < 0).all() and (batch["sdf"][:, 128:] >= 0).all()
 
 
-def test_views_are_drawn_and_repeat_with_their_generator(data):
+def test_an_item_depends_on_its_key_and_not_on_its_batch(data):
     resident = ResidentShapes(ShapeDataset(data, None, points=64))
-    first = resident.batch([0] * 16, generator(1))
-    again = resident.batch([0] * 16, generator(1))
-    for name in first:
-        torch.testing.assert_close(first[name], again[name], rtol=0, atol=0)
-    assert len(first["camera"].unique(dim=0)) == 2
-    assert not torch.equal(first["points"][0], first["points"][1])
+    keys = [(0, draw) for draw in range(16)]
+    together = resident.batch(keys)
+    alone = resident.batch(keys[5:6])
+    for name in together:
+        assert torch.equal(together[name][5:6], alone[name])
+    assert len(together["camera"].unique(dim=0)) == 2
+    assert not torch.equal(together["points"][0], together["points"][1])
 
 
 def test_light_points_are_drawn_by_their_weight():
