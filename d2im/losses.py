@@ -135,16 +135,17 @@ def visible_near(uv, point_depth, front, sdf, mask, depth):
     return front & near & on_object
 
 
-def laplacian_loss(predicted, target, valid, uv, chosen):
+def laplacian_loss(predicted, target, valid, uv, chosen, share=lambda count: count):
     """L_lap: mean squared difference of the Laplacians over the chosen points.
 
     Args:
         predicted, target, valid: (B, H, W), see `laplacian_maps`.
         uv: (B, P, 2). chosen: (B, P) bool, see `visible_near`; 0 where none is.
+        share: of the points' number, to divide by; of several processes, their mean.
     """
     index, _ = pixel_index(uv, *valid.shape[1:])
     chosen = chosen & valid.flatten(1).gather(1, index)
     error = (predicted - target).flatten(1).gather(1, index)
     # where, not a product: outside the mask the maps may hold anything
     squared = torch.where(chosen, error, 0.0) ** 2
-    return squared.sum() / chosen.sum().clamp(min=1)
+    return squared.sum() / share(chosen.sum().float()).clamp(min=1e-6)

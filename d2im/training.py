@@ -2,33 +2,27 @@
 
 The rivals and the camera network run in the same loop, each with its own loss. A batch
 is a function of (seed, step) alone, so what a run must keep to go on bit for bit is the
-weights, the optimiser and the generators' states; they stand in one folder:
-
-    config.json, model.safetensors        the model, as `save_pretrained` writes it
-    optimizer.safetensors, training.json  the optimiser's tensors; step and settings
-    metrics.csv                           the records so far
+weights and the optimiser, see `checkpoints`. Several processes, started by torchrun,
+share each batch and do what one would do with it, see `distributed`.
 """
 
-import csv
-import json
 import math
-import os
-import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from accelerate import PartialState
 
 from . import losses
 from .camera import project
+from .checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
 from .dataset import ShapeDataset
+from .distributed import average_gradients, mean_over_processes, share_batch_norms
 from .fields import displaced_sdf
 from .networks import DISN, SDF_SCALE, CameraNet, D2IMNet
+from .resident import ResidentShapes
 
 DISN_NEAR = 0.01  # world units: nearer points weigh more in DISN's loss
 
@@ -48,8 +42,10 @@ class TrainingConfig:
     clip_norm: float = 100.0  # for a bad step only: at 1, learning took a third longer
     laplacian_weight: float = 1.0  # λ
     laplacian_form: str = "transformed"  # or "image"
+    precision: str = "float32"  # or "bf16": matrix products alone, losses stay float32
+    compile: bool = False  # torch.compile: pays on a GPU, after a minute
     seed: int = 0
-    checkpoint_every: int = 200
+    checkpoint_every: int = 200  # steps; also between validations
 
 
 def batch_losses(model, batch, config):
@@ -87,92 +83,167 @@ def batch_losses(model, batch, config):
     chosen = losses.visible_near(
         uv, camera_points[..., 2], front, target, batch["mask"], batch["depth"]
     )
-    terms["laplacian"] = losses.laplacian_loss(predicted, lap_target, valid, uv, chosen)
+    terms["laplacian"] = losses.laplacian_loss(
+        predicted, lap_target, valid, uv, chosen, mean_over_processes
+    )
     return terms
 
 
-def train(model, dataset, out, config=None, *, resume=True, workers=0):
+def train(
+    model,
+    dataset,
+    out,
+    config=None,
+    *,
+    validation=None,
+    resume=True,
+    workers=0,
+    resident=None,
+):
     """Train a model; a generator that yields one record a step.
 
     Args:
         model: see `batch_losses`. dataset: ShapeDataset. config: TrainingConfig.
-        out: folder of the checkpoint, see the module's docstring.
+        out: folder of the checkpoint, see `checkpoints`.
+        validation: ShapeDataset, scored with every checkpoint; the best model is kept.
         resume: go on from the checkpoint in `out`, if there is one.
         workers: processes that read data.
+        resident: keep the data on the device; None does so on a GPU where they fit.
 
     Yields:
-        dict: step (from 1), loss, its terms, learning_rate, seconds.
+        dict: step (from 1), loss, its terms, learning_rate, seconds, and validation
+        (the loss there) with a checkpoint.
 
     Raises:
         ValueError: the checkpoint is of another model, other data or settings, or
-            damaged; `out` holds something else; several processes.
-        FloatingPointError: the loss is no longer finite; names the step.
+            damaged; `out` holds something else; the batch has no equal shares.
+        FloatingPointError: the loss is not finite any more, or grows; names the step.
+        OSError: a checkpoint could not be written; the one before stays.
     """
-    config = config or TrainingConfig()
-    out = Path(out)
-    if not out.exists() and _beside(out, ".old").exists():
-        os.replace(_beside(out, ".old"), out)  # killed while they changed places
-    known = (out / "training.json").is_file()
-    if not known and out.exists() and any(out.iterdir()):
+    config, out = config or TrainingConfig(), Path(out)
+    state = PartialState()
+    device, processes = state.device, state.num_processes
+    if config.batch_size % processes:
         raise ValueError(
-            f"{out} holds files that are no checkpoint, and training would replace the "
-            "folder: name another one"
+            f"a batch of {config.batch_size} has no equal shares for {processes} "
+            "processes"
         )
-    accelerator = Accelerator()
-    if accelerator.num_processes > 1:
-        raise ValueError("training runs in one process for now, not in several")
-    torch.manual_seed(config.seed)
+    known = find_checkpoint(out)
+    state.wait_for_everyone()
+    model.to(device)
     optimizer = torch.optim.Adam(
         model.parameters(), config.learning_rate, weight_decay=config.weight_decay
     )
-    start, records = 0, []
+    settings = {**asdict(config), "data": dataset.fingerprint()}
+    records, best = [], None
     if resume and known:
-        start = load_checkpoint(out, model, optimizer, config, dataset)
-        records = read_records(out)
-    # Not in channels_last: it is faster, but torch 2.13 crashes on a CPU in training
-    # convolutions with few channels.
-    model, optimizer = accelerator.prepare(model, optimizer)
-    keys = _batch_keys(len(dataset), config, start)
-    loader = torch.utils.data.DataLoader(
-        dataset, batch_sampler=keys, num_workers=workers
-    )
-    model.train()
-    for step, batch in enumerate(loader, start + 1):
-        begun = time.perf_counter()
-        batch = {k: v.to(accelerator.device) for k, v in batch.items()}
-        terms = batch_losses(model, batch, config)
-        weights = {"laplacian": config.laplacian_weight}  # the others weigh 1
-        loss = sum(weights.get(name, 1) * term for name, term in terms.items())
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss is {loss.item()} at step {step}: train anew with a lower "
-                f"learning rate; the last checkpoint is in {out}"
-            )
+        records, best = load_checkpoint(out, model, optimizer, settings)
+    share_batch_norms(model)
+    if device.type == "cuda":  # on a CPU torch 2.13 crashes where channels are few
+        model.to(memory_format=torch.channels_last)
+    step_losses = torch.compile(batch_losses) if config.compile else batch_losses
+    keys = _batch_keys(len(dataset), config, len(records))
+    share = slice(state.process_index, None, processes)
+    keys = (batch_keys[share] for batch_keys in keys)
+    for batch in _batches(dataset, keys, device, workers, resident):
+        begun, step = time.perf_counter(), len(records) + 1
+        model.train()
+        with torch.autocast(device.type, torch.bfloat16, config.precision == "bf16"):
+            terms = step_losses(model, batch, config)
+        loss = total_loss(terms, config)
         optimizer.zero_grad(set_to_none=True)
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
+        loss.backward()
+        average_gradients(model.parameters())
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
         rate = config.learning_rate * _learning_rate_factor(step - 1, config)
         optimizer.param_groups[0]["lr"] = rate
         optimizer.step()
+        values = torch.stack([loss.detach(), *(t.detach() for t in terms.values())])
+        values = mean_over_processes(values).tolist()  # the one wait for the device
         record = {
             "step": step,
-            "loss": loss.item(),
-            **{name: term.item() for name, term in terms.items()},
+            **dict(zip(["loss", *terms], values, strict=True)),
             "learning_rate": rate,
             "seconds": time.perf_counter() - begun,
         }
         records.append(record)
+        if problem := _problem(records):
+            raise FloatingPointError(
+                f"{problem} at step {step}: train anew with a lower learning rate; "
+                f"the last checkpoint is in {out}"
+            )
         if step % config.checkpoint_every == 0 or step == config.steps:
-            save_checkpoint(out, model, optimizer, records, config, dataset)
+            if validation is not None:
+                scored = [r["validation"] for r in records if "validation" in r]
+                record["validation"] = validation_loss(model, validation, config)
+                if record["validation"] < min(scored, default=math.inf):
+                    best = {k: v.cpu().clone() for k, v in model.state_dict().items()}
+            if state.is_main_process:
+                save_checkpoint(out, model, best, optimizer, records, settings)
+            state.wait_for_everyone()
         yield record
     model.eval()
 
 
-def read_records(out):
-    """The records of a run up to its last checkpoint, as dicts of numbers."""
-    with open(Path(out) / "metrics.csv", newline="", encoding="utf-8") as file:
-        rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
-    return [{**row, "step": int(row["step"])} for row in rows]
+def total_loss(terms, config):
+    """L: the sum of the terms of `batch_losses`, of which only L_lap has a weight."""
+    weights = {"laplacian": config.laplacian_weight}
+    return sum(weights.get(name, 1) * term for name, term in terms.items())
+
+
+@torch.no_grad()
+def validation_loss(model, dataset, config):
+    """The loss of a model over a data set, each shape with one fixed draw.
+
+    Args:
+        model: on any device. dataset: ShapeDataset. config: TrainingConfig.
+
+    Returns:
+        The mean of `total_loss` over the shapes.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    keys = [(index, 0) for index in range(len(dataset))]
+    parts = [
+        keys[k : k + config.batch_size] for k in range(0, len(keys), config.batch_size)
+    ]
+    total = 0.0
+    for part, batch in zip(parts, _batches(dataset, parts, device), strict=True):
+        total += total_loss(batch_losses(model, batch, config), config) * len(part)
+    return float(total) / len(keys)
+
+
+def _batches(dataset, keys, device, workers=0, resident=False):
+    """Batches of lists of keys on a device, drawn there or by a loader."""
+    if resident or (resident is None and device.type == "cuda"):
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
+        try:
+            shapes = ResidentShapes(dataset, device, 0.7 * free)
+        except ValueError:
+            if resident:
+                raise
+        else:
+            yield from map(shapes.batch, keys)
+            return
+    loader = torch.utils.data.DataLoader(
+        dataset, batch_sampler=keys, num_workers=workers
+    )
+    for batch in loader:
+        yield {name: value.to(device) for name, value in batch.items()}
+
+
+def _problem(records, window=100, factor=5.0):
+    """What is wrong with the losses so far, or None.
+
+    A loss diverges when its mean over a window is many times the lowest mean before.
+    """
+    if not math.isfinite(records[-1]["loss"]):
+        return f"the loss is {records[-1]['loss']}"
+    if len(records) % window == 0:
+        means = np.reshape([r["loss"] for r in records], (-1, window)).mean(1)
+        if means[-1] > factor * means.min():
+            return f"the loss diverges ({means[-1]:.3g} after {means.min():.3g})"
+    return None
 
 
 def smoke_model(data, out):
@@ -205,80 +276,3 @@ def _batch_keys(count, config, start):
                 shuffled = {epoch - 1: shuffled.get(epoch - 1), epoch: order}
             keys.append((int(shuffled[epoch][place]), epoch))
         yield keys
-
-
-def _beside(out, suffix):
-    return out.with_name(out.name + suffix)
-
-
-def save_checkpoint(out, model, optimizer, records, config, dataset):
-    """Write a checkpoint beside the last one, then change places with it.
-
-    Args: as of `train`; records: of all steps so far.
-    """
-    fresh, old = _beside(out, ".new"), _beside(out, ".old")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    model.save_pretrained(fresh)
-    tensors = {
-        f"{index}.{name}": value.detach().cpu().contiguous()
-        for index, state in optimizer.state_dict()["state"].items()
-        for name, value in state.items()
-    }
-    save_file(tensors, fresh / "optimizer.safetensors")
-    with open(fresh / "metrics.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, records[0])
-        writer.writeheader()
-        writer.writerows(records)
-    state = {
-        "step": records[-1]["step"],
-        "config": asdict(config),
-        "data": dataset.fingerprint(),
-        "torch_random_state": torch.get_rng_state().numpy().tobytes().hex(),
-    }
-    (fresh / "training.json").write_text(json.dumps(state, indent=1))
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        os.replace(out, old)
-    os.replace(fresh, out)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def load_checkpoint(out, model, optimizer, config, dataset):
-    """Put a checkpoint's weights, optimiser and random state back.
-
-    Args: as of `train`; model and optimizer are filled in place.
-
-    Returns:
-        The step that it was written after.
-
-    Raises:
-        ValueError: it is damaged, of another model, data or other settings.
-    """
-    try:
-        state = json.loads((out / "training.json").read_text())
-        trained = {**state["config"], "data": state["data"]}
-        # Read, not mapped: a mapped file cannot be replaced on Windows.
-        tensors = load((out / "optimizer.safetensors").read_bytes())
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise ValueError(f"the checkpoint in {out} is damaged: {error}") from error
-    now = {**asdict(config), "data": dataset.fingerprint()}
-    other = [k for k, v in trained.items() if now.get(k) != v]
-    if other := [k for k in other if k != "checkpoint_every"]:
-        raise ValueError(
-            f"the checkpoint in {out} was trained with other settings "
-            f"({', '.join(other)}): choose another folder, or resume=False"
-        )
-    try:
-        model.load_state_dict(type(model).from_pretrained(out).state_dict())
-    except RuntimeError as error:  # names or sizes differ
-        raise ValueError(f"the checkpoint in {out} is of another model") from error
-    slots = {}
-    for name, value in tensors.items():
-        index, key = name.split(".", 1)
-        slots.setdefault(int(index), {})[key] = value
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": slots, "param_groups": groups})
-    random_state = bytearray.fromhex(state["torch_random_state"])
-    torch.set_rng_state(torch.frombuffer(random_state, dtype=torch.uint8))
-    return state["step"]

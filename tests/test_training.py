@@ -1,6 +1,10 @@
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -8,9 +12,10 @@ import torch
 
 from d2im import losses
 from d2im.camera import Camera
+from d2im.checkpoints import read_records
 from d2im.dataset import ShapeDataset
 from d2im.networks import DISN, CameraNet, D2IMNet, ImageModel, IMNet
-from d2im.training import TrainingConfig, read_records, train
+from d2im.training import TrainingConfig, _problem, train, validation_loss
 
 from .conftest import TINY
 
@@ -102,7 +107,7 @@ def test_a_checkpoint_is_a_loadable_model_without_pickles(data, tmp_path):
         name.endswith((".json", ".safetensors", ".md", ".csv")) for name in names
     )
     settings = json.loads((tmp_path / "run" / "training.json").read_text())
-    assert settings["config"]["steps"] == 6 and settings["step"] == 6
+    assert settings["settings"]["steps"] == 6 and settings["step"] == 6
 
 
 def test_a_checkpoint_of_other_settings_is_refused(data, tmp_path):
@@ -135,6 +140,109 @@ def test_a_loss_that_is_not_finite_names_its_step(data, tmp_path):
         list(train(model, data, tmp_path / "run", CONFIG))
 
 
+def test_a_loss_that_grows_for_long_stops_the_run():
+    low = [{"loss": 1.0}] * 200
+    assert _problem([*low, *[{"loss": 4.0}] * 100]) is None
+    assert _problem([*low, *[{"loss": 6.0}] * 99]) is None
+    assert "diverges (6 after 1)" in _problem([*low, *[{"loss": 6.0}] * 100])
+
+
+def test_the_best_model_by_validation_is_kept_and_the_last_goes_on(data, tmp_path):
+    model = new_model()
+    config = replace(CONFIG, steps=9, checkpoint_every=1, learning_rate=0.1)
+    records, weights = [], []
+    for record in train(model, data, tmp_path / "run", config, validation=data):
+        records.append(record)
+        weights.append({k: v.clone() for k, v in model.state_dict().items()})
+    scores = [record["validation"] for record in records]
+    best = int(torch.tensor(scores).argmin())
+    assert best < 8  # such a rate overshoots
+    kept = D2IMNet.from_pretrained(tmp_path / "run")
+    for name, tensor in kept.state_dict().items():
+        assert torch.equal(tensor, weights[best][name])
+    assert validation_loss(kept, data, config) == pytest.approx(scores[best])
+    again = D2IMNet(**TINY)
+    assert list(train(again, data, tmp_path / "run", config, validation=data)) == []
+    for name, tensor in again.state_dict().items():
+        assert torch.equal(tensor, weights[-1][name])
+    assert read_records(tmp_path / "run") == records
+
+
+def test_data_on_the_device_teach_as_well(data, tmp_path):
+    config = replace(CONFIG, steps=60, learning_rate=5e-3, checkpoint_every=60)
+    run = train(new_model(), data, tmp_path / "run", config, resident=True)
+    losses_ = [record["loss"] for record in run]
+    assert sum(losses_[-10:]) < 0.6 * sum(losses_[:10])
+
+
+def test_bf16_gives_nearly_the_same_losses(data, tmp_path):
+    config = replace(CONFIG, steps=3)
+    exact = list(train(new_model(), data, tmp_path / "a", config))
+    rough = list(
+        train(new_model(), data, tmp_path / "b", replace(config, precision="bf16"))
+    )
+    for name in ("base", "sdf", "laplacian"):
+        assert rough[0][name] != exact[0][name]
+        assert rough[0][name] == pytest.approx(exact[0][name], rel=0.05)
+
+
+SCRIPT = f"""
+import sys, torch
+from d2im.dataset import ShapeDataset
+from d2im.networks import D2IMNet
+from d2im.training import TrainingConfig, train
+torch.manual_seed(0)
+config = TrainingConfig(steps=12, batch_size=2, warmup_steps=2, checkpoint_every=1)
+data = ShapeDataset(sys.argv[1], points=128)
+for record in train(D2IMNet(**{TINY}), data, sys.argv[2], config):
+    print(record["step"], flush=True)
+"""
+
+
+def test_a_killed_run_goes_on_as_if_nothing_had_been(tiny_data, tmp_path):
+    def start(folder, **options):
+        command = [sys.executable, "-c", SCRIPT, str(tiny_data), str(folder)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **options)
+
+    with start(tmp_path / "killed") as run:
+        while int(run.stdout.readline()) < 5:
+            pass
+        time.sleep(0.02)  # somewhere in a step, or in writing its checkpoint
+        run.send_signal(signal.SIGKILL)
+    for folder in ("killed", "whole"):
+        with start(tmp_path / folder) as run:
+            run.communicate()
+    for file in ("model.safetensors", "optimizer.safetensors"):
+        found = [(tmp_path / f / file).read_bytes() for f in ("killed", "whole")]
+        assert found[0] == found[1], file
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no file size limit")
+def test_a_disk_that_is_full_leaves_the_last_checkpoint(tiny_data, tmp_path):
+    import resource
+
+    list(
+        islice(
+            train(
+                new_model(),
+                ShapeDataset(tiny_data, points=128),
+                tmp_path / "run",
+                CONFIG,
+            ),
+            3,
+        )
+    )
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))"
+    code = SCRIPT.replace("steps=12", "steps=6").replace("every=1", "every=3")
+    command = [sys.executable, "-c", f"{limit}\n{code}", str(tiny_data)]
+    done = subprocess.run([*command, tmp_path / "run"], capture_output=True, text=True)
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+    last = done.stderr.strip().splitlines()[-1]
+    assert "cannot write the checkpoint of step 6" in last and "last good one" in last
+    assert json.loads((tmp_path / "run" / "training.json").read_text())["step"] == 3
+    D2IMNet.from_pretrained(tmp_path / "run")
+
+
 def test_a_failed_write_keeps_the_last_checkpoint(data, tmp_path, monkeypatch):
     run = train(new_model(), data, tmp_path / "run", CONFIG)
     list(islice(run, 4))
@@ -142,9 +250,10 @@ def test_a_failed_write_keeps_the_last_checkpoint(data, tmp_path, monkeypatch):
     def full_disk(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("d2im.training.save_file", full_disk)
-    with pytest.raises(OSError, match="No space"):
+    monkeypatch.setattr("d2im.checkpoints.save_file", full_disk)
+    with pytest.raises(OSError, match="step 6.*No space.*last good one is in"):
         list(run)
+    assert not (tmp_path / "run.new").exists()
     state = json.loads((tmp_path / "run" / "training.json").read_text())
     assert state["step"] == 3
     D2IMNet.from_pretrained(tmp_path / "run")
@@ -156,8 +265,8 @@ import sys
 for name in ("igl", "embreex", "manifold3d", "k3d", "trimesh", "skimage", "papermill"):
     sys.modules[name] = None  # importing it raises
 from d2im.dataset import ShapeDataset
-from d2im.networks import DISN, CameraNet, D2IMNet, ImageModel, IMNet
-from d2im.training import TrainingConfig, read_records, train
+from d2im.networks import D2IMNet
+from d2im.training import TrainingConfig, train
 model = D2IMNet(**{TINY})
 config = TrainingConfig(steps=1, batch_size=2)
 (record,) = train(model, ShapeDataset({str(tiny_data)!r}), {str(tmp_path)!r}, config)

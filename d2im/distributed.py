@@ -1,0 +1,61 @@
+"""What several training processes share, so that they equal one with their batches.
+
+Each process takes its part of a batch. Batch norms and gradients are those of the whole
+batch; `torchrun` or accelerate's `notebook_launcher` starts the processes.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.nn.functional import all_reduce
+
+
+def process_count():
+    """How many processes train together; 1 outside torchrun."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def mean_over_processes(tensor):
+    """The mean of a tensor over the processes; gradients flow through it."""
+    if process_count() == 1:
+        return tensor
+    return all_reduce(tensor) / process_count()
+
+
+def average_gradients(parameters):
+    """Replace the gradients by their mean over the processes, in one message."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if process_count() == 1 or not gradients:
+        return
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    parts = (flat / process_count()).split([g.numel() for g in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+class SharedBatchNorm(nn.BatchNorm2d):
+    """Batch norm over the batches of all processes (torch's own needs a GPU)."""
+
+    def forward(self, x):
+        """(B, C, H, W) -> (B, C, H, W)."""
+        if not self.training or process_count() == 1:
+            return super().forward(x)
+        moments = torch.stack([x.mean((0, 2, 3)), (x * x).mean((0, 2, 3))])
+        mean, square = mean_over_processes(moments)  # (C,), processes have equal shares
+        variance = square - mean**2
+        count = x.numel() / x.shape[1] * process_count()
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        shift = self.bias - mean * scale
+        return x * scale[:, None, None] + shift[:, None, None]
+
+
+def share_batch_norms(model):
+    """Let the batch norms of a model see the batches of all processes."""
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = SharedBatchNorm
