@@ -121,7 +121,7 @@ def train(
         OSError: a checkpoint could not be written; the one before stays.
     """
     config, out = config or TrainingConfig(), Path(out)
-    state = PartialState()
+    state = PartialState(cpu=not torch.cuda.is_available())
     device, processes = state.device, state.num_processes
     if config.batch_size % processes:
         raise ValueError(

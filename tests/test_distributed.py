@@ -1,0 +1,85 @@
+"""Two processes train as one with their batches: gradients, batch norms, files."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from d2im.checkpoints import read_records
+from d2im.dataset import ShapeDataset
+from d2im.distributed import share_batch_norms
+from d2im.networks import D2IMNet
+from d2im.training import TrainingConfig, train
+
+from .conftest import TINY
+
+SETTINGS = "TrainingConfig(steps=4, batch_size=4, warmup_steps=2, checkpoint_every=2)"
+SCRIPT = f"""
+import sys, torch
+from d2im.dataset import ShapeDataset
+from d2im.networks import D2IMNet
+from d2im.training import TrainingConfig, train
+torch.manual_seed(0)
+model = D2IMNet(**{TINY})
+data = ShapeDataset(sys.argv[1], points=128)
+list(train(model, data, sys.argv[2], {SETTINGS}, validation=data))
+"""
+
+
+@pytest.fixture(scope="module")
+def two(tiny_data, tmp_path_factory):
+    """The folder of a run of two processes."""
+    folder = tmp_path_factory.mktemp("two")
+    (folder / "script.py").write_text(SCRIPT)
+    launch = "-m torch.distributed.run --nproc-per-node 2 --master-addr 127.0.0.1"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [*launch.split(), "--master-port", port, folder / "script.py"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
+    done = subprocess.run(
+        [sys.executable, *command, tiny_data, folder / "run"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder / "run"
+
+
+def test_two_processes_equal_one_with_their_batches(two, tiny_data, tmp_path):
+    torch.manual_seed(0)
+    model, data = D2IMNet(**TINY), ShapeDataset(tiny_data, points=128)
+    config = eval(SETTINGS, {"TrainingConfig": TrainingConfig})
+    records = list(train(model, data, tmp_path / "one", config, validation=data))
+    for a, b in zip(records, read_records(two), strict=True):
+        for name in set(a) - {"seconds"}:
+            assert a[name] == pytest.approx(b[name], rel=1e-4), name
+    one = D2IMNet.from_pretrained(tmp_path / "one").state_dict()
+    for name, tensor in D2IMNet.from_pretrained(two).state_dict().items():
+        torch.testing.assert_close(tensor, one[name], rtol=1e-3, atol=2e-4)
+
+
+def test_alone_a_shared_batch_norm_is_torchs():
+    x = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    plain, shared = nn.BatchNorm2d(3), nn.Sequential(nn.BatchNorm2d(3))
+    share_batch_norms(shared)
+    assert torch.equal(plain(x), shared(x))
+    assert torch.equal(plain.running_var, shared[0].running_var)
+
+
+def test_a_batch_without_equal_shares_is_refused(tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setattr("d2im.training.PartialState", lambda cpu: _State())
+    config = TrainingConfig(batch_size=4)
+    with pytest.raises(ValueError, match="no equal shares for 3"):
+        next(train(D2IMNet(**TINY), ShapeDataset(tiny_data), tmp_path / "x", config))
+
+
+class _State:
+    device, num_processes = torch.device("cpu"), 3
