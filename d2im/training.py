@@ -203,10 +203,8 @@ def validation_loss(model, dataset, config):
     """
     model.eval()
     device = next(model.parameters()).device
-    keys = [(index, 0) for index in range(len(dataset))]
-    parts = [
-        keys[k : k + config.batch_size] for k in range(0, len(keys), config.batch_size)
-    ]
+    size, keys = config.batch_size, [(index, 0) for index in range(len(dataset))]
+    parts = [keys[k : k + size] for k in range(0, len(keys), size)]
     total = 0.0
     for part, batch in zip(parts, _batches(dataset, parts, device), strict=True):
         total += total_loss(batch_losses(model, batch, config), config) * len(part)
