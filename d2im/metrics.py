@@ -572,23 +572,23 @@ def disentanglement(prediction, detailed, coarse, other=None):
     depth = torch.from_numpy(np.where(mask, depth, 0).reshape(1, *maps.shape[1:]))
     shown = torch.from_numpy(mask.reshape(depth.shape))
     valid = losses.stencil_mask(shown, depth)[0].numpy()
-    points = (origins + depth.numpy().reshape(-1, 1) * rays)[mask]
+    points = (origins + depth.numpy().reshape(-1, 1) * rays)[mask].astype(float)
     truth = np.zeros(valid.shape)
     truth[shown[0].numpy()] = -signed_distance(coarse, points)[0]
-    scores = {}
-    for name, high in (("", False), ("_highpass", True)):
-        pair = [
-            _highpass(m, shown[0].numpy()) if high else m
-            for m in (maps[0].numpy(), truth)
-        ]
-        found, wanted = (m[valid] for m in pair)
+    shown = shown[0].numpy()
+    seen = points[valid[shown]]
+    base, error = _values(prediction.base_sdf, points), np.zeros(valid.shape)
+    error[shown] = base + truth[shown]
+    base, flat, scores = base[valid[shown]], maps[0].numpy(), {}
+    scores["base_to_coarse"] = np.abs(error[valid]).mean()
+    scores["base_to_detailed"] = np.abs(base).mean()
+    high = [_highpass(m, shown)[valid] for m in (flat, truth, error)]
+    scores["detail_in_base"] = _ratio(high[2] @ high[1], high[1] @ high[1])
+    for name, pair in {"": (flat[valid], truth[valid]), "_highpass": high[:2]}.items():
+        found, wanted = pair
         scores["displacement_correlation" + name] = _correlation(found, wanted)
         scores["displacement_energy" + name] = _ratio(found @ found, wanted @ wanted)
-    points = points[valid[shown[0].numpy()]]
-    base, wanted = _values(prediction.base_sdf, points), truth[valid]
-    scores["base_to_coarse"] = np.abs(base + wanted).mean()
-    scores["base_to_detailed"] = np.abs(base).mean()
-    scores["detail_in_base"] = 1 + _ratio(base @ wanted, wanted @ wanted)
+    points = seen
     some = points[:: max(1, len(points) // 1000)]
     energies = [
         (_laplacian(field, some) ** 2).mean()
