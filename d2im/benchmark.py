@@ -87,15 +87,15 @@ def _size(shape):
     return {"volume": mesh.volume, "area": mesh.area, "bounds": bounds}
 
 
-def read_list(path=LIST):
+def read_list():
     """Read the list of `make_list`.
 
     Raises:
         FileNotFoundError: it has not been written.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: write it by python -m d2im.benchmark --write")
-    return json.loads(Path(path).read_text())
+    if not LIST.is_file():
+        raise FileNotFoundError(f"{LIST}: write it by python -m d2im.benchmark --write")
+    return json.loads(LIST.read_text())
 
 
 def prepare_list(entries, folder, size, workers=1, count=20_000):
@@ -285,8 +285,8 @@ def summarise(rows, seed=0):
 
     Returns:
         list of dicts: group, method, measure, mean, median, low, high, shapes,
-        failures (scored as the worst), left_out (nothing in the truth to measure),
-        protocol.
+        pictures, failures (scored as the worst), left_out (the truth has nothing to
+        measure), protocol. The pictures of a shape count as one, their mean.
     """
     splits = dict.fromkeys(row["split"] for row in rows)
     groups = {"all": rows}
@@ -301,14 +301,17 @@ def summarise(rows, seed=0):
             for measure, first in mine[0].items():
                 if not isinstance(first, metrics.Result):
                     continue
-                values = np.array([row[measure].value for row in mine])
+                by_shape = {row["id"]: [] for row in mine}
+                for row in mine:
+                    by_shape[row["id"]].append(row[measure].value)
+                values = np.array([np.mean(v) for v in by_shape.values()])
                 kept = values[~np.isnan(values)]
                 line = {"group": group, "method": method, "measure": measure}
                 line["mean"] = kept.mean() if len(kept) else np.nan
                 line["median"] = np.median(kept) if len(kept) else np.nan
                 line["low"], line["high"] = interval(kept, seed)
-                line |= {"shapes": len(mine), "failures": failures}
-                line["left_out"] = len(values) - len(kept)
+                line |= {"shapes": len(values), "pictures": len(mine)}
+                line |= {"failures": failures, "left_out": len(values) - len(kept)}
                 table.append(line | {"protocol": str(first.protocol)})
     return table
 
@@ -322,7 +325,7 @@ def markdown(summary):
         text.append(f"### {group}\n\n| measure | {' | '.join(methods)} |")
         text.append("|---" * (1 + len(methods)) + "|")
         one = {line["method"]: line for line in lines}
-        cells = [f"{one[m]['failures']} of {one[m]['shapes']}" for m in methods]
+        cells = [f"{one[m]['failures']} of {one[m]['pictures']}" for m in methods]
         text.append(f"| failed, scored as the worst | {' | '.join(cells)} |")
         for measure in dict.fromkeys(line["measure"] for line in lines):
             of = {line["method"]: line for line in lines if line["measure"] == measure}

@@ -22,6 +22,7 @@ from scipy.spatial.distance import cdist
 from . import losses
 from .fields import sample_maps
 from .sampling import HALF_BOX, sample_surface, signed_distance
+from .sampling import _is_solid as is_solid
 
 ON_SURFACE = 0.005  # world units: the stored points that count as surface points
 BOX_DIAGONAL = 2 * HALF_BOX * 3**0.5  # world units: no distance in the box is larger
@@ -37,11 +38,9 @@ class Protocol:
     Attributes:
         name: of the protocol that it belongs to.
         frame: unit of its lengths: "world", or the truth's farthest vertex ("unit
-            sphere"), longest edge ("unit box") or bounding box's diagonal ("unit
-            diagonal") is 1.
+            sphere"), longest edge ("unit box") or box diagonal ("unit diagonal") is 1.
         points: drawn on each surface (IoU: in the box); sampling says by what.
-        squared: whether distances are squared before their mean.
-        factor: that the mean is multiplied by.
+        squared: whether distances are squared before their mean; factor: times which.
         threshold: of the F-score a distance, of ECD the sharpness of an edge point.
         radius: of ECD's neighbourhood. limit: ECD takes at most so many edge points.
         seed: of the points.
@@ -60,62 +59,40 @@ class Protocol:
 
     def __str__(self):
         power = "squared" if self.squared else "rooted"
-        parts = [f"{self.points:,} points by {self.sampling}", power]
-        parts += [f"x{self.factor:g}"]
+        drawn = f"{self.points:,} points by {self.sampling}"
+        parts = [self.frame, drawn, power, f"x{self.factor:g}"]
         for name in ("radius", "threshold", "limit"):
             if getattr(self, name) is not None:
                 parts.append(f"{name} {getattr(self, name):g}")
-        return f"{self.name}: {self.frame}, {', '.join(parts)}, seed {self.seed}"
+        return f"{self.name}: {', '.join(parts)}, seed {self.seed}"
 
 
-def _protocol(name, frame, measures, **common):
-    rules = {m: common | changes for m, changes in measures.items()}
-    return {m: Protocol(name, frame, **rule) for m, rule in rules.items()}
+def _rules(name, frame, measures, **common):
+    return {m: Protocol(name, frame, **common | own) for m, own in measures.items()}
 
 
-_CHAMFER = {"accuracy": {}, "completeness": {}, "chamfer_l1": {}}
+_L1, _L2 = ("accuracy", "completeness", "chamfer_l1"), {"squared": True}
 _BOX = {"points": 100_000, "sampling": "volume"}
+_OURS = dict.fromkeys(_L1, {}) | {
+    "chamfer_l2": _L2,
+    "emd": {"points": 2048},
+    "f_score": {"points": 50_000, "threshold": 0.01},
+    "iou": _BOX,
+    "normal_consistency": {},
+    "ecd": _L2 | {"radius": 0.02, "threshold": 0.8},
+}
+_OCCNET = dict.fromkeys(_L1, {"factor": 10.0})  # printed in tenths of the edge
+_OCCNET |= {"iou": _BOX, "normal_consistency": {}}
+# EMD is a sum of 2,048 distances times 0.01; F-scores at shares of 2.5.
+_DISN = {"chamfer_l2": _L2 | {"factor": 1e3}, "emd": {"factor": 20.48}}
+_DISN |= {f"f_score@{s}%": {"threshold": s / 40} for s in (0.5, 1, 2, 5, 10, 20)}
+# Its ECD finds next to no edge on a rounded (learned, marched) surface: see the counts.
+_BSPNET = {"chamfer_l2": {}, "ecd": {"radius": 0.01, "threshold": 0.1, "limit": 4096}}
 PROTOCOLS = {  # name -> measure -> Protocol
-    "d2im": _protocol(
-        "d2im",
-        "world",
-        {
-            **_CHAMFER,
-            "chamfer_l2": {"squared": True},
-            "emd": {"points": 2048},
-            "f_score": {"points": 100_000, "threshold": 0.01},
-            "iou": _BOX,
-            "normal_consistency": {},
-            "ecd": {"squared": True, "radius": 0.02, "threshold": 0.8},
-        },
-    ),
-    # printed in tenths of the longest edge
-    "occnet": _protocol(
-        "occnet",
-        "unit box",
-        {m: {"factor": 10.0} for m in _CHAMFER}
-        | {"iou": _BOX, "normal_consistency": {}},
-        points=100_000,
-    ),
-    # EMD is a sum of 2,048 distances times 0.01; F-scores at shares of 2.5
-    "disn": _protocol(
-        "disn",
-        "unit sphere",
-        {"chamfer_l2": {"squared": True, "factor": 1e3}, "emd": {"factor": 20.48}}
-        | {
-            f"f_score@{share:g}%": {"threshold": 2.5 * share / 100}
-            for share in (0.5, 1, 2, 5, 10, 20)
-        },
-        points=2048,
-        sampling="vertices",
-    ),
-    # finds next to no edge on a rounded (learned, marched) surface: see the counts
-    "bspnet": _protocol(
-        "bspnet",
-        "unit diagonal",
-        {"chamfer_l2": {}, "ecd": {"radius": 0.01, "threshold": 0.1, "limit": 4096}},
-        squared=True,
-    ),
+    "d2im": _rules("d2im", "world", _OURS),
+    "occnet": _rules("occnet", "unit box", _OCCNET, points=100_000),
+    "disn": _rules("disn", "unit sphere", _DISN, points=2048, sampling="vertices"),
+    "bspnet": _rules("bspnet", "unit diagonal", _BSPNET, squared=True),
 }
 HIGHER_IS_BETTER = ("f_score", "iou", "normal_consistency")
 
@@ -124,8 +101,7 @@ class Result(NamedTuple):
     """A number with what is needed to believe it.
 
     Attributes:
-        value: float; NaN where the truth has nothing to compare with.
-        protocol: Protocol.
+        value: NaN where the truth has nothing to compare with. protocol: Protocol.
         counts: points compared, of the prediction and of the truth; ECD's edge points.
     """
 
@@ -139,17 +115,12 @@ class Result(NamedTuple):
 
 
 class Match(NamedTuple):
-    """Two point sets, each point matched with its nearest in the other.
+    """Nearest neighbours of N predicted and M true points: distances and indices."""
 
-    Attributes:
-        accuracy (N,), to_truth (N,): of predicted points, distance and index.
-        completeness (M,), to_prediction (M,): of true points.
-    """
-
-    accuracy: np.ndarray
-    to_truth: np.ndarray
-    completeness: np.ndarray
-    to_prediction: np.ndarray
+    accuracy: np.ndarray  # (N,)
+    to_truth: np.ndarray  # (N,)
+    completeness: np.ndarray  # (M,)
+    to_prediction: np.ndarray  # (M,)
 
 
 def match_points(prediction, truth):
@@ -158,36 +129,39 @@ def match_points(prediction, truth):
     Raises:
         ValueError: points of another shape, none, or not finite.
     """
-    points = []
-    for name, values in (("prediction", prediction), ("truth", truth)):
-        values = np.ascontiguousarray(values, dtype=np.float64)
-        if values.ndim != 2 or values.shape[1] != 3 or len(values) == 0:
-            raise ValueError(f"{name} must be (N, 3) with N > 0, got {values.shape}")
-        if not np.isfinite(values).all():
+    sets = {"prediction": prediction, "truth": truth}
+    sets = {name: np.ascontiguousarray(p, dtype=float) for name, p in sets.items()}
+    for name, points in sets.items():
+        if points.ndim != 2 or points.shape[1] != 3 or len(points) == 0:
+            raise ValueError(f"{name} must be (N, 3) with N > 0, got {points.shape}")
+        if not np.isfinite(points).all():
             raise ValueError(f"{name} must be finite, got NaN or infinity")
-        points.append(values)
-    return Match(*_nearest(*points), *_nearest(*points[::-1]))
+    a, b = sets.values()
+    return Match(*_nearest(a, b), *_nearest(b, a))
 
 
 def chamfer_distance(prediction, truth, norm="l1"):
-    """Chamfer distance of points: mean of both means ("l1"), sum of squared ("l2").
+    """Chamfer distance of point sets, in their unit or its square.
 
-    (mean a + mean c) / 2 after Occupancy Networks, mean a^2 + mean c^2 after BSP-Net.
+    With a the distances of predicted points to their nearest true ones and c the other
+    way: (mean a + mean c) / 2, "l1", after Occupancy Networks, or mean a^2 + mean c^2,
+    "l2", after BSP-Net.
 
     Args:
-        prediction (N, 3), truth (M, 3): points, or a Match as the first and None.
-        norm: "l1" or "l2".
+        prediction: (N, 3). truth: (M, 3). norm: "l1" or "l2".
 
     Raises:
         ValueError: an unknown norm, or as `match_points`.
     """
     if norm not in ("l1", "l2"):
         raise ValueError(f'norm must be "l1" or "l2", got {norm!r}')
-    known = isinstance(prediction, Match)
-    match = prediction if known else match_points(prediction, truth)
-    if norm == "l1":
-        return float(match.accuracy.mean() + match.completeness.mean()) / 2
-    return float((match.accuracy**2).mean() + (match.completeness**2).mean())
+    return _chamfer(match_points(prediction, truth), norm == "l2")
+
+
+def _chamfer(match, squared):
+    if squared:
+        return float((match.accuracy**2).mean() + (match.completeness**2).mean())
+    return float(match.accuracy.mean() + match.completeness.mean()) / 2
 
 
 def f_score(match, threshold):
@@ -211,9 +185,8 @@ def normal_consistency(match, prediction_normals, truth_normals):
 def earth_movers_distance(prediction, truth):
     """Mean distance of the best one-to-one assignment of points, exactly.
 
-    Subtracting potentials of rows and columns does not change which assignment is the
-    best. Those of a few Sinkhorn steps leave the solver little to do: five times
-    faster on unlike shapes.
+    Potentials of rows and columns do not change which assignment is the best; those of
+    a few Sinkhorn steps leave the solver up to five times less to do.
 
     Args:
         prediction, truth: (N, 3) each.
@@ -265,17 +238,6 @@ def edge_sharpness(points, normals, radius):
     return sigma
 
 
-def edge_chamfer_distance(prediction, truth):
-    """ECD: mean d^2 + mean d^2 of edge points, (N, 3) and (M, 3).
-
-    Without true edges there is nothing to compare with: NaN. Without predicted ones
-    infinity, for which `evaluate` puts the worst value. Never 0: read the counts.
-    """
-    if len(truth) == 0:
-        return float("nan")
-    return chamfer_distance(prediction, truth, "l2") if len(prediction) else np.inf
-
-
 def iou(prediction, truth):
     """Intersection over union of occupancies (P,) bool; NaN where both are empty."""
     union = (prediction | truth).sum()
@@ -283,22 +245,16 @@ def iou(prediction, truth):
 
 
 def inside(mesh, points, scene=None):
-    """Which points lie in a mesh: winding number above 1/2.
+    """Which points (P, 3) lie in a mesh: winding number above 1/2, (P,) bool.
 
-    That of a watertight mesh is counted exactly along rays, as the signed crossings of
-    two out of three directions; any other's is the generalised one (Jacobson et al.
-    2013), so that open meshes are scored too. Inside-out meshes hold nothing.
-
-    Args:
-        mesh: trimesh.Trimesh. points: (P, 3), its frame. scene: its `ray_scene`.
-
-    Returns:
-        (P,) bool.
+    That of one closed body is counted along rays, as signed crossings, by two of three
+    directions; any other's is the generalised one (Jacobson et al. 2013), so that open
+    and overlapping bodies are scored too. `scene` is the mesh's `ray_scene`.
     """
     found = np.zeros(len(points), dtype=bool)
     near = ((points > mesh.bounds[0]) & (points < mesh.bounds[1])).all(1)
     points = points[near]
-    if mesh.is_watertight and mesh.is_winding_consistent:
+    if is_solid(mesh):
         scene = scene or ray_scene(mesh)
         axes = np.array([[0.79, 0.53, 0.31], [-0.37, 0.83, 0.42], [0.19, -0.44, 0.88]])
         votes = [_crossings(scene, mesh.face_normals, points, a) > 0 for a in axes]
@@ -318,21 +274,15 @@ def ray_scene(mesh):
     from embreex.rtcore_scene import EmbreeScene
 
     scene = EmbreeScene()
-    triangles = np.asarray(mesh.vertices)[mesh.faces].astype(np.float32)
-    TriangleMesh(scene, triangles)  # the scene keeps a copy
+    TriangleMesh(scene, np.asarray(mesh.vertices)[mesh.faces].astype(np.float32))
     return scene
 
 
 def behind(scene, camera, points):
-    """Where the camera's ray toward each point first meets the surface.
+    """How far points (P, 3) lie behind what the camera's rays toward them meet first.
 
-    Args:
-        scene: of `ray_scene`. camera: Camera. points: (P, 3) world.
-
-    Returns:
-        How far behind that place the point lies, (P,) in world units along the ray:
-        about 0 on the seen surface, negative in front of it, -inf where the ray meets
-        nothing or the point is outside the picture.
+    Along the ray, (P,) world units: about 0 on the seen surface, negative before it,
+    -inf where the ray meets nothing or the point is outside the picture.
     """
     ray = points - camera.position
     origins = np.tile(camera.position, (len(points), 1)).astype(np.float32)
@@ -345,16 +295,14 @@ def behind(scene, camera, points):
 def prediction_failure(mesh):
     """Why a predicted mesh cannot be measured, or "" where it can.
 
-    Outside the box it is in another frame: one whose farthest vertex is at 1 always is.
+    What leaves the box is in another frame: a farthest vertex at 1 always does.
     """
-    if mesh is None:
-        return "no mesh"
-    if len(mesh.faces) == 0:
-        return "a mesh without faces"
+    if mesh is None or len(mesh.faces) == 0:
+        return "no mesh" if mesh is None else "a mesh without faces"
     if not np.isfinite(mesh.vertices).all():
         return "vertices that are not finite"
-    if np.abs(mesh.bounds).max() > HALF_BOX + 1e-6:
-        reach = np.abs(mesh.bounds).max()
+    reach = np.abs(mesh.bounds).max()
+    if reach > HALF_BOX + 1e-6:
         return f"leaves the box of {HALF_BOX} by reaching {reach:.3g}: another frame?"
     return "" if mesh.area > 0 else "a mesh of no area"
 
@@ -412,51 +360,45 @@ class _Pair:
     def __init__(self, prediction, truth, rules, scale, camera):
         self.meshes, self.scale, self.camera = (prediction, truth), scale, camera
         self.scenes = [ray_scene(mesh) for mesh in self.meshes]
-        self.clouds, self.known = [], {}
+        self.clouds, self.known = [], {}  # (points, normals, seen) of each
         drawn = [rule for rule in rules if rule.sampling != "volume"]
         count = max([rule.points for rule in drawn], default=1)
         for k, mesh in enumerate(self.meshes):
             rng = np.random.default_rng([*(r.seed for r in drawn[:1]), k])
             points, normals = sample_surface(mesh, count, rng)
             if any(rule.sampling == "vertices" for rule in drawn):
-                chosen = rng.integers(len(mesh.vertices), size=count)
-                points, normals = np.asarray(mesh.vertices)[chosen], None
+                points = mesh.vertices[rng.integers(len(mesh.vertices), size=count)]
             seen = np.ones(count, dtype=bool)
             if camera:
                 seen = np.abs(behind(self.scenes[k], camera, points)) < SEEN
-            self.clouds.append((points * scale, normals, seen))
+            self.clouds.append((np.asarray(points) * scale, normals, seen))
 
     def measure(self, kind, rule, side):
         """The value, inf where only the prediction has nothing, and the counts."""
         if kind == "iou":
             return self.iou(rule, side)
-        sets = [self.part(k, kind, rule, side) for k in (0, 1)]
-        size = tuple(len(index) for index in sets)
-        if 0 in size:
-            return (np.nan if size[1] == 0 else np.inf), size
+        index = [self.part(k, kind, rule, side) for k in (0, 1)]
         points, normals = (
-            [
-                cloud[c] if cloud[c] is None else cloud[c][index]
-                for cloud, index in zip(self.clouds, sets, strict=True)
-            ]
+            [cloud[c][i] for cloud, i in zip(self.clouds, index, strict=True)]
             for c in (0, 1)
         )
+        size = len(index[0]), len(index[1])
+        if 0 in size:
+            return (np.inf if size[1] else np.nan), size
         if kind == "emd":
-            few = min(rule.points, *size)
-            value = earth_movers_distance(*(p[:few] for p in points))
-            return value * rule.factor, (few, few)
+            points = [p[: min(size)] for p in points]
+            return earth_movers_distance(*points) * rule.factor, (min(size),) * 2
         key = side, rule.points, kind == "ecd"
-        match = self.known.setdefault(key, None) or match_points(*points)
-        self.known[key] = match
+        if key not in self.known:
+            self.known[key] = match_points(*points)
+        match = self.known[key]
         if kind == "f_score":
             return f_score(match, rule.threshold), size
         if kind == "normal_consistency":
             return normal_consistency(match, *normals), size
         if kind in ("accuracy", "completeness"):
-            value = getattr(match, kind).mean()
-        else:
-            value = chamfer_distance(match, None, "l2" if rule.squared else "l1")
-        return value * rule.factor, size
+            return getattr(match, kind).mean() * rule.factor, size
+        return _chamfer(match, rule.squared) * rule.factor, size
 
     def part(self, k, kind, rule, side):
         """Indices of the points of a surface that a measure compares."""
@@ -465,11 +407,10 @@ class _Pair:
             return np.flatnonzero(seen | (not side))[: rule.points]
         index = np.arange(rule.points)
         if kind == "ecd":
-            sigma = self.known.get((k, rule))
-            if sigma is None:
-                drawn = points[index], normals[index]
-                sigma = self.known[k, rule] = edge_sharpness(*drawn, rule.radius)
-            index = np.flatnonzero(sigma < rule.threshold)[: rule.limit]
+            if k not in self.known:
+                drawn = points[index], normals[index], rule.radius
+                self.known[k] = edge_sharpness(*drawn) < rule.threshold
+            index = np.flatnonzero(self.known[k])[: rule.limit]
         return index[seen[index]] if side else index
 
     def iou(self, rule, side):
@@ -478,8 +419,8 @@ class _Pair:
             rng = np.random.default_rng([rule.seed, 2])
             points = rng.uniform(-HALF_BOX, HALF_BOX, (rule.points, 3)) / self.scale
             points += 0 if rule.frame == "world" else self.meshes[1].bounds.mean(0)
-            scenes = zip(self.meshes, self.scenes, strict=True)
-            self.known["box"] = points, [inside(m, points, s) for m, s in scenes]
+            pairs = zip(self.meshes, self.scenes, strict=True)
+            self.known["box"] = points, [inside(m, points, s) for m, s in pairs]
         points, held = self.known["box"]
         if side:
             depths = [behind(scene, self.camera, points) for scene in self.scenes]
@@ -492,7 +433,7 @@ def decomposition_scores(prediction, example, view):
     """How well f_B and F meet the visible front, and f_D the detail there.
 
     Args:
-        prediction: Reconstruction or Prediction of that view.
+        prediction: Prediction of that view.
         example: arrays of one shape, see `dataset`.
         view: index of the picture that the prediction was made from.
 
@@ -505,19 +446,15 @@ def decomposition_scores(prediction, example, view):
     Raises:
         ValueError: the maps and the example's views differ in size.
     """
-    camera = prediction.camera
-    sizes = prediction.displacement.shape[-1], example[f"depth_{view}"].shape[-1]
-    if sizes[0] != sizes[1]:
+    camera, size = prediction.camera, example[f"depth_{view}"].shape[-1]
+    if prediction.displacement.shape[-1] != size:
         raise ValueError(
-            f"the model works at {sizes[0]} px but the views have {sizes[1]}: prepare "
-            "the data at the model's size"
+            f"the model works at {prediction.displacement.shape[-1]} px but the views "
+            f"have {size}: prepare the data at the model's size"
         )
-    views = {
-        "normals": torch.from_numpy(example[f"normals_{view}"])[None].float(),
-        "depth": torch.from_numpy(example[f"depth_{view}"])[None].float(),
-        "mask": torch.from_numpy(example[f"mask_{view}"])[None] > 0,
-        "camera": torch.from_numpy(example[f"camera_{view}"])[None].float(),
-    }
+    names = "normals", "depth", "mask", "camera"
+    views = {n: torch.from_numpy(example[f"{n}_{view}"])[None].float() for n in names}
+    views["mask"] = views["mask"] > 0
     predicted, target, valid = losses.laplacian_maps(prediction.displacement[:1], views)
     pairs = torch.stack([predicted[valid], target[valid]])
 
@@ -542,9 +479,9 @@ def disentanglement(prediction, detailed, coarse, other=None):
     """How f_B and f_D share the known truth, on the visible front.
 
     At the visible point p of pixel u the detailed F is 0 and the true displacement
-    d*(u) = -F_coarse(p). High-passed is what a Gaussian of 1/28 of the picture's side
-    leaves: below it f_D also mends the base's errors. Where no displacement is
-    predicted, a correlation is 0.
+    d*(u) = -F_coarse(p). High-passed is a map less its Gaussian mean of 1/28 of the
+    side: below that f_D mends the base's errors too. Without a predicted displacement
+    its correlations are 0.
 
     Args:
         prediction: Prediction of one picture.
@@ -552,63 +489,53 @@ def disentanglement(prediction, detailed, coarse, other=None):
         other: Prediction from another picture of the same shape.
 
     Returns:
-        dict of floats, in brackets their values for the truth and for a base that
-        swallowed the detail: base_to_coarse (0, relief) and base_to_detailed (relief,
-        0), mean |f_B - F_coarse| and |f_B - F|, world units; detail_in_base (0, 1),
-        the share of d* that f_B follows; displacement_correlation (1, 0) and _energy
-        (1, 0), the sum of squares over that of d*, raw and with _highpass;
-        laplacian_energy (coarse_energy, 1), mean (Laplacian f_B)^2 over that of F at
-        STEP, coarse_energy being F_coarse's. With `other`, at points that both see:
-        transfer_consistency (1, 0), the correlation of both f_D, and transfer_error
-        (0, 0), mean |f_B + f_D of the other - F|.
+        dict of floats; in brackets what the truth has, and a base that swallowed the
+        detail: base_to_coarse (0, relief) and base_to_detailed (relief, 0), mean
+        |f_B - F_coarse| and |f_B - F|, world units; detail_in_base (0, 1), the slope
+        of f_B - F_coarse over d*, high-passed; displacement_correlation (1, 0) and
+        displacement_energy (1, 0), the sum of squares over that of d*, raw and
+        _highpass; laplacian_energy (coarse_energy, 1), mean (Laplacian f_B)^2 over
+        that of F, by steps of 0.01, coarse_energy being F_coarse's. With `other`, at
+        points that both see: transfer_consistency (1, 0), the correlation of both f_D,
+        and transfer_error (0, 0), mean |f_B + f_D of the other - F|.
     """
-    maps = prediction.displacement
-    camera = prediction.camera.resized(maps.shape[-1])
-    scene = ray_scene(detailed)
-    origins, rays = (a.reshape(-1, 3) for a in camera.rays())
-    origins = np.ascontiguousarray(origins)
-    depth = scene.run(origins, np.ascontiguousarray(rays), query="DISTANCE")
+    front = prediction.displacement[0].numpy()
+    camera, scene = prediction.camera.resized(len(front)), ray_scene(detailed)
+    origins, rays = (np.array(a.reshape(-1, 3)) for a in camera.rays())
+    depth = scene.run(origins, rays, query="DISTANCE").reshape(front.shape)
     mask = depth < 1e6
-    depth = torch.from_numpy(np.where(mask, depth, 0).reshape(1, *maps.shape[1:]))
-    shown = torch.from_numpy(mask.reshape(depth.shape))
-    valid = losses.stencil_mask(shown, depth)[0].numpy()
-    points = (origins + depth.numpy().reshape(-1, 1) * rays)[mask].astype(float)
-    truth = np.zeros(valid.shape)
-    truth[shown[0].numpy()] = -signed_distance(coarse, points)[0]
-    shown = shown[0].numpy()
-    seen = points[valid[shown]]
-    base, error = _values(prediction.base_sdf, points), np.zeros(valid.shape)
-    error[shown] = base + truth[shown]
-    base, flat, scores = base[valid[shown]], maps[0].numpy(), {}
-    scores["base_to_coarse"] = np.abs(error[valid]).mean()
-    scores["base_to_detailed"] = np.abs(base).mean()
-    high = [_highpass(m, shown)[valid] for m in (flat, truth, error)]
-    scores["detail_in_base"] = _ratio(high[2] @ high[1], high[1] @ high[1])
-    for name, pair in {"": (flat[valid], truth[valid]), "_highpass": high[:2]}.items():
-        found, wanted = pair
-        scores["displacement_correlation" + name] = _correlation(found, wanted)
-        scores["displacement_energy" + name] = _ratio(found @ found, wanted @ wanted)
-    points = seen
+    seen = torch.from_numpy(np.stack([mask, np.where(mask, depth, 0)]))[:, None]
+    valid = losses.stencil_mask(seen[0] > 0, seen[1])[0].numpy()
+    points = (origins + depth.reshape(-1, 1) * rays)[mask.ravel()].astype(float)
+    truth, error = np.zeros((2, *mask.shape))
+    truth[mask] = -signed_distance(coarse, points)[0]
+    error[mask] = _values(prediction.base_sdf, points) + truth[mask]
+    base, points = (error - truth)[valid], points[valid[mask]]
+    high, wanted, swallowed = (_highpass(m, mask)[valid] for m in (front, truth, error))
+    scores = {
+        "base_to_coarse": np.abs(error[valid]).mean(),
+        "base_to_detailed": np.abs(base).mean(),
+        "detail_in_base": _ratio(swallowed @ wanted, wanted @ wanted),
+    }
+    for name, a, b in (("", front[valid], truth[valid]), ("_highpass", high, wanted)):
+        scores["displacement_correlation" + name] = _correlation(a, b)
+        scores["displacement_energy" + name] = _ratio(a @ a, b @ b)
     some = points[:: max(1, len(points) // 1000)]
-    energies = [
+    of_base, of_coarse, of_truth = (
         (_laplacian(field, some) ** 2).mean()
         for field in (
             lambda p: _values(prediction.base_sdf, p),
             lambda p: signed_distance(coarse, p)[0],
             lambda p: signed_distance(detailed, p)[0],
         )
-    ]
-    scores["laplacian_energy"] = _ratio(energies[0], energies[2])
-    scores["coarse_energy"] = _ratio(energies[1], energies[2])
+    )
+    scores["laplacian_energy"] = _ratio(of_base, of_truth)
+    scores["coarse_energy"] = _ratio(of_coarse, of_truth)
     if other is not None:
         both = np.abs(behind(scene, other.camera, points)) < SEEN
-        uv = other.camera.project(torch.from_numpy(points[both]))[0]
-        again = sample_maps(other.displacement[None, :1].double(), uv[None])[
-            0, 0
-        ].numpy()
-        scores["transfer_consistency"] = _correlation(
-            maps[0].numpy()[valid][both], again
-        )
+        uv, _ = other.camera.project(torch.from_numpy(points[both]).float())
+        again = sample_maps(other.displacement[None, :1], uv[None])[0, 0].numpy()
+        scores["transfer_consistency"] = _correlation(front[valid][both], again)
         scores["transfer_error"] = np.abs(base[both] + again).mean()
     return {name: float(value) for name, value in scores.items()}
 
@@ -625,7 +552,6 @@ def _laplacian(field, points):
 
 
 def _highpass(values, mask):
-    """A map less its Gaussian mean over the mask."""
     blurred = [gaussian_filter(m, len(mask) / 28) for m in (values * mask, mask * 1.0)]
     return values - blurred[0] / np.maximum(blurred[1], 1e-9)
 
@@ -635,9 +561,8 @@ def _ratio(a, b):
 
 
 def _correlation(a, b):
-    if len(a) < 2 or a.std() < 1e-9 or b.std() < 1e-9:
-        return 0.0
-    return np.corrcoef(a, b)[0, 1]
+    constant = len(a) < 2 or a.std() < 1e-9 or b.std() < 1e-9
+    return 0.0 if constant else np.corrcoef(a, b)[0, 1]
 
 
 def _frame_scale(truth, frame):
@@ -669,7 +594,7 @@ def _nearest(points, others):
 
 def _crossings(scene, face_normals, points, direction):
     """Winding number of a closed mesh: crossings out of it less those into it."""
-    winding, left = np.zeros(len(points), int), np.arange(len(points))
+    winding, left = np.zeros(len(points)), np.arange(len(points))
     rays = np.tile(direction, (len(points), 1)).astype(np.float32)
     starts = points.astype(np.float32)
     for _ in range(100):  # layers; a ray that sticks to an edge is outvoted
@@ -678,8 +603,6 @@ def _crossings(scene, face_normals, points, direction):
         if not met.any():
             break
         left = left[met]
-        winding[left] += np.sign(face_normals[hits["primID"][met]] @ direction).astype(
-            int
-        )
+        winding[left] += np.sign(face_normals[hits["primID"][met]] @ direction)
         starts = starts[met] + (hits["tfar"][met, None] + 1e-5) * rays[left]
     return winding

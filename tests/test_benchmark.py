@@ -1,0 +1,200 @@
+"""The list is fixed, bad predictions count, and the table is the same again."""
+
+import json
+
+import numpy as np
+import pytest
+import trimesh
+
+from d2im import benchmark, metrics
+from d2im.camera import Camera
+from d2im.dataset import ShapeDataset
+
+BALL = trimesh.creation.icosphere(2, 0.4)
+CAMERA = Camera(20, 10, 1, 32)
+SPEED = {"skip": ("emd", "f_score", "iou")}
+
+
+@pytest.fixture(scope="module")
+def entries():
+    return benchmark.make_list(in_family=1, unseen=1)
+
+
+def result(value):
+    return metrics.Result(value, metrics.PROTOCOLS["d2im"]["chamfer_l1"])
+
+
+def row(name, method, value, status="ok"):
+    info = {"id": name, "family": name[0], "split": "test", "view": 0}
+    return info | {"method": method, "status": status, "chamfer_l1": result(value)}
+
+
+def test_the_list_has_the_splits_seeds_and_cameras_of_their_own(entries):
+    splits = json.loads(benchmark.SPLITS.read_text())
+    for entry in entries:
+        unseen = entry["family"] in splits["unseen_families"]
+        assert entry["set"] == ("unseen" if unseen else "test")
+        low, high = splits["seeds"][entry["set"]]
+        assert low <= entry["seed"] < high
+        for azimuth, elevation, ratio in entry["cameras"]:
+            assert abs(azimuth) <= 60 and 0 <= elevation <= 40 and 0.8 <= ratio <= 1
+    assert len({str(entry["cameras"]) for entry in entries}) == len(entries)
+    again = benchmark.make_list(in_family=2, unseen=2)
+    assert all(entry in again for entry in entries)  # a longer list only adds
+
+
+@pytest.mark.parametrize("name", ["volume", "area", "bounds"])
+def test_another_shape_than_the_lists_is_noticed(entries, name):
+    benchmark.check_shape(entries[0])
+    changed = np.multiply(entries[0][name], 1.001).tolist()
+    with pytest.raises(ValueError, match=f"chair-010100 .*its {name} is"):
+        benchmark.check_shape(entries[0] | {name: changed})
+
+
+def test_the_command_writes_and_checks_the_list(entries, tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "LIST", tmp_path / "benchmark.json")
+    monkeypatch.setattr(benchmark, "make_list", lambda: entries)
+    with pytest.raises(FileNotFoundError, match="--write"):
+        benchmark.main([])
+    benchmark.main(["--write"])
+    benchmark.main([])
+    assert benchmark.read_list() == entries
+
+
+def test_prepared_lists_are_data_sets_with_the_lists_cameras(entries, tmp_path):
+    benchmark.prepare_list(entries[:2], tmp_path, size=32, count=500)
+    data = ShapeDataset(tmp_path, None)
+    assert [r["id"] for r in data.rows] == sorted(e["id"] for e in entries[:2])
+    by_id = {entry["id"]: entry for entry in entries}
+    for index, line in enumerate(data.rows):
+        wanted = Camera(*by_id[line["id"]]["cameras"][1], 32)
+        assert np.array_equal(data.camera(index, 1).to_array(), wanted.to_array())
+
+
+@pytest.mark.parametrize("suffix", [".obj", ".ply", ".glb", ".off", ".stl"])
+def test_a_mesh_of_another_program_is_read_as_it_is(tmp_path, suffix):
+    BALL.export(tmp_path / f"chair-010100{suffix}")
+    mesh, why = benchmark.read_prediction(tmp_path, "chair-010100")
+    assert why == "" and mesh.is_watertight and len(mesh.faces) == len(BALL.faces)
+    assert np.allclose(mesh.bounds, BALL.bounds, atol=1e-6)
+
+
+def test_missing_damaged_and_nan_files_are_scored_with_their_reason(tmp_path):
+    (tmp_path / "damaged.ply").write_text("ply\nno")
+    (tmp_path / "nan.obj").write_text("v 0 0 0\nv nan 0 0\nv 0 1 0\nf 1 2 3\n")
+    (tmp_path / "empty.obj").write_text("# nothing\n")
+    names = ["missing", "damaged", "nan", "empty"]
+    jobs = [
+        (
+            {"id": name, "family": "", "split": "test", "view": 0, "method": "other"},
+            *benchmark.read_prediction(tmp_path, name),
+            BALL,
+            CAMERA,
+        )
+        for name in names
+    ]
+    rows = benchmark.score_all(jobs, **SPEED)
+    for line, reason in zip(rows, ["missing", "unread", "finite", ""], strict=True):
+        assert reason in line["status"] != "ok"
+        assert line["chamfer_l1"].value == pytest.approx(1.1 * 3**0.5)
+    (first, *_) = benchmark.summarise(rows)
+    assert first["failures"] == first["shapes"] == 4
+    assert first["mean"] == pytest.approx(1.1 * 3**0.5)
+    assert "| 4 of 4 |" in benchmark.markdown([first])
+
+
+def jobs(count=3):
+    """Balls of several sizes against one."""
+    for k in range(count):
+        mesh = BALL.copy().apply_scale(0.9 + 0.03 * k)
+        info = {"id": f"{k}", "family": "ball", "split": "test", "view": 0}
+        yield info | {"method": "ours"}, mesh, "", BALL, CAMERA
+        yield info | {"method": "truth"}, BALL, "", BALL, CAMERA
+
+
+def test_the_table_is_the_same_again_and_with_any_number_of_workers():
+    tables = [
+        benchmark.markdown(
+            benchmark.summarise(benchmark.score_all(jobs(2), n, **SPEED))
+        )
+        for n in (1, 1, 2)
+    ]
+    assert tables[0] == tables[1] == tables[2]
+    assert "d2im: world, 16,384 points by area, rooted, x1, seed 0" in tables[0]
+
+
+def test_another_seed_moves_the_table_by_less_than_its_interval():
+    one, other = (
+        benchmark.summarise(benchmark.score_all(jobs(4), seed=seed, **SPEED))
+        for seed in (0, 1)
+    )
+    for a, b in zip(one, other, strict=True):
+        if a["method"] == "ours" and a["measure"].startswith("chamfer"):
+            assert 0 < abs(a["mean"] - b["mean"]) < a["high"] - a["low"]
+
+
+def test_groups_are_families_and_all_and_nan_is_left_out_and_counted():
+    rows = [row("a1", "m", 1.0), row("a2", "m", np.nan), row("b1", "m", 3.0)]
+    table = {line["group"]: line for line in benchmark.summarise(rows)}
+    assert table["all"]["mean"] == 2 and table["all"]["left_out"] == 1
+    assert table["family a"]["mean"] == 1 and table["family b"]["median"] == 3
+    assert "(1 left out)" in benchmark.markdown([table["all"]])
+
+
+def test_several_pictures_of_a_shape_are_one_draw_of_the_bootstrap():
+    rows = [row("a", "m", v) for v in (0.0, 2.0)] + [row("b", "m", 1.0)] * 2
+    (line, *_) = benchmark.summarise(rows)
+    assert line["low"] == line["mean"] == line["high"] == 1
+    assert line["shapes"] == 2 and line["pictures"] == 4
+
+
+def test_the_interval_of_normal_numbers_is_that_of_their_standard_error():
+    values = np.random.default_rng(0).normal(5, 2, 400)
+    low, high = benchmark.interval(values)
+    half = 1.96 * values.std() / 20
+    assert (high - low) / 2 == pytest.approx(half, rel=0.1)
+    assert (low + high) / 2 == pytest.approx(values.mean(), abs=0.02)
+
+
+def test_a_paired_test_sees_a_small_gap_in_large_scatter():
+    draw = np.random.default_rng(0)
+    rows = []
+    for k, value in enumerate(draw.normal(10, 5, 30)):
+        rows.append(row(f"{k}", "a", value))
+        rows.append(row(f"{k}", "b", value + draw.normal(0.2, 0.1)))
+    found = benchmark.compare(rows, "a", "b", "chamfer_l1")
+    assert found["high"] < 0 and found["p"] < 1e-4 and found["pairs"] == 30
+    same = benchmark.compare(rows, "a", "a", "chamfer_l1")
+    assert same["p"] == 1 and same["difference"] == 0
+
+
+def test_costs_count_the_time_and_the_memory_of_the_block():
+    costs = []
+    with benchmark.cost(costs, "m"):
+        block = np.ones(8_000_000)  # 64 MB
+    (spent,) = costs
+    assert spent["wall_s"] > 0 and block.sum() == 8_000_000
+    assert spent["peak_mb"] > 50 or np.isnan(spent["peak_mb"])
+
+
+def test_a_truth_of_another_frame_follows_the_examples_similarity(tmp_path):
+    box = trimesh.creation.box((1, 2, 4))
+    box.export(tmp_path / "car.ply")
+    example = {"similarity": np.array([90, 0.1, 0, 0.05, 0])}
+    mesh, coarse = benchmark.true_meshes({"id": "car"}, example, tmp_path)
+    assert coarse is None  # +z turned to +x, and a tenth
+    assert np.allclose(mesh.extents, [0.4, 0.2, 0.1])
+    assert np.allclose(mesh.bounds.mean(0), [0, 0.05, 0])
+    with pytest.raises(FileNotFoundError, match="truth of bus .* missing file"):
+        benchmark.true_meshes({"id": "bus"}, {}, tmp_path)
+
+
+def test_a_model_without_a_surface_fails_instead_of_stopping(tiny_model, tiny_data):
+    data = ShapeDataset(tiny_data, view=0)
+    image, camera = data[0]["image"], data.camera(0, 0)
+    _, made = benchmark.predict_meshes(tiny_model, image, camera, 16)
+    assert set(made) == {"base", "final"}
+    tiny_model.base_decoder.out.bias.data.fill_(100.0)
+    _, made = benchmark.predict_meshes(tiny_model, image, camera, 16)
+    assert made["final"][0] is None and "no surface" in made["final"][1]
+    assert list(benchmark.pictures(image, made, camera)) == ["picture"]
