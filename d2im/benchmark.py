@@ -11,7 +11,8 @@ import argparse
 import json
 import time
 import zlib
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -19,66 +20,40 @@ import trimesh
 from joblib import Parallel, delayed
 from scipy.stats import wilcoxon
 
-from . import dataset, metrics
+from . import dataset, metrics, plots, shapes
 from .camera import Camera
 from .meshing import extract_mesh
+from .pages import markdown_table
 from .reconstruction import predict
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 LIST, SPLITS = DATA / "benchmark.json", DATA / "splits.json"
 SUFFIXES = (".obj", ".ply", ".glb", ".off", ".stl")
 RESAMPLES = 5000
+COLUMNS = """group method measure mean median low high shapes pictures failures left_out
+protocol""".split()  # of `summarise`
 
 
 def make_list(in_family=10, unseen=33, views=2):
-    """The list: seen families' test seeds, unseen families' own, cameras by the id.
-
-    Args:
-        in_family, unseen: shapes of each family of either set.
-        views: cameras of each shape.
+    """The list: so many test seeds of each family of either set, cameras by the id.
 
     Returns:
         list of dicts: id, set ("test" or "unseen"), family, seed, cameras (azimuth,
         elevation, ratio), volume, area, bounds.
     """
-    from .shapes import FAMILIES
-
     splits, entries = json.loads(SPLITS.read_text()), []
-    for family in FAMILIES:
+    for family in shapes.FAMILIES:
         new = family in splits["unseen_families"]
         name, count = ("unseen", unseen) if new else ("test", in_family)
         first = splits["seeds"][name][0]
         for seed in range(first, first + count):
             item = {"id": f"{family}-{seed:06d}", "set": name}
-            rng = np.random.default_rng(zlib.crc32(item["id"].encode()))
-            ranges = ([-60, 0, 0.8], [60, 40, 1], (views, 3))  # as random_camera's
             item |= {"family": family, "seed": seed}
+            rng = np.random.default_rng(zlib.crc32(item["id"].encode()))
+            ranges = [-60, 0, 0.8], [60, 40, 1], (views, 3)  # as random_camera's
             item["cameras"] = rng.uniform(*ranges).round(4).tolist()
-            entries.append(item | _size(_shape(item)))
+            entries.append(item | _size(shapes.make_shape(family, seed)))
     return entries
-
-
-def check_shape(entry):
-    """Make a listed shape and compare its volume, area and bounds.
-
-    Raises:
-        ValueError: it is another shape than the list was written for.
-    """
-    shape = _shape(entry)
-    for name, value in _size(shape).items():
-        if not np.allclose(value, entry[name], rtol=1e-4, atol=1e-6):
-            raise ValueError(
-                f"{entry['id']} is not the benchmark's shape: its {name} is {value}, "
-                f"not {entry[name]}; tables are comparable with the same d2im.shapes "
-                "only (--write makes a new list)"
-            )
-    return shape
-
-
-def _shape(entry):
-    from .shapes import make_shape
-
-    return make_shape(entry["family"], entry["seed"])
 
 
 def _size(shape):
@@ -87,25 +62,31 @@ def _size(shape):
     return {"volume": mesh.volume, "area": mesh.area, "bounds": bounds}
 
 
-def read_list():
-    """Read the list of `make_list`.
+def check_shape(entry):
+    """Make a listed shape.
 
     Raises:
-        FileNotFoundError: it has not been written.
+        ValueError: its volume, area or bounds are not those of the list.
     """
+    shape = shapes.make_shape(entry["family"], entry["seed"])
+    for name, value in _size(shape).items():
+        if not np.allclose(value, entry[name], rtol=1e-4, atol=1e-6):
+            raise ValueError(
+                f"{entry['id']} is not the benchmark's shape: its {name} is {value}, "
+                f"not {entry[name]}; take the list's d2im.shapes, or --write a new list"
+            )
+    return shape
+
+
+def read_list():
+    """Read the list that --write has written."""
     if not LIST.is_file():
         raise FileNotFoundError(f"{LIST}: write it by python -m d2im.benchmark --write")
     return json.loads(LIST.read_text())
 
 
 def prepare_list(entries, folder, size, workers=1, count=20_000):
-    """Check the listed shapes and write their example files, for `ShapeDataset`.
-
-    Args:
-        entries: of `read_list`. folder: of the examples.
-        size: pixels of the pictures, those of the model. workers: processes.
-        count: points of an example.
-    """
+    """Check the listed shapes and write their examples: pictures of `size` pixels."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     jobs = [delayed(_prepare_one)(e, folder, size, count) for e in entries]
@@ -124,10 +105,7 @@ def _prepare_one(entry, folder, size, count):
 
 
 def read_prediction(folder, name):
-    """Read the mesh that another program made of a shape.
-
-    Args:
-        folder: with name.obj, .ply, .glb, .off or .stl, in the world frame. name: id.
+    """Read the mesh <name>.obj, .ply, ... of another program, in the world frame.
 
     Returns:
         trimesh.Trimesh or None, and why there is none.
@@ -146,14 +124,9 @@ def read_prediction(folder, name):
 
 
 def true_meshes(row, example, folder=""):
-    """The true mesh of an example, and its coarse one where that is known.
+    """The true and, where known, coarse mesh of a row of the index and its example.
 
-    Args:
-        row: of the index. example: its arrays. folder: with meshes by id in the
-            example's source frame, for data that hold none; its similarity is applied.
-
-    Raises:
-        FileNotFoundError: no such mesh.
+    Data that hold none have them in `folder`, by id in the source's frame.
     """
     if not folder:
         return dataset.source_meshes(row)
@@ -187,40 +160,31 @@ def predict_meshes(model, image, camera, resolution):
 
 
 def field_scores(model, found, example, view, truth, coarse):
-    """Decomposition and, where the coarse body is known, disentanglement scores.
-
-    Args:
-        model, found: and its Prediction of the picture `view` of an example.
-        truth, coarse: of `true_meshes`. The next view is that of the transfer.
-    """
+    """Decomposition and, of a known coarse body, disentanglement, by the next view."""
     scores = metrics.decomposition_scores(found, example, view)
     if coarse is None:
         return scores
     other = (view + 1) % sum(name.startswith("camera_") for name in example)
-    image = example[f"image_{other}"].astype("f4") / 255
+    image = example[f"image_{other}"] / np.float32(255)
     again = predict(model, image, Camera.from_array(example[f"camera_{other}"]))
     return scores | metrics.disentanglement(found, truth, coarse, again)
 
 
 @contextmanager
 def cost(costs, method):
-    """Append core and wall seconds and, on Linux, the rise of memory to its peak (MB).
+    """Append {method, core_s, wall_s, peak_mb} of a block.
 
-    Args:
-        costs: list that gets {method, core_s, wall_s, peak_mb (NaN where not told)}.
-        method: name.
+    The memory is its rise to the peak; NaN but on Linux.
     """
-    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-    try:
-        reset.write_text("5")  # the peak starts anew
+    status, before = Path("/proc/self/status"), np.nan
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
         before = _memory(status, "VmRSS")
-    except OSError:
-        before = float("nan")
     start = time.process_time(), time.perf_counter()
     yield
     spent = {"method": method, "core_s": time.process_time() - start[0]}
     spent["wall_s"] = time.perf_counter() - start[1]
-    known = before == before
+    known = np.isfinite(before)
     spent["peak_mb"] = _memory(status, "VmHWM") - before if known else before
     costs.append(spent)
 
@@ -230,45 +194,31 @@ def _memory(status, name):
 
 
 def pictures(image, meshes, camera, size=224):
-    """What the figures show of a case: the picture, and each method's shaded mesh.
-
-    Args:
-        image: (3, H, W). meshes: {method: (mesh or None, why)}. camera: Camera.
-
-    Returns:
-        {"picture" or method: (3, H, W) uint8}, without what cannot be drawn.
-    """
-    from .plots import shade
-
+    """The picture, and each {method: (mesh, why)} shaded: {name: (3, H, W) uint8}."""
     drawn = {"picture": image}
     for name, (mesh, _) in meshes.items():
         if not metrics.prediction_failure(mesh):
-            drawn[name] = shade(mesh, camera.resized(size))
+            drawn[name] = plots.shade(mesh, camera.resized(size))
     return {k: np.round(255 * np.asarray(v)).astype("u1") for k, v in drawn.items()}
-
-
-def score(info, mesh, why, truth, camera, **options):
-    """Score one prediction as a row of the table.
-
-    Args:
-        info: dict that tells the row: id, family, split, view, method.
-        mesh: trimesh.Trimesh, world, or None. why: there is none.
-        truth: trimesh.Trimesh, world. camera, options: of `metrics.evaluate`.
-
-    Returns:
-        dict: info, status ("ok" or the reason), and {measure: Result}.
-    """
-    results, failure = metrics.evaluate(mesh, truth, camera=camera, **options)
-    return info | {"status": why or failure or "ok"} | results
 
 
 def score_all(jobs, workers=1, **options):
     """Score predictions in parallel; the rows do not depend on the workers.
 
     Args:
-        jobs: iterable of the first five arguments of `score`. workers: processes.
+        jobs: iterable of info (dict: id, family, split, view, method), mesh or None,
+            why there is none, truth, camera.
+        workers: processes. options: of `metrics.evaluate`.
+
+    Returns:
+        list of dicts: info, status ("ok" or the reason), and {measure: Result}.
     """
-    return Parallel(workers)(delayed(score)(*job, **options) for job in jobs)
+    return Parallel(workers)(delayed(_score)(*job, **options) for job in jobs)
+
+
+def _score(info, mesh, why, truth, camera, **options):
+    results, failure = metrics.evaluate(mesh, truth, camera=camera, **options)
+    return info | {"status": why or failure or "ok"} | results
 
 
 def interval(values, seed=0):
@@ -288,58 +238,50 @@ def summarise(rows, seed=0):
         pictures, failures (scored as the worst), left_out (the truth has nothing to
         measure), protocol. The pictures of a shape count as one, their mean.
     """
-    splits = dict.fromkeys(row["split"] for row in rows)
     groups = {"all": rows}
-    for key in ("split", "family") if len(splits) > 1 else ("family",):
-        for name in dict.fromkeys(row[key] for row in rows if row[key]):
-            groups[f"{key} {name}"] = [row for row in rows if row[key] == name]
+    for key in ("split", "family"):
+        names = dict.fromkeys(row[key] for row in rows if row[key])
+        if key == "family" or len(names) > 1:
+            groups |= {f"{key} {n}": [r for r in rows if r[key] == n] for n in names}
     table = []
-    for group, inside in groups.items():
-        for method in dict.fromkeys(row["method"] for row in inside):
-            mine = [row for row in inside if row["method"] == method]
-            failures = sum(row["status"] != "ok" for row in mine)
-            for measure, first in mine[0].items():
-                if not isinstance(first, metrics.Result):
-                    continue
-                by_shape = {row["id"]: [] for row in mine}
-                for row in mine:
-                    by_shape[row["id"]].append(row[measure].value)
-                values = np.array([np.mean(v) for v in by_shape.values()])
-                kept = values[~np.isnan(values)]
-                line = {"group": group, "method": method, "measure": measure}
-                line["mean"] = kept.mean() if len(kept) else np.nan
-                line["median"] = np.median(kept) if len(kept) else np.nan
-                line["low"], line["high"] = interval(kept, seed)
-                line |= {"shapes": len(values), "pictures": len(mine)}
-                line |= {"failures": failures, "left_out": len(values) - len(kept)}
-                table.append(line | {"protocol": str(first.protocol)})
+    for group, method in product(groups, dict.fromkeys(row["method"] for row in rows)):
+        mine = [row for row in groups[group] if row["method"] == method]
+        ids = dict.fromkeys(row["id"] for row in mine)
+        failures = sum(row["status"] != "ok" for row in mine)
+        known = mine[0] if mine else {}
+        for measure in (n for n, v in known.items() if isinstance(v, metrics.Result)):
+            values = np.array(
+                [np.mean([r[measure].value for r in mine if r["id"] == i]) for i in ids]
+            )
+            kept = values[~np.isnan(values)]
+            middle = (kept.mean(), np.median(kept)) if len(kept) else (np.nan, np.nan)
+            numbers = group, method, measure, *middle, *interval(kept, seed), len(ids)
+            rest = len(mine), failures, len(ids) - len(kept)
+            protocol = str(known[measure].protocol)
+            table.append(dict(zip(COLUMNS, (*numbers, *rest, protocol), strict=True)))
     return table
 
 
 def markdown(summary):
     """The summary as Markdown: a table a group, then each measure's protocol."""
-    text, protocols = [], {}
+    text, protocols = [], {line["measure"]: line["protocol"] for line in summary}
     for group in dict.fromkeys(line["group"] for line in summary):
         lines = [line for line in summary if line["group"] == group]
-        methods = list(dict.fromkeys(line["method"] for line in lines))
-        text.append(f"### {group}\n\n| measure | {' | '.join(methods)} |")
-        text.append("|---" * (1 + len(methods)) + "|")
+        cells = {(line["measure"], line["method"]): line for line in lines}
+        methods = dict.fromkeys(line["method"] for line in lines)
+        rows = [["failed, scored as the worst"]]
         one = {line["method"]: line for line in lines}
-        cells = [f"{one[m]['failures']} of {one[m]['pictures']}" for m in methods]
-        text.append(f"| failed, scored as the worst | {' | '.join(cells)} |")
+        rows[0] += [f"{one[m]['failures']} of {one[m]['pictures']}" for m in methods]
         for measure in dict.fromkeys(line["measure"] for line in lines):
-            of = {line["method"]: line for line in lines if line["measure"] == measure}
-            cells = [
-                "{mean:.4g} [{low:.4g}, {high:.4g}], {median:.4g}".format(**of[m])
-                + (f" ({of[m]['left_out']} left out)" if of[m]["left_out"] else "")
-                for m in methods
-            ]
-            text.append(f"| {measure} | {' | '.join(cells)} |")
-            protocols[measure] = of[methods[0]]["protocol"]
-        text.append("")
+            rows.append([measure])
+            for of in (cells[measure, method] for method in methods):
+                cell = "{mean:.4g} [{low:.4g}, {high:.4g}], {median:.4g}".format(**of)
+                left = f" ({of['left_out']} left out)" if of["left_out"] else ""
+                rows[-1].append(cell + left)
+        text.append(f"### {group}\n\n" + markdown_table(["measure", *methods], rows))
     text.append("Mean, 95 % bootstrap interval of the mean over shapes, median.\n")
-    text += [f"- {measure}: {protocol}" for measure, protocol in protocols.items()]
-    return "\n".join(text) + "\n"
+    text.append("".join(f"- {name}: {said}\n" for name, said in protocols.items()))
+    return "\n".join(text)
 
 
 def compare(rows, one, other, measure, seed=0):
@@ -349,13 +291,14 @@ def compare(rows, one, other, measure, seed=0):
         dict: difference (mean of one less other), low and high (its paired bootstrap
         interval), p (Wilcoxon signed rank, two sided; 1 without a difference), pairs.
     """
-    values = [
-        {(r["id"], r["view"]): r[measure].value for r in rows if r["method"] == method}
-        for method in (one, other)
-    ]
-    both = [key for key in values[0] if key in values[1]]
-    gap = np.array([values[0][key] - values[1][key] for key in both])
-    gap = gap[~np.isnan(gap)]
+    ids, gaps = dict.fromkeys(row["id"] for row in rows), []
+    for name in ids:  # the pictures of a shape count as one
+        means = [
+            np.mean([r[measure].value for r in rows if (r["id"], r["method"]) == key])
+            for key in ((name, one), (name, other))
+        ]
+        gaps.append(means[0] - means[1])
+    gap = np.array([g for g in gaps if not np.isnan(g)])
     low, high = interval(gap, seed)
     p = float(wilcoxon(gap).pvalue) if np.any(gap) else 1.0
     mean = gap.mean() if len(gap) else np.nan

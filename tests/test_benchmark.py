@@ -113,12 +113,8 @@ def jobs(count=3):
 
 
 def test_the_table_is_the_same_again_and_with_any_number_of_workers():
-    tables = [
-        benchmark.markdown(
-            benchmark.summarise(benchmark.score_all(jobs(2), n, **SPEED))
-        )
-        for n in (1, 1, 2)
-    ]
+    rows = [benchmark.score_all(jobs(2), n, **SPEED) for n in (1, 1, 2)]
+    tables = [benchmark.markdown(benchmark.summarise(some)) for some in rows]
     assert tables[0] == tables[1] == tables[2]
     assert "d2im: world, 16,384 points by area, rooted, x1, seed 0" in tables[0]
 
