@@ -31,6 +31,7 @@ PARTS = {  # part -> the names it gives to the package, in the order data flows
     "editing": (),
     "metrics": (),
     "plots": (),
+    "benchmark": (),
     "run": (),
 }
 _HOME = {name: part for part, names in PARTS.items() for name in names}
