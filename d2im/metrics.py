@@ -123,8 +123,11 @@ class Match(NamedTuple):
     to_prediction: np.ndarray  # (M,)
 
 
-def match_points(prediction, truth):
+def match_points(prediction, truth, within=np.inf):
     """Match two point sets, (N, 3) and (M, 3), by nearest neighbours both ways.
+
+    Beyond `within` the distance is infinite and not searched for: an F-score needs no
+    more, and points far from the other set take the longest.
 
     Raises:
         ValueError: points of another shape, none, or not finite.
@@ -137,7 +140,7 @@ def match_points(prediction, truth):
         if not np.isfinite(points).all():
             raise ValueError(f"{name} must be finite, got NaN or infinity")
     a, b = sets.values()
-    return Match(*_nearest(a, b), *_nearest(b, a))
+    return Match(*_nearest(a, b, within), *_nearest(b, a, within))
 
 
 def chamfer_distance(prediction, truth, norm="l1"):
@@ -388,9 +391,10 @@ class _Pair:
         if kind == "emd":
             points = [p[: min(size)] for p in points]
             return earth_movers_distance(*points) * rule.factor, (min(size),) * 2
-        key = side, rule.points, kind == "ecd"
+        within = rule.threshold if kind == "f_score" else np.inf
+        key = side, rule.points, kind == "ecd", within
         if key not in self.known:
-            self.known[key] = match_points(*points)
+            self.known[key] = match_points(*points, within)
         match = self.known[key]
         if kind == "f_score":
             return f_score(match, rule.threshold), size
@@ -584,10 +588,11 @@ def _cosine(a, b):
     return np.abs(np.einsum("pc,pc->p", a, b))
 
 
-def _nearest(points, others):
+def _nearest(points, others, within):
     """Distance and index, asked in the order of a tree: twice as fast."""
     order = cKDTree(points, leafsize=64, balanced_tree=False).indices
-    distance, index = cKDTree(others, balanced_tree=False).query(points[order])
+    tree = cKDTree(others, balanced_tree=False)
+    distance, index = tree.query(points[order], distance_upper_bound=within)
     back = np.argsort(order)
     return distance[back], index[back]
 
