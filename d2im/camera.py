@@ -12,37 +12,26 @@ LENS_MM, SENSOR_MM = 35.0, 32.0  # focal px = 35 * size / 32: 245 at 224 px
 DISTANCE = 1.75  # world units at ratio 1: the object (radius 0.5) fills the picture
 
 
-def world_to_camera(points, rotation, translation):
-    """Turn world points into the camera frame.
+def project(points, cameras):
+    """Project world points: u(p) of the paper.
+
+    u = focal * (x/z, y/z) + centre in pixels, then uv = u * 2/size - 1, which is what
+    `grid_sample(align_corners=False)` reads.
 
     Args:
         points: (..., P, 3) world, numpy or torch.
-        rotation: (..., 3, 3), world to camera.
-        translation: (..., 3).
+        cameras: (..., 16) of the same kind, rows of `Camera.to_array`.
 
     Returns:
-        (..., P, 3) in the camera frame: rotation @ p + translation.
+        uv (..., P, 2), pixel edges at ±1, and the points in their camera's frame,
+        rotation @ p + translation, (..., P, 3).
     """
-    return points @ rotation.swapaxes(-1, -2) + translation[..., None, :]
-
-
-def camera_to_uv(camera_points, focal, centre, size):
-    """Project camera-frame points to uv in [-1, 1], pixel edges at ±1.
-
-    u = focal * (x/z, y/z) + centre in pixels, then uv = u * 2/size - 1, which is what
-    `grid_sample(align_corners=False)` reads. Depth is kept apart by the caller.
-
-    Args:
-        camera_points: (..., P, 3), z > 0.
-        focal: scalar or (..., 1, 1), pixels.
-        centre: (2,) or (..., 1, 2), pixels.
-        size: side of the picture in pixels.
-
-    Returns:
-        (..., P, 2).
-    """
+    rotation = cameras[..., :9].reshape(*cameras.shape[:-1], 3, 3)
+    camera_points = points @ rotation.swapaxes(-1, -2) + cameras[..., None, 9:12]
+    focal, size = cameras[..., 12, None, None], cameras[..., 15, None, None]
+    centre = cameras[..., None, 13:15]
     pixels = focal * camera_points[..., :2] / camera_points[..., 2:] + centre
-    return pixels * (2.0 / size) - 1.0
+    return pixels * (2.0 / size) - 1.0, camera_points
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,14 +90,11 @@ class Camera:
         rotation, translation, centre = (
             np.asarray(x, dtype=float) for x in (rotation, translation, centre)
         )
-        if (
-            rotation.shape != (3, 3)
-            or translation.shape != (3,)
-            or centre.shape != (2,)
-        ):
+        shapes = rotation.shape, translation.shape, centre.shape
+        if shapes != ((3, 3), (3,), (2,)):
             raise ValueError(
                 "Camera.from_matrices needs rotation (3, 3), translation (3,), centre "
-                f"(2,), got {rotation.shape}, {translation.shape}, {centre.shape}"
+                f"(2,), got {', '.join(map(str, shapes))}"
             )
         off = np.abs(rotation @ rotation.T - np.eye(3)).max()
         if not (off < 1e-4 and np.linalg.det(rotation) > 0):
@@ -131,7 +117,7 @@ class Camera:
         return -self.rotation.T @ self.translation
 
     def project(self, points):
-        """Project world points: u(p) of the paper.
+        """Project world points, see the function `project`.
 
         Args:
             points: (P, 3) world, numpy or torch.
@@ -139,13 +125,10 @@ class Camera:
         Returns:
             uv (P, 2) in [-1, 1] inside the picture, and depth (P,) = camera z.
         """
-        rotation, translation, centre = self.rotation, self.translation, self.centre
+        camera = self.to_array()
         if hasattr(points, "new_tensor"):  # torch, without importing it here
-            rotation, translation, centre = (
-                points.new_tensor(x) for x in (rotation, translation, centre)
-            )
-        camera_points = world_to_camera(points, rotation, translation)
-        uv = camera_to_uv(camera_points, self.focal, centre, self.size)
+            camera = points.new_tensor(camera)
+        uv, camera_points = project(points, camera)
         return uv, camera_points[..., 2]
 
     def rays(self, per_side=1):
@@ -160,35 +143,24 @@ class Camera:
             origins and directions, each (size * per_side, size * per_side, 3), f4.
         """
         steps = (np.arange(self.size * per_side) + 0.5) / per_side
-        x, y = np.meshgrid(
-            (steps - self.centre[0]) / self.focal, (steps - self.centre[1]) / self.focal
-        )
-        directions = np.stack([x, y, np.ones_like(x)], -1) @ self.rotation
-        origins = np.broadcast_to(self.position, directions.shape)
-        return origins.astype(np.float32), directions.astype(np.float32)
+        x, y = ((steps - centre)[:, None] / self.focal for centre in self.centre)
+        right, down, forward = self.rotation
+        directions = (y * down)[:, None] + (x * right + forward)
+        directions = directions.astype(np.float32)
+        origins = np.empty_like(directions)
+        origins[:] = self.position
+        return origins, directions
 
     def resized(self, size):
         """The same camera for a picture of another size in pixels."""
         scale = size / self.size
-        return Camera.from_matrices(
-            self.rotation,
-            self.translation,
-            self.focal * scale,
-            self.centre * scale,
-            size,
-        )
+        lens = self.focal * scale, self.centre * scale
+        return Camera.from_matrices(self.rotation, self.translation, *lens, size)
 
     def to_array(self):
         """The camera as 16 floats: rotation, translation, focal, centre, size."""
-        return np.concatenate(
-            [
-                self.rotation.ravel(),
-                self.translation,
-                [self.focal],
-                self.centre,
-                [self.size],
-            ]
-        )
+        lens = self.focal, *self.centre, self.size
+        return np.concatenate([self.rotation.ravel(), self.translation, lens])
 
     @classmethod
     def from_array(cls, array):
@@ -197,9 +169,8 @@ class Camera:
         if array.shape != (16,):
             raise ValueError(f"a camera array has 16 numbers, got {array.shape}")
         rotation = array[:9].reshape(3, 3)
-        return cls.from_matrices(
-            rotation, array[9:12], array[12], array[13:15], array[15]
-        )
+        lens = array[12], array[13:15], array[15]
+        return cls.from_matrices(rotation, array[9:12], *lens)
 
 
 def random_camera(rng, size, *, azimuth=(-60, 60), elevation=(0, 40), ratio=(0.8, 1)):
@@ -212,22 +183,3 @@ def random_camera(rng, size, *, azimuth=(-60, 60), elevation=(0, 40), ratio=(0.8
     """
     pose = [rng.uniform(*bounds) for bounds in (azimuth, elevation, ratio)]
     return Camera(*pose, size)
-
-
-def project(points, cameras):
-    """Project a batch of points through a batch of cameras, on torch tensors.
-
-    Args:
-        points: (B, P, 3) world.
-        cameras: (B, 16), rows of `Camera.to_array`.
-
-    Returns:
-        uv (B, P, 2) and the points in their camera's frame (B, P, 3).
-    """
-    rotation, translation = cameras[:, :9].reshape(-1, 3, 3), cameras[:, 9:12]
-    focal, centre, size = cameras[:, 12], cameras[:, 13:15], cameras[:, 15]
-    camera_points = world_to_camera(points, rotation, translation)
-    uv = camera_to_uv(
-        camera_points, focal[:, None, None], centre[:, None], size[:, None, None]
-    )
-    return uv, camera_points

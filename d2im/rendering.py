@@ -4,34 +4,35 @@ Normals come from crease-aware vertex normals, averaged over 2 x 2 rays a pixel:
 normals would be constant on each triangle and leave the Laplacian target nothing.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import igl
 import matplotlib.colors
 import numpy as np
 from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
+from scipy.ndimage import uniform_filter, zoom
 
 CREASE_DEGREES = 30.0  # sharper edges stay sharp in the vertex normals
 SUBPIXELS = 2  # rays a pixel's side
+OCCLUSION = 0.7  # of the light that a fully blocked place loses: never black
+OCCLUSION_REACH = 0.2  # world units
+OFF_SURFACE = 2e-3  # where such rays start, world units
+# 64 directions spread over the sphere along a spiral.
+_HEIGHT, _TURN = (np.arange(64) * 2 + 1) / 64 - 1, np.arange(64) * np.pi * (3 - 5**0.5)
+_FLAT = np.sqrt(1 - _HEIGHT**2)
+SPHERE = np.stack([_FLAT * np.cos(_TURN), _FLAT * np.sin(_TURN), _HEIGHT], axis=1)
+DARKEST = 0.15  # brightest channel of a face's colour at least
 SAME_SURFACE = 0.04  # depth range, world units, that one pixel averages over
 
 
-@dataclass(frozen=True)
-class View:
-    """One picture of a mesh and what lies behind its pixels.
+class View(NamedTuple):
+    """One picture of a mesh and what lies behind its pixels."""
 
-    Attributes:
-        image: (3, H, W) f4 RGB in [0, 1], on white.
-        mask: (H, W) bool, True on the object.
-        depth: (H, W) f4, camera z in world units, 0 outside the mask.
-        normals: (3, H, W) f4, camera frame, unit, toward the camera, 0 outside.
-    """
-
-    image: np.ndarray
-    mask: np.ndarray
-    depth: np.ndarray
-    normals: np.ndarray
+    image: np.ndarray  # (3, H, W) f4 RGB in [0, 1], on white
+    mask: np.ndarray  # (H, W) bool, True on the object
+    depth: np.ndarray  # (H, W) f4, camera z in world units, 0 outside the mask
+    normals: np.ndarray  # (3, H, W) f4, camera frame, unit, toward the camera, or 0
 
 
 class Renderer:
@@ -39,7 +40,7 @@ class Renderer:
 
     Args:
         mesh: trimesh.Trimesh, world frame. `face_attributes` may hold "part" (F,) ints,
-            coloured at random a view, or "color" (F, 3) in [0, 1], used as it is.
+            coloured at random a view, or "color" (F, 3) in [0, 1], kept unless black.
 
     Raises:
         ValueError: the mesh has no face.
@@ -51,10 +52,13 @@ class Renderer:
         if len(faces) == 0:
             raise ValueError("cannot render a mesh without faces")
         self.colors = mesh.face_attributes.get("color")
+        if self.colors is not None:  # black would hide the relief
+            brightest = self.colors.max(1, keepdims=True)
+            self.colors = self.colors + np.maximum(DARKEST - brightest, 0)
         parts = np.asarray(mesh.face_attributes.get("part", np.zeros(len(faces), int)))
         self.part_count, self.parts = 1 + parts.max(), parts
         normals = igl.per_corner_normals(vertices, faces, CREASE_DEGREES)
-        self.corner_normals = np.nan_to_num(normals).reshape(-1, 3, 3)
+        self.corner_normals = np.nan_to_num(normals).reshape(-1, 3, 3).astype("f4")
         self.scene = EmbreeScene()
         triangles = vertices[faces].astype(np.float32)
         self.geometry = TriangleMesh(self.scene, triangles)
@@ -63,118 +67,143 @@ class Renderer:
         """Cast rays and interpolate the surface's normals.
 
         Args:
-            camera: Camera.
-            per_side: rays along a pixel's side.
+            camera: Camera. per_side: rays along a pixel's side.
 
         Returns:
             hit (R, R) bool, depth (R, R), normals (R, R, 3) in the camera frame turned
             toward the camera, face (R, R) int, with R = size * per_side.
         """
-        origins, rays = (a.reshape(-1, 3) for a in camera.rays(per_side))
-        out = self.scene.run(
-            np.ascontiguousarray(origins), np.ascontiguousarray(rays), output=True
-        )
-        face = out["primID"].astype(np.int64)
-        hit = face >= 0
-        normals = np.zeros((len(face), 3))
-        u, v = out["u"][hit, None], out["v"][hit, None]
-        corners = self.corner_normals[face[hit]]
-        blended = (1 - u - v) * corners[:, 0] + u * corners[:, 1] + v * corners[:, 2]
-        blended = blended @ camera.rotation.T
-        # A soup's faces may look either way: what is seen is turned toward the camera.
-        toward = np.sum(blended * (rays[hit] @ camera.rotation.T), 1, keepdims=True) < 0
-        normals[hit] = _unit(np.where(toward, blended, -blended))
-        depth = np.where(hit, out["tfar"], 0.0)  # rays have camera z = 1
+        index, _, depth, normals, face = self._hits(camera, per_side)
         side = camera.size * per_side
-        shape = (side, side)
-        return (
-            hit.reshape(shape),
-            depth.reshape(shape),
-            normals.reshape(side, side, 3),
-            face.reshape(shape),
-        )
+        maps = []
+        for values in (np.ones(len(index), bool), depth, normals, face):
+            whole = np.zeros((side * side, *values.shape[1:]), values.dtype)
+            whole[index] = values
+            maps.append(whole.reshape(side, side, *values.shape[1:]))
+        return maps
 
-    def view(self, camera, rng):
+    def _hits(self, camera, per_side):
+        """The K rays that meet the surface: index, direction, and what `cast` gives."""
+        origins, rays = (a.reshape(-1, 3) for a in camera.rays(per_side))
+        out = self.scene.run(origins, rays, output=True)
+        index = np.flatnonzero(out["primID"] >= 0)
+        face = out["primID"][index].astype(np.int64)
+        u, v = out["u"][index, None], out["v"][index, None]
+        a, b, c = np.moveaxis(self.corner_normals[face], 1, 0)
+        normals = a + u * (b - a) + v * (c - a)
+        # A soup's faces may look either way: what is seen is turned toward the camera.
+        rays = rays[index]
+        away = np.einsum("ki,ki->k", normals, rays) >= 0
+        normals[away] *= -1
+        normals = _unit(normals @ camera.rotation.T.astype(np.float32))
+        return index, rays, out["tfar"][index], normals, face  # camera z of rays is 1
+
+    def view(self, camera, rng, background=None):
         """Render one view with a random light and random part colours.
 
         Args:
-            camera: Camera.
-            rng: numpy Generator for colours and lights.
+            camera: Camera. rng: numpy Generator for colours and lights.
+            background: (H, W, 3) in [0, 1], see `random_background`; None is white.
 
         Returns:
-            View, at the camera's size.
+            View of the camera's size.
         """
-        hit, depth, normals, face = self.cast(camera, SUBPIXELS)
+        size, side = camera.size, camera.size * SUBPIXELS
+        index, rays, depth, normals, face = self._hits(camera, SUBPIXELS)
+        pixel = index // side // SUBPIXELS * size + index % side // SUBPIXELS
         colors = self.colors
         if colors is None:
             colors = _part_colors(self.part_count, rng)[self.parts]
-        shaded = _expose(colors[face] * _shade(normals, rng)[..., None], hit)
-        image = np.where(hit[..., None], np.clip(shaded, 0, 1), 1.0)
+        points = camera.position.astype("f4") + depth[:, None] * rays
+        outward = normals @ camera.rotation.astype("f4")
+        light = _shade(normals, rng)
+        light *= self._openness(points, outward, index, pixel, size)
+        shaded = np.clip(_expose(colors[face] * light[:, None]), 0, 1)
 
-        hit, depth, normals, image = (_blocks(a) for a in (hit, depth, normals, image))
-        mask = hit.mean(0) >= 0.5
-        near = np.where(hit, depth, np.inf).min(0)
         # Only rays that met the nearest surface count for depth and normal.
-        weight = hit & (depth <= near + SAME_SURFACE)
-        total = np.maximum(weight.sum(0), 1)
-        depth = np.where(mask, (depth * weight).sum(0) / total, 0.0)
-        normals = _unit((normals * weight[..., None]).sum(0)) * mask[..., None]
-        return View(
-            image=np.moveaxis(image.mean(0), -1, 0).astype(np.float32),
-            mask=mask,
-            depth=depth.astype(np.float32),
-            normals=np.moveaxis(normals, -1, 0).astype(np.float32),
-        )
+        near = np.full(size * size, np.inf, dtype=np.float32)
+        np.minimum.at(near, pixel, depth)
+        first = (depth <= near[pixel] + SAME_SURFACE)[:, None]
+        one = np.ones_like(first)
+        values = [shaded, one, normals * first, depth[:, None] * first, first]
+        sums = np.stack(
+            [np.bincount(pixel, v, size * size) for v in np.hstack(values).T], axis=-1
+        ).reshape(size, size, -1)
+
+        covered = sums[..., 3:4] / SUBPIXELS**2
+        behind = 1.0 if background is None else background
+        image = sums[..., :3] / SUBPIXELS**2 + (1 - covered) * behind
+        mask = covered[..., 0] >= 0.5
+        normals = _unit(sums[..., 4:7]) * mask[..., None]
+        depth = sums[..., 7] / sums[..., 8].clip(1) * mask
+        image, normals = (np.moveaxis(a, -1, 0).astype("f4") for a in (image, normals))
+        return View(image, mask, depth.astype("f4"), normals)
+
+    def _openness(self, points, normals, index, pixel, size):
+        """Ambient occlusion of points (K, 3): 1 in the open, less in corners, (K,).
+
+        One short ray a hit, in one of 64 cosine-weighted directions that take turns in
+        blocks of 8 x 8 rays, whose mean is taken.
+        """
+        row, column = np.divmod(index, size * SUBPIXELS)
+        directions = _unit(normals + SPHERE[row % 8 * 8 + column % 8]).astype("f4")
+        reach = np.full(len(points), OCCLUSION_REACH, dtype=np.float32)
+        points = points + OFF_SURFACE * normals
+        found = self.scene.run(points, directions, dists=reach, query="OCCLUDED")
+        sums = [
+            np.bincount(pixel, w, size * size).reshape(size, size)
+            for w in (found >= 0, np.ones(len(found)))
+        ]
+        blocked, asked = (uniform_filter(a, 8 // SUBPIXELS) for a in sums)
+        return 1 - OCCLUSION * (blocked.flat[pixel] / asked.flat[pixel])
 
 
 def render(mesh, camera, rng):
-    """Render a mesh: image, mask, depth and normal map.
-
-    For many views of one mesh, make a `Renderer` once and call its `view`.
-
-    Args:
-        mesh: trimesh.Trimesh, world frame.
-        camera: Camera.
-        rng: numpy Generator for colours and lights.
-
-    Returns:
-        View.
-
-    Raises:
-        ValueError: the mesh has no face.
-    """
+    """One `Renderer(mesh).view(camera, rng)`; for many views make the Renderer once."""
     return Renderer(mesh).view(camera, rng)
 
 
-def _blocks(a):
-    """(R, R, ...) -> (4, H, W, ...): the rays of each pixel along the first axis."""
-    s = SUBPIXELS
-    side = len(a) // s
-    a = a.reshape(side, s, side, s, *a.shape[2:])
-    return np.moveaxis(a, (1, 3), (0, 1)).reshape(s * s, side, side, *a.shape[4:])
+def random_background(size, rng):
+    """Draw a wall and mostly a floor: plain, striped, tiled or cloudy, of two tints.
+
+    Args: size in pixels, rng a numpy Generator. Returns: (H, W, 3) f4 in [0, 1].
+    """
+    x, y = np.meshgrid(*2 * [(np.arange(size, dtype="f4") + 0.5) / size])
+    planes = []
+    for _ in range(2):
+        kind, angle = rng.integers(4), rng.uniform(0, np.pi)
+        mix = along = x * np.cos(angle) + y * np.sin(angle)
+        if kind in (1, 2):
+            across = y * np.cos(angle) - x * np.sin(angle)
+            stripes, others = (np.sin(rng.uniform(15, 60) * a) for a in (along, across))
+            mix = 0.5 + 0.5 * np.clip(stripes * (4 * others if kind == 2 else 1), -1, 1)
+        elif kind == 3:
+            clouds = [rng.random((n, n)).astype("f4") for n in (3, 8, 20)]
+            mix = sum(zoom(a, size / len(a), order=1)[:size, :size] for a in clouds) / 3
+        tint = rng.uniform(0.25, 0.95) + rng.uniform(-0.15, 0.15, 3)  # rooms are pale
+        planes.append(tint + mix[..., None] * rng.uniform(-0.3, 0.3, 3))
+    horizon = rng.uniform(0.45, 1.1) + rng.uniform(-0.1, 0.1) * (x - 0.5)
+    floor = np.clip((y - horizon) * size, 0, 1)[..., None]  # smooth over a pixel
+    image = planes[0] + floor * (planes[1] - planes[0])
+    grain = rng.standard_normal(image.shape, dtype="f4") * rng.uniform(0, 0.03)
+    return (image + grain).clip(0, 1).astype(np.float32)
 
 
 def _unit(vectors):
-    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return vectors / np.maximum(length, 1e-12)
+    length = np.sqrt(np.einsum("...i,...i->...", vectors, vectors))
+    return vectors / np.maximum(length, 1e-12)[..., None]
 
 
 def _part_colors(count, rng):
     """Colours that a light can model: neither black nor as white as the background."""
-    hsv = np.stack(
-        [
-            rng.random(count),
-            rng.uniform(0.15, 0.7, count),
-            rng.uniform(0.5, 0.95, count),
-        ],
-        axis=-1,
-    )
-    return matplotlib.colors.hsv_to_rgb(hsv)
+    hue, low, high = rng.random(count), (0.15, 0.5), (0.7, 0.95)
+    rest = [rng.uniform(*bounds, count) for bounds in zip(low, high, strict=True)]
+    return matplotlib.colors.hsv_to_rgb(np.stack([hue, *rest], axis=-1))
 
 
-def _expose(shaded, hit):
+def _expose(shaded):
     """Brighten a dark object, as a photographer would: black hides its relief."""
-    brightness = shaded[hit].mean() if hit.any() else 1.0
+    brightness = shaded.mean() if len(shaded) else 1.0
     return shaded * np.clip(0.45 / max(brightness, 1e-6), 1, 4)
 
 
@@ -186,10 +215,6 @@ def _shade(normals, rng):
     """
     angle = rng.uniform(0, 2 * np.pi)
     tilt = np.radians(rng.uniform(35, 65))
-    key = [
-        np.sin(tilt) * np.cos(angle),
-        -abs(np.sin(tilt) * np.sin(angle)),
-        -np.cos(tilt),
-    ]
-    diffuse = np.clip(normals @ np.array(key), 0, None)
+    x, y = np.sin(tilt) * np.cos(angle), np.sin(tilt) * np.sin(angle)
+    diffuse = np.clip(normals @ np.array([x, -abs(y), -np.cos(tilt)]), 0, None)
     return 0.3 + 0.7 * diffuse + 0.2 * np.clip(-normals[..., 2], 0, None)
