@@ -20,6 +20,7 @@ import os
 import time
 import zipfile
 import zlib
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,15 @@ VIEW_TYPES = {"image": "u1", "mask": "u1", "normals": "f2", "depth": "f2"}
 
 
 def make_example(
-    detailed, coarse, rng, *, count=100_000, views=12, size=224, poses=None
+    detailed,
+    coarse,
+    rng,
+    *,
+    count=100_000,
+    views=12,
+    size=224,
+    poses=None,
+    backgrounds=False,
 ):
     """Sample and render one shape.
 
@@ -48,34 +57,29 @@ def make_example(
         rng: numpy Generator.
         count: points. views: pictures. size: their side in pixels.
         poses: keyword ranges of `camera.random_camera`, or a list of Cameras.
+        backgrounds: draw one behind each picture; the rest stays the same.
 
     Returns:
         dict of arrays, see the module's docstring.
     """
-    from .rendering import Renderer  # absent on a machine that only trains
+    from .rendering import Renderer, random_background  # absent where one only trains
 
-    samples = sample_sdf(detailed, count, rng)
-    example = {
-        "points": samples.points,
-        "sdf": samples.sdf,
-        "gradients": samples.gradients.astype("f2"),
-        "weights": samples.weights,
-    }
+    example = sample_sdf(detailed, count, rng)._asdict()
+    example["gradients"] = example["gradients"].astype("f2")
     if coarse is not None:
-        base_sdf, _ = signed_distance(coarse, samples.points)
+        base_sdf, _ = signed_distance(coarse, example["points"])
         example["base_sdf"] = base_sdf.astype("f4")
     renderer = Renderer(detailed)
-    for k in range(views):
+    for k, own in enumerate(rng.spawn(views)):
         if isinstance(poses, list):
             camera = poses[k % len(poses)]
         else:
             camera = random_camera(rng, size, **(poses or {}))
-        view = renderer.view(camera, rng)
+        behind = random_background(camera.size, own) if backgrounds else None
+        view = renderer.view(camera, rng, behind)._asdict()
+        view["image"] = np.round(view["image"] * 255)
         for name, kind in VIEW_TYPES.items():
-            values = getattr(view, name)
-            if name == "image":
-                values = np.round(values * 255)
-            example[f"{name}_{k}"] = values.astype(kind)
+            example[f"{name}_{k}"] = view[name].astype(kind)
         example[f"camera_{k}"] = camera.to_array()
     return example
 
@@ -96,8 +100,7 @@ def read_example(path, names=None):
     """Read an example, or some of its members.
 
     Args:
-        path: npz file.
-        names: members to load; None loads all.
+        path: npz file. names: members to load; None loads all.
 
     Returns:
         dict of arrays.
@@ -128,6 +131,7 @@ def prepare(
     size=224,
     seed=0,
     poses=None,
+    backgrounds=False,
     workers=1,
     progress=True,
     up="y",
@@ -147,7 +151,7 @@ def prepare(
         source: (family, seed) pairs, or a folder of meshes, or a list of mesh paths.
         out: folder for the examples and `index.csv`.
         split: recorded in the index: "train", "val" or "test".
-        count, views, size, poses: see `make_example`.
+        count, views, size, poses, backgrounds: see `make_example`.
         seed: of sampling, views and lights; with the id it fixes a new example.
         workers: processes. progress: show a bar.
         up, yaw: how mesh files are turned, see `load_mesh`.
@@ -165,18 +169,19 @@ def prepare(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     known = {row["id"]: row for row in read_index(out)}
-    for item in items:
-        path = out / f"{item['id']}.npz"
+    paths = [out / f"{item['id']}.npz" for item in items]
+    for item, path in zip(items, paths, strict=True):
         if item["id"] not in known and path.is_file():
             row = json.loads(str(read_example(path, ["row"])["row"]))
             known[item["id"]] = {key: str(value) for key, value in row.items()}
             known[item["id"]]["split"] = split
     settings = dict(count=count, views=views, size=size, poses=poses)
+    settings["backgrounds"] = bool(backgrounds)
     _keep_settings(out / "settings.json", {**settings, "poses": repr(poses)})
     jobs = [
-        (item, out / f"{item['id']}.npz", seed, settings)
-        for item in items
-        if not _is_made(item, known.get(item["id"]), out / f"{item['id']}.npz")
+        (item, path, seed, settings)
+        for item, path in zip(items, paths, strict=True)
+        if not _is_made(item, known.get(item["id"]), path)
     ]
     for stale in out.glob(".*.tmp"):  # of a run that was killed
         stale.unlink(missing_ok=True)
@@ -184,13 +189,15 @@ def prepare(
     results = Parallel(workers, return_as="generator_unordered", prefer="threads")(
         delayed(_prepare_one)(*job, timeout, memory_gb) for job in jobs
     )
-    written = time.monotonic()
+    due = time.monotonic() + 1
     try:
         for row in tqdm(results, total=len(jobs), desc="prepare", disable=not progress):
             known[row["id"]] = {**row, "split": split}
-            if time.monotonic() > written + 1:  # a long index takes time to write
+            start = time.monotonic()
+            if start > due:
                 write_index(out, known.values())
-                written = time.monotonic()
+                # A long index takes time to write: a twentieth of the whole at most.
+                due = time.monotonic() + max(1, 20 * (time.monotonic() - start))
     finally:
         write_index(out, known.values())
         close_idle()
@@ -198,18 +205,11 @@ def prepare(
 
 
 def smoke_set(folder, size=112):
-    """Prepare one small shape of each family, for a notebook that was given no data.
+    """Prepare four small shapes, for a notebook that was given no data.
 
-    Args:
-        folder: for the examples.
-        size: pixels of the views, two a shape.
-
-    Returns:
-        The folder.
+    Args: folder for the examples, size in pixels of their views. Returns: the folder.
     """
-    from .shapes import FAMILIES
-
-    pairs = [(family, 0) for family in FAMILIES]
+    pairs = [(family, 0) for family in ("chair", "table", "cabinet", "sofa")]
     quick = {"count": 20_000, "views": 2, "size": size}
     prepare(pairs, folder, **quick, timeout=None, progress=False)
     return Path(folder)
@@ -282,14 +282,16 @@ def _items(source, up, yaw):
         names = [path.stem for path in paths]
     # Two files may share a stem (chair.obj beside chair.glb): the suffix tells them,
     # and where that is not enough (a/chair.obj, b/chair.obj) a number.
+    shared = Counter(names)
     names = [
-        name if names.count(name) == 1 else f"{name}_{path.suffix[1:]}"
+        name if shared[name] == 1 else f"{name}_{path.suffix[1:]}"
         for name, path in zip(names, paths, strict=True)
     ]
-    names = [
-        name if names.count(name) == 1 else f"{name}_{names[:k].count(name) + 1}"
-        for k, name in enumerate(names)
-    ]
+    shared, seen = Counter(names), Counter()
+    for k, name in enumerate(names):
+        if shared[name] > 1:
+            seen[name] += 1
+            names[k] = f"{name}_{seen[name]}"
     return [
         {"id": name, "source": str(path), "up": up, "yaw": yaw}
         for name, path in zip(names, paths, strict=True)
@@ -350,7 +352,7 @@ class ShapeDataset(torch.utils.data.Dataset):
     unbroken one would have seen.
 
     Args:
-        folder: made by `prepare`.
+        folder: made by `prepare`, or a list of such folders.
         split: rows of the index to use; None for all.
         points: drawn per item, half inside.
         view: a fixed view; None draws one.
@@ -373,17 +375,20 @@ class ShapeDataset(torch.utils.data.Dataset):
         seed=0,
         memory=4e9,
     ):
-        self.folder = Path(folder)
-        rows = read_index(folder)
-        if not rows:
-            raise FileNotFoundError(f"no index.csv in {folder}: run prepare first")
-        self.rows = [
-            row
-            for row in rows
-            if row["status"] == "ok" and (split is None or row["split"] == split)
-        ]
+        folders = [folder] if isinstance(folder, str | os.PathLike) else folder
+        self.folders = [Path(folder) for folder in folders]
+        self.rows = []
+        for folder in self.folders:
+            rows = read_index(folder)
+            if not rows:
+                raise FileNotFoundError(f"no index.csv in {folder}: run prepare first")
+            self.rows += [
+                {**row, "folder": str(folder)}
+                for row in rows
+                if row["status"] == "ok" and split in (None, row["split"])
+            ]
         if not self.rows:
-            raise ValueError(f"no usable example of split {split!r} in {folder}")
+            raise ValueError(f"no usable example of split {split!r} in {folders}")
         self.points, self.view, self.weighted, self.seed = points, view, weighted, seed
         self._kept, self._room = {}, memory
 
@@ -394,7 +399,8 @@ class ShapeDataset(torch.utils.data.Dataset):
         """All arrays of a shape; kept in memory while there is room for them."""
         if index in self._kept:
             return self._kept[index]
-        example = read_example(self.folder / f"{self.rows[index]['id']}.npz")
+        row = self.rows[index]
+        example = read_example(Path(row["folder"]) / f"{row['id']}.npz")
         self._room -= sum(array.nbytes for array in example.values())
         if self._room > 0:
             self._kept[index] = example
@@ -402,10 +408,11 @@ class ShapeDataset(torch.utils.data.Dataset):
 
     def fingerprint(self):
         """A number that tells these shapes and this way of drawing from others."""
-        shapes = [{k: r[k] for k in r if k != "seconds"} for r in self.rows]
+        kept = [key for key in INDEX_COLUMNS if key != "seconds"]
+        shapes = [{key: row[key] for key in kept} for row in self.rows]
         draws = [self.points, self.view, self.weighted, self.seed]
-        settings = self.folder / "settings.json"
-        made = settings.read_text() if settings.is_file() else ""
+        settings = (folder / "settings.json" for folder in self.folders)
+        made = "".join(path.read_text() for path in settings if path.is_file())
         return zlib.crc32(json.dumps([shapes, draws, made]).encode())
 
     def view_count(self, index):

@@ -64,7 +64,11 @@ def run_isolated(function, *arguments, timeout=None, memory_gb=None):
         raise
     finally:
         timer.cancel()
-    _idle.put(worker)
+        timer.join()
+    if late.is_set():  # its time ran out while it answered
+        _close(worker)
+    else:
+        _idle.put(worker)
     if not done:
         raise RuntimeError(result)
     return result
@@ -85,6 +89,16 @@ def _close(worker):
     worker.wait()
 
 
+def _limit_memory(gigabytes):
+    """Limit this process' data; None lifts the limit of the job before."""
+    if gigabytes or "resource" in sys.modules:
+        import resource  # not on Windows
+
+        _, most = resource.getrlimit(resource.RLIMIT_DATA)
+        limit = int(gigabytes * 1e9) if gigabytes else most
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, most))
+
+
 def _serve():
     """What a worker does: answer jobs until its parent is gone."""
     answers = os.fdopen(os.dup(1), "wb")
@@ -96,12 +110,8 @@ def _serve():
             return
         if timeout:  # also when the parent, and so its timer, has been killed
             faulthandler.dump_traceback_later(timeout + 5, exit=True, file=sys.stderr)
-        if memory_gb:
-            import resource  # not on Windows
-
-            limit = int(memory_gb * 1e9)
-            resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
         try:
+            _limit_memory(memory_gb)
             answer = True, getattr(import_module(module), name)(*arguments)
         except Exception as error:  # told to the parent, which says what it was
             answer = False, f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -4,6 +4,7 @@ Normals come from crease-aware vertex normals, averaged over 2 x 2 rays a pixel:
 normals would be constant on each triangle and leave the Laplacian target nothing.
 """
 
+from itertools import product
 from typing import NamedTuple
 
 import igl
@@ -59,6 +60,7 @@ class Renderer:
         self.part_count, self.parts = 1 + parts.max(), parts
         normals = igl.per_corner_normals(vertices, faces, CREASE_DEGREES)
         self.corner_normals = np.nan_to_num(normals).reshape(-1, 3, 3).astype("f4")
+        self.corners = np.array(list(product(*mesh.bounds.T)))
         self.scene = EmbreeScene()
         triangles = vertices[faces].astype(np.float32)
         self.geometry = TriangleMesh(self.scene, triangles)
@@ -84,19 +86,27 @@ class Renderer:
 
     def _hits(self, camera, per_side):
         """The K rays that meet the surface: index, direction, and what `cast` gives."""
-        origins, rays = (a.reshape(-1, 3) for a in camera.rays(per_side))
+        side = camera.size * per_side
+        uv, z = camera.project(self.corners)
+        frame = ((uv + 1) / 2 * side) if z.min() > 0 else np.array([[0, 0], [side] * 2])
+        left, top = np.floor(frame.min(0)).clip(0, side).astype(int)
+        right, bottom = np.ceil(frame.max(0)).clip(0, side).astype(int)
+        window = np.arange(side * side).reshape(side, side)[top:bottom, left:right]
+        origins, rays = (
+            a.reshape(-1, 3)[window.ravel()] for a in camera.rays(per_side)
+        )
         out = self.scene.run(origins, rays, output=True)
-        index = np.flatnonzero(out["primID"] >= 0)
-        face = out["primID"][index].astype(np.int64)
-        u, v = out["u"][index, None], out["v"][index, None]
+        hit = np.flatnonzero(out["primID"] >= 0)
+        face = out["primID"][hit].astype(np.int64)
+        u, v = out["u"][hit, None], out["v"][hit, None]
         a, b, c = np.moveaxis(self.corner_normals[face], 1, 0)
         normals = a + u * (b - a) + v * (c - a)
         # A soup's faces may look either way: what is seen is turned toward the camera.
-        rays = rays[index]
+        rays, index, depth = rays[hit], window.ravel()[hit], out["tfar"][hit]
         away = np.einsum("ki,ki->k", normals, rays) >= 0
         normals[away] *= -1
         normals = _unit(normals @ camera.rotation.T.astype(np.float32))
-        return index, rays, out["tfar"][index], normals, face  # camera z of rays is 1
+        return index, rays, depth, normals, face  # camera z of rays is 1
 
     def view(self, camera, rng, background=None):
         """Render one view with a random light and random part colours.
