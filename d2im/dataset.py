@@ -9,18 +9,18 @@ An example is an uncompressed npz, whose members load one by one:
 
 An example that came from elsewhere (`readers`) also holds similarity (5,) f8, which
 brought it into the world, and estimated, the names of members that its source lacks.
-
 Beside the examples stands `index.csv`, one row a shape, also for those that failed.
 """
 
 import csv
 import io
+import itertools
 import json
 import os
 import time
 import zipfile
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -52,15 +52,13 @@ def make_example(
     """Sample and render one shape.
 
     Args:
-        detailed: trimesh.Trimesh, world frame.
+        detailed: trimesh.Trimesh, world frame. rng: numpy Generator.
         coarse: the same shape without relief, or None where it is not known.
-        rng: numpy Generator.
         count: points. views: pictures. size: their side in pixels.
         poses: keyword ranges of `camera.random_camera`, or a list of Cameras.
         backgrounds: draw one behind each picture; the rest stays the same.
 
-    Returns:
-        dict of arrays, see the module's docstring.
+    Returns: dict of arrays, see the module's docstring.
     """
     from .rendering import Renderer, random_background  # absent where one only trains
 
@@ -86,11 +84,14 @@ def make_example(
 
 def write_example(path, example):
     """Write an example whole or not at all."""
-    path = Path(path)
+    _write(Path(path), lambda file: np.savez(file, **example))
+
+
+def _write(path, fill):
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
-            np.savez(file, **example)
+            fill(file)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -99,15 +100,8 @@ def write_example(path, example):
 def read_example(path, names=None):
     """Read an example, or some of its members.
 
-    Args:
-        path: npz file. names: members to load; None loads all.
-
-    Returns:
-        dict of arrays.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: a damaged file or a missing member.
+    Args: path of an npz file, names of members (None: all). Returns: dict of arrays.
+    Raises: FileNotFoundError; ValueError for a damaged file or a missing member.
     """
     path = Path(path)
     if not path.is_file():
@@ -150,7 +144,7 @@ def prepare(
     Args:
         source: (family, seed) pairs, or a folder of meshes, or a list of mesh paths.
         out: folder for the examples and `index.csv`.
-        split: recorded in the index: "train", "val" or "test".
+        split: recorded in the index: "train", "val", "test" or "unseen".
         count, views, size, poses, backgrounds: see `make_example`.
         seed: of sampling, views and lights; with the id it fixes a new example.
         workers: processes. progress: show a bar.
@@ -158,31 +152,24 @@ def prepare(
         timeout: seconds that a shape may take; None works in this process, without
             protection. memory_gb: that it may use (Linux).
 
-    Returns:
-        The rows of the index that belong to `source`, as dicts.
-
-    Raises:
-        FileNotFoundError: the folder does not exist. ValueError: it has no mesh, or
-            `out` holds examples made with other settings.
+    Returns: the rows of the index that belong to `source`, as dicts.
+    Raises: FileNotFoundError: no such folder. ValueError: it has no mesh, or `out`
+        holds examples made with other settings.
     """
     items = _items(source, up, yaw)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     known = {row["id"]: row for row in read_index(out)}
-    paths = [out / f"{item['id']}.npz" for item in items]
-    for item, path in zip(items, paths, strict=True):
-        if item["id"] not in known and path.is_file():
-            row = json.loads(str(read_example(path, ["row"])["row"]))
-            known[item["id"]] = {key: str(value) for key, value in row.items()}
-            known[item["id"]]["split"] = split
     settings = dict(count=count, views=views, size=size, poses=poses)
     settings["backgrounds"] = bool(backgrounds)
     _keep_settings(out / "settings.json", {**settings, "poses": repr(poses)})
-    jobs = [
-        (item, path, seed, settings)
-        for item, path in zip(items, paths, strict=True)
-        if not _is_made(item, known.get(item["id"]), path)
-    ]
+    jobs = []
+    for item in items:
+        name, path = item["id"], out / f"{item['id']}.npz"
+        if name not in known and path.is_file():
+            known[name] = {**_stored_row(path), "split": split}
+        if not _is_made(item, known.get(name), path):
+            jobs.append((item, path, seed, settings))
     for stale in out.glob(".*.tmp"):  # of a run that was killed
         stale.unlink(missing_ok=True)
     # Threads: the work is done in processes of their own, see `isolation`.
@@ -193,11 +180,10 @@ def prepare(
     try:
         for row in tqdm(results, total=len(jobs), desc="prepare", disable=not progress):
             known[row["id"]] = {**row, "split": split}
-            start = time.monotonic()
-            if start > due:
+            if (start := time.monotonic()) > due:
                 write_index(out, known.values())
                 # A long index takes time to write: a twentieth of the whole at most.
-                due = time.monotonic() + max(1, 20 * (time.monotonic() - start))
+                due = 21 * time.monotonic() - 20 * start + 1
     finally:
         write_index(out, known.values())
         close_idle()
@@ -210,8 +196,8 @@ def smoke_set(folder, size=112):
     Args: folder for the examples, size in pixels of their views. Returns: the folder.
     """
     pairs = [(family, 0) for family in ("chair", "table", "cabinet", "sofa")]
-    quick = {"count": 20_000, "views": 2, "size": size}
-    prepare(pairs, folder, **quick, timeout=None, progress=False)
+    quick = {"count": 20_000, "views": 2, "timeout": None, "progress": False}
+    prepare(pairs, folder, size=size, **quick)
     return Path(folder)
 
 
@@ -230,26 +216,29 @@ def write_index(folder, rows):
     writer = csv.DictWriter(table, INDEX_COLUMNS)
     writer.writeheader()
     writer.writerows(sorted(rows, key=lambda row: row["id"]))
-    _write_text(Path(folder) / "index.csv", table.getvalue())
-
-
-def _write_text(path, text):
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8", newline="")
-    os.replace(temporary, path)
+    text = table.getvalue().encode()
+    _write(Path(folder) / "index.csv", lambda file: file.write(text))
 
 
 def _keep_settings(path, settings):
     """Write the settings of a folder's examples, or refuse to mix in other ones."""
     if path.is_file():
         there = json.loads(path.read_text())
-        if other := [k for k, v in settings.items() if there.get(k) != v]:
-            is_, wanted = ({k: d.get(k) for k in other} for d in (there, settings))
+        if there != settings:
             raise ValueError(
-                f"{path.parent} holds examples made with {is_}, not {wanted}: choose "
-                "another folder, or delete this one"
+                f"{path.parent} holds examples made with {there}, not {settings}: "
+                "choose another folder, or delete this one"
             )
-    _write_text(path, json.dumps(settings, indent=1))
+    _write(path, lambda file: file.write(json.dumps(settings, indent=1).encode()))
+
+
+def _stored_row(path):
+    """The row that an example carries; an example that cannot be read has failed."""
+    try:
+        row = json.loads(str(read_example(path, ["row"])["row"]))
+    except ValueError as error:
+        row = {"id": path.stem, "status": "failed", "reason": str(error)}
+    return {key: str(value) for key, value in row.items()}
 
 
 def _is_made(item, row, path):
@@ -266,11 +255,9 @@ def _items(source, up, yaw):
     if isinstance(source, str | os.PathLike):
         from .mesh import find_meshes
 
-        folder = Path(source)
-        paths = find_meshes(folder)
-        names = [
-            "__".join(path.relative_to(folder).with_suffix("").parts) for path in paths
-        ]
+        paths = find_meshes(source)
+        inner = (path.relative_to(source).with_suffix("") for path in paths)
+        names = ["__".join(path.parts) for path in inner]
     else:
         source = list(source)
         if source and not isinstance(source[0], str | os.PathLike):
@@ -287,11 +274,8 @@ def _items(source, up, yaw):
         name if shared[name] == 1 else f"{name}_{path.suffix[1:]}"
         for name, path in zip(names, paths, strict=True)
     ]
-    shared, seen = Counter(names), Counter()
-    for k, name in enumerate(names):
-        if shared[name] > 1:
-            seen[name] += 1
-            names[k] = f"{name}_{seen[name]}"
+    shared, numbers = Counter(names), defaultdict(itertools.count)
+    names = [f"{n}_{next(numbers[n]) + 1}" if shared[n] > 1 else n for n in names]
     return [
         {"id": name, "source": str(path), "up": up, "yaw": yaw}
         for name, path in zip(names, paths, strict=True)
@@ -301,11 +285,8 @@ def _items(source, up, yaw):
 def source_meshes(row):
     """Make or read the meshes that a row of the index stands for.
 
-    Args:
-        row: dict with family and seed, or with source (a mesh file), up and yaw.
-
-    Returns:
-        detailed and coarse trimesh.Trimesh, world frame; None for an unknown coarse.
+    Args: row with family and seed, or with source (a mesh file), up and yaw.
+    Returns: detailed and coarse trimesh.Trimesh, world frame; None where unknown.
     """
     if row.get("source"):
         from .mesh import load_mesh
@@ -328,9 +309,8 @@ def _prepare_one(item, path, seed, settings, timeout, memory_gb):
         return run_isolated(_make_one, row, path, seed, settings, **limits)
     except Exception as error:  # one bad shape must not end the run: it is recorded
         reason = " ".join(str(error).split())
-        row |= {"status": "failed", "reason": reason}
-        row["seconds"] = f"{time.perf_counter() - start:.2f}"
-    return row
+        seconds = f"{time.perf_counter() - start:.2f}"
+        return {**row, "status": "failed", "reason": reason, "seconds": seconds}
 
 
 def _make_one(row, path, seed, settings):
@@ -354,42 +334,28 @@ class ShapeDataset(torch.utils.data.Dataset):
     Args:
         folder: made by `prepare`, or a list of such folders.
         split: rows of the index to use; None for all.
-        points: drawn per item, half inside.
-        view: a fixed view; None draws one.
-        weighted: draw by density weight rather than uniformly.
+        points: drawn per item, half inside. view: a fixed one; None draws one.
         seed: of views and draws.
         memory: bytes of examples to keep; the others are read again at each use.
 
-    Raises:
-        FileNotFoundError: no index. ValueError: no usable example of that split.
+    Raises: FileNotFoundError: no index. ValueError: no usable example of that split.
     """
 
     def __init__(
-        self,
-        folder,
-        split="train",
-        *,
-        points=2048,
-        view=None,
-        weighted=True,
-        seed=0,
-        memory=4e9,
+        self, folder, split="train", *, points=2048, view=None, seed=0, memory=4e9
     ):
         folders = [folder] if isinstance(folder, str | os.PathLike) else folder
         self.folders = [Path(folder) for folder in folders]
         self.rows = []
         for folder in self.folders:
-            rows = read_index(folder)
-            if not rows:
+            if not (rows := read_index(folder)):
                 raise FileNotFoundError(f"no index.csv in {folder}: run prepare first")
-            self.rows += [
-                {**row, "folder": str(folder)}
-                for row in rows
-                if row["status"] == "ok" and split in (None, row["split"])
-            ]
+            for row in rows:
+                if row["status"] == "ok" and split in (None, row["split"]):
+                    self.rows.append({**row, "folder": str(folder)})
         if not self.rows:
             raise ValueError(f"no usable example of split {split!r} in {folders}")
-        self.points, self.view, self.weighted, self.seed = points, view, weighted, seed
+        self.points, self.view, self.seed = points, view, seed
         self._kept, self._room = {}, memory
 
     def __len__(self):
@@ -408,9 +374,10 @@ class ShapeDataset(torch.utils.data.Dataset):
 
     def fingerprint(self):
         """A number that tells these shapes and this way of drawing from others."""
-        kept = [key for key in INDEX_COLUMNS if key != "seconds"]
-        shapes = [{key: row[key] for key in kept} for row in self.rows]
-        draws = [self.points, self.view, self.weighted, self.seed]
+        shapes = [
+            [row[k] for k in INDEX_COLUMNS if k != "seconds"] for row in self.rows
+        ]
+        draws = [self.points, self.view, self.seed]
         settings = (folder / "settings.json" for folder in self.folders)
         made = "".join(path.read_text() for path in settings if path.is_file())
         return zlib.crc32(json.dumps([shapes, draws, made]).encode())
@@ -426,19 +393,15 @@ class ShapeDataset(torch.utils.data.Dataset):
     def __getitem__(self, key):
         """One view and a draw of points.
 
-        Returns:
-            dict of tensors: image (3, H, W) f4, mask (H, W) bool, normals (3, H, W),
-            depth (H, W), camera (16,), points (P, 3), sdf (P,), gradients (P, 3), and
-            base_sdf (P,) where known.
+        Returns: dict of tensors, image (3, H, W) f4, mask (H, W) bool, depth (H, W),
+            normals (3, H, W), camera (16,), points (P, 3), sdf (P,), gradients (P, 3),
+            and base_sdf (P,) where known.
         """
         index, draw = key if isinstance(key, tuple) else (key, 0)
         rng = np.random.default_rng([self.seed, index, draw])
         example = self.example(index)
-        view = self.view
-        if view is None:
-            view = int(rng.integers(self.view_count(index)))
-        weights = example["weights"] if self.weighted else None
-        chosen = weighted_draw(example["sdf"], weights, self.points, rng)
+        view = rng.integers(self.view_count(index)) if self.view is None else self.view
+        chosen = weighted_draw(example["sdf"], example["weights"], self.points, rng)
         item = {
             name: torch.from_numpy(example[name][chosen]).float()
             for name in ("points", "sdf", "gradients", "base_sdf")

@@ -2,8 +2,7 @@
 
 A worker is a Python process that reads pickled jobs from its parent and answers each
 one. It imports the library once, so that a job costs no more than in the parent. It is
-started by name rather than forked, so that it works on every system, and in scripts
-without a `__main__` guard.
+started by name, not forked: this works on every system and without a `__main__` guard.
 """
 
 import faulthandler
@@ -27,11 +26,8 @@ def run_isolated(function, *arguments, timeout=None, memory_gb=None):
         timeout: seconds after which the worker is killed.
         memory_gb: of data, above which the worker's allocations fail (Linux).
 
-    Returns:
-        What the function returned.
-
-    Raises:
-        RuntimeError: it raised, crashed or took too long; the message says which.
+    Returns: what the function returned.
+    Raises: RuntimeError: it raised, crashed or took too long; the message says which.
     """
     try:
         worker = _idle.get_nowait()
@@ -89,16 +85,6 @@ def _close(worker):
     worker.wait()
 
 
-def _limit_memory(gigabytes):
-    """Limit this process' data; None lifts the limit of the job before."""
-    if gigabytes or "resource" in sys.modules:
-        import resource  # not on Windows
-
-        _, most = resource.getrlimit(resource.RLIMIT_DATA)
-        limit = int(gigabytes * 1e9) if gigabytes else most
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, most))
-
-
 def _serve():
     """What a worker does: answer jobs until its parent is gone."""
     answers = os.fdopen(os.dup(1), "wb")
@@ -111,7 +97,12 @@ def _serve():
         if timeout:  # also when the parent, and so its timer, has been killed
             faulthandler.dump_traceback_later(timeout + 5, exit=True, file=sys.stderr)
         try:
-            _limit_memory(memory_gb)
+            if memory_gb or "resource" in sys.modules:  # it may lift the last job's
+                import resource  # not on Windows
+
+                _, most = resource.getrlimit(resource.RLIMIT_DATA)
+                limit = int(memory_gb * 1e9) if memory_gb else most
+                resource.setrlimit(resource.RLIMIT_DATA, (limit, most))
             answer = True, getattr(import_module(module), name)(*arguments)
         except Exception as error:  # told to the parent, which says what it was
             answer = False, f"{type(error).__name__}: {' '.join(str(error).split())}"

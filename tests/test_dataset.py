@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -6,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.ndimage
 import torch
 import trimesh
 
 from d2im.camera import Camera
 from d2im.dataset import (
     ShapeDataset,
+    _items,
     make_example,
     prepare,
     read_example,
@@ -271,3 +274,82 @@ def test_a_run_killed_twice_loses_and_doubles_nothing(tmp_path):
         assert rows[name]["status"] == "ok"
         assert len(read_example(out / f"{name}.npz")["sdf"]) == 20_000
     assert not list(out.glob(".*"))
+
+
+def test_a_cluster_makes_what_one_process_makes_and_keeps_the_time_limit(tmp_path):
+    distributed = pytest.importorskip("distributed")
+    joblib = pytest.importorskip("joblib")
+    pairs = [("chair", 0), ("table", 1), ("cabinet", 2)]
+    prepare(pairs, tmp_path / "one", **SMALL)
+    local = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    with (
+        distributed.LocalCluster(**local, processes=True) as cluster,
+        distributed.Client(cluster),
+        joblib.parallel_config(backend="dask"),
+    ):
+        rows = prepare(pairs, tmp_path / "two", **{**SMALL, "timeout": 60})
+        (late,) = prepare(
+            [("chair", 9)], tmp_path / "two", **{**SMALL, "timeout": 0.01}
+        )
+    assert [row["status"] for row in rows] == ["ok"] * 3
+    for row in rows:
+        name = f"{row['id']}.npz"
+        one, two = (read_example(tmp_path / k / name) for k in ("one", "two"))
+        assert one.keys() == two.keys()
+        assert all(np.array_equal(one[k], two[k]) for k in one)
+    assert late["reason"] == "took longer than 0.01 s"
+
+
+def test_a_background_changes_the_picture_outside_the_object_alone(rng):
+    ball = trimesh.creation.icosphere(subdivisions=3, radius=0.4)
+    plain, drawn = (
+        make_example(
+            ball,
+            None,
+            np.random.default_rng(0),
+            count=100,
+            views=2,
+            size=32,
+            backgrounds=backgrounds,
+        )
+        for backgrounds in (False, True)
+    )
+    for name in plain:
+        if not name.startswith("image"):
+            assert np.array_equal(plain[name], drawn[name])
+    for k in range(2):
+        changed = (plain[f"image_{k}"] != drawn[f"image_{k}"]).any(0)
+        core = scipy.ndimage.binary_erosion(plain[f"mask_{k}"])
+        assert not changed[core].any() and changed[0].mean() > 0.9
+    assert not np.array_equal(drawn["image_0"][:, 0], drawn["image_1"][:, 0])
+
+
+def test_examples_with_and_without_backgrounds_are_not_mixed(tmp_path):
+    prepare([("chair", 0)], tmp_path, **SMALL)
+    with pytest.raises(ValueError, match="'backgrounds': False.*: True"):
+        prepare([("chair", 0)], tmp_path, backgrounds=True, **SMALL)
+
+
+def test_several_folders_are_one_data_set(tmp_path, tiny_data):
+    shutil.copytree(tiny_data, tmp_path / "other")
+    both = ShapeDataset([tiny_data, tmp_path / "other"], points=64)
+    one = ShapeDataset(tiny_data, points=64)
+    assert len(both) == 2 * len(one)
+    assert all(np.array_equal(both.example(4)[k], v) for k, v in one.example(1).items())
+    moved = ShapeDataset([tmp_path / "other", tiny_data], points=64)
+    assert both.fingerprint() == moved.fingerprint() != one.fingerprint()
+
+
+def test_an_example_that_cannot_be_read_and_is_in_no_index_is_made_again(tmp_path):
+    (tmp_path / "chair-000000.npz").write_bytes(b"half")
+    (row,) = prepare([("chair", 0)], tmp_path, **SMALL)
+    assert row["status"] == "ok"
+    assert len(read_example(tmp_path / "chair-000000.npz")["sdf"]) == 2000
+
+
+def test_naming_ten_thousand_files_of_one_name_takes_no_square_time():
+    paths = [f"{k}/model.obj" for k in range(10_000)]
+    start = time.process_time()
+    names = [item["id"] for item in _items(paths, "y", 0)]
+    assert time.process_time() - start < 3
+    assert len(set(names)) == len(names) and names[9] == "model_obj_10"

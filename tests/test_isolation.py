@@ -49,3 +49,16 @@ def test_a_job_that_eats_memory_is_refused_it():
 
 def test_what_a_job_prints_does_not_get_among_the_answers():
     assert run_isolated(print, "hello") is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited on Linux only")
+def test_a_memory_limit_ends_with_its_job():
+    worker = run_isolated(os.getpid, memory_gb=1)
+    resource = pytest.importorskip("resource")
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    for limit in (1, 4, None):
+        soft, _ = run_isolated(
+            resource.getrlimit, resource.RLIMIT_DATA, memory_gb=limit
+        )
+        assert soft == (most if limit is None else limit * 1e9)
+    assert run_isolated(os.getpid) == worker

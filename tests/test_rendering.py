@@ -3,7 +3,7 @@ import pytest
 import trimesh
 
 from d2im.camera import Camera
-from d2im.rendering import Renderer, render
+from d2im.rendering import Renderer, random_background, render
 
 CAMERA = Camera(25, 15, 1, 64)
 
@@ -94,3 +94,53 @@ def test_parts_differ_in_colour_and_given_colours_are_kept():
 def test_a_mesh_without_faces_is_refused():
     with pytest.raises(ValueError, match="without faces"):
         render(trimesh.Trimesh(), CAMERA, np.random.default_rng(0))
+
+
+def test_an_edge_pixel_mixes_object_and_background_by_coverage(ball):
+    white, black = (
+        Renderer(ball).view(
+            CAMERA, np.random.default_rng(0), np.full((64, 64, 3), grey)
+        )
+        for grey in (1.0, 0.0)
+    )
+    hit, *_ = Renderer(ball).cast(CAMERA, 2)
+    covered = hit.reshape(64, 2, 64, 2).mean((1, 3))
+    assert white.image - black.image == pytest.approx(
+        np.broadcast_to(1 - covered, (3, 64, 64)), abs=1e-6
+    )
+
+
+def test_a_background_is_random_coloured_and_the_same_by_seed():
+    first, again, other = (
+        random_background(50, np.random.default_rng(seed)) for seed in (1, 1, 2)
+    )
+    assert first.shape == (50, 50, 3) and first.dtype == np.float32
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+    for seed in range(30):
+        image = random_background(50, np.random.default_rng(seed))
+        assert 0 <= image.min() and image.max() <= 1 and image.std() > 0.01
+
+
+def test_a_corner_is_darker_than_the_open():
+    # A floor and a wall that meet; both look 45 degrees off the camera.
+    floor = trimesh.creation.box((0.8, 0.1, 0.8)).apply_translation((0, -0.05, 0))
+    wall = trimesh.creation.box((0.8, 0.8, 0.1)).apply_translation((0, 0.4, -0.4))
+    both = trimesh.util.concatenate([floor, wall])
+    both.face_attributes["color"] = np.full((24, 3), 0.5)
+    view = render(both, Camera(0, 45, 1, 64), np.random.default_rng(0))
+    uv, _ = Camera(0, 45, 1, 64).project(np.array([[0, 0, -0.32], [0, 0, 0.2]]))
+    (x0, y0), (x1, y1) = ((uv + 1) * 32).astype(int)
+    corner, middle = view.image[0, y0, x0], view.image[0, y1, x1]
+    assert 0.1 < corner < 0.85 * middle
+
+
+def test_an_object_outside_the_picture_gives_an_empty_view(ball):
+    turned = Camera.from_matrices(np.eye(3), (5, 0, 2), 70, (32, 32), 64)
+    view = render(ball, turned, np.random.default_rng(0))
+    assert not view.mask.any() and (view.image == 1).all()
+
+
+def test_a_camera_inside_the_bounding_box_still_sees():
+    room = trimesh.creation.icosphere(subdivisions=3, radius=0.5)
+    inside = Camera.from_matrices(np.eye(3), (0, 0, 0.1), 70, (32, 32), 64)
+    assert render(room, inside, np.random.default_rng(0)).mask.all()
