@@ -1,6 +1,9 @@
-"""Core time that one example costs, stage by stage, over procedural shapes.
+"""Core time that one example costs, stage by stage.
 
-    python benchmarks/data_speed.py
+    python benchmarks/data_speed.py --views 24
+    python benchmarks/data_speed.py --views 24 --meshes FOLDER
+
+Procedural shapes, some seeds of each family; or the mesh files of a folder.
 
 Core time is the processor's time in this process over all its threads, so that a
 busy machine changes it little; each figure is the median over the shapes. One shape
@@ -15,10 +18,11 @@ from pathlib import Path
 import numpy as np
 
 from d2im.camera import random_camera
-from d2im.dataset import make_example, write_example
+from d2im.dataset import make_example, source_meshes, write_example
+from d2im.mesh import find_meshes
 from d2im.rendering import Renderer
 from d2im.sampling import density_weights, sample_points, signed_distance
-from d2im.shapes import FAMILIES, make_shape
+from d2im.shapes import FAMILIES
 
 
 def core_time(work):
@@ -28,33 +32,32 @@ def core_time(work):
     return result, time.process_time() - start
 
 
-def measure(family, seed, folder, count, views, size):
+def measure(row, folder, count, views, size):
     """Make one example in steps, then whole; return {stage: core seconds}."""
-    rng, seconds = np.random.default_rng(seed), {}
+    rng, seconds = np.random.default_rng(0), {}
 
     def timed(stage, work):
         result, seconds[stage] = core_time(work)
         return result
 
-    shape = timed("make_shape", lambda: make_shape(family, seed))
-    draw = timed("draw points", lambda: sample_points(shape.detailed, count, rng))
+    detailed, coarse = timed("make or read mesh", lambda: source_meshes(row))
+    draw = timed("draw points", lambda: sample_points(detailed, count, rng))
     points = draw.astype(np.float32)
-    sdf, _ = timed("distance", lambda: signed_distance(shape.detailed, points))
+    sdf, _ = timed("distance", lambda: signed_distance(detailed, points))
     timed("weights", lambda: density_weights(points, sdf < 0))
-    timed("coarse distance", lambda: signed_distance(shape.coarse, points))
-    renderer = timed("ready to render", lambda: Renderer(shape.detailed))
+    if coarse is not None:
+        timed("coarse distance", lambda: signed_distance(coarse, points))
+    renderer = timed("ready to render", lambda: Renderer(detailed))
     cameras = [random_camera(rng, size) for _ in range(views)]
     timed(f"{views} views", lambda: [renderer.view(c, rng) for c in cameras])
 
     settings = {"count": count, "views": views, "size": size}
-    example, whole = core_time(
-        lambda: make_example(shape.detailed, shape.coarse, rng, **settings)
-    )
-    timed("write", lambda: write_example(folder / "example.npz", example))
-    seconds["all, as prepare does it"] = (
-        seconds["make_shape"] + whole + seconds["write"]
-    )
-    return seconds
+    example, whole = core_time(lambda: make_example(detailed, coarse, rng, **settings))
+    path = folder / "example.npz"
+    timed("write", lambda: write_example(path, example))
+    made = seconds["make or read mesh"] + whole + seconds["write"]
+    seconds["all, as prepare does it"] = made
+    return seconds, len(detailed.faces), path.stat().st_size
 
 
 def main():
@@ -62,25 +65,36 @@ def main():
     parser.add_argument("--count", type=int, default=100_000, help="points a shape")
     parser.add_argument("--views", type=int, default=12)
     parser.add_argument("--size", type=int, default=224, help="pixels of a view's side")
+    parser.add_argument("--meshes", help="folder of mesh files to measure instead")
     parser.add_argument("--seeds", type=int, default=3, help="shapes of each family")
     options = parser.parse_args()
     settings = options.count, options.views, options.size
+    if options.meshes:
+        groups = {
+            path.stem: [{"source": path, "up": "y", "yaw": 0}]
+            for path in find_meshes(options.meshes)
+        }
+    else:
+        seeds = range(options.seeds)
+        groups = {f: [{"family": f, "seed": seed} for seed in seeds] for f in FAMILIES}
     table = []
     with tempfile.TemporaryDirectory() as folder:
-        measure("chair", 99, Path(folder), 1000, 1, 32)  # first calls cost imports
-        for family in FAMILIES:
-            rows = [
-                measure(family, seed, Path(folder), *settings)
-                for seed in range(options.seeds)
-            ]
-            table.append(rows)
-    print(
-        "core seconds an example".ljust(26), *(f"{f:>8}" for f in FAMILIES), "    all"
-    )
+        # First calls cost imports.
+        measure({"family": "chair", "seed": 99}, Path(folder), 1000, 1, 32)
+        for name, rows in groups.items():
+            figures = [measure(row, Path(folder), *settings) for row in rows]
+            table += figures
+            whole = [seconds["all, as prepare does it"] for seconds, *_ in figures]
+            faces = np.median([faces for _, faces, _ in figures])
+            print(f"{name:26} {faces:7.0f} faces {np.median(whole):8.2f} s", flush=True)
+    print("median core seconds of an example")
     for stage in table[0][0]:
-        values = np.array([[row[stage] for row in rows] for rows in table])
-        figures = [*np.median(values, axis=1), np.median(values)]
-        print(stage.ljust(26), *(f"{figure:8.3f}" for figure in figures))
+        figure = np.median([seconds[stage] for seconds, *_ in table])
+        print(f"{stage:26} {figure:8.3f}")
+    print(
+        f"mean of all {np.mean([s['all, as prepare does it'] for s, *_ in table]):.2f}"
+    )
+    print(f"bytes of a file {np.mean([size for *_, size in table]):,.0f}")
 
 
 if __name__ == "__main__":
