@@ -24,7 +24,6 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
-import torch
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
@@ -276,10 +275,8 @@ def _items(source, up, yaw):
     ]
     shared, numbers = Counter(names), defaultdict(itertools.count)
     names = [f"{n}_{next(numbers[n]) + 1}" if shared[n] > 1 else n for n in names]
-    return [
-        {"id": name, "source": str(path), "up": up, "yaw": yaw}
-        for name, path in zip(names, paths, strict=True)
-    ]
+    files = zip(names, paths, strict=True)
+    return [{"id": n, "source": str(p), "up": up, "yaw": yaw} for n, p in files]
 
 
 def source_meshes(row):
@@ -304,32 +301,30 @@ def _prepare_one(item, path, seed, settings, timeout, memory_gb):
     start = time.perf_counter()
     try:
         if timeout is None:
-            return _make_one(row, path, seed, settings)
-        limits = {"timeout": timeout, "memory_gb": memory_gb}
-        return run_isolated(_make_one, row, path, seed, settings, **limits)
+            row = _make_one(row, path, seed, settings)
+        else:
+            limits = {"timeout": timeout, "memory_gb": memory_gb}
+            row = run_isolated(_make_one, row, path, seed, settings, **limits)
     except Exception as error:  # one bad shape must not end the run: it is recorded
-        reason = " ".join(str(error).split())
-        seconds = f"{time.perf_counter() - start:.2f}"
-        return {**row, "status": "failed", "reason": reason, "seconds": seconds}
+        row |= {"status": "failed", "reason": " ".join(str(error).split())}
+    return {**row, "seconds": f"{time.perf_counter() - start:.2f}"}
 
 
 def _make_one(row, path, seed, settings):
-    start = time.perf_counter()
     rng = np.random.default_rng([seed, zlib.crc32(row["id"].encode())])
     detailed, coarse = source_meshes(row)
     example = make_example(detailed, coarse, rng, **settings)
     row |= {"status": "ok", "faces": len(detailed.faces)}
     # The file carries its row, so that a killed run finds it again without its index.
     write_example(path, {**example, "row": np.array(json.dumps(row))})
-    return {**row, "seconds": f"{time.perf_counter() - start:.2f}"}
+    return row
 
 
-class ShapeDataset(torch.utils.data.Dataset):
-    """Examples for training: one view and a draw of points per item.
+class ShapeDataset:
+    """Examples for torch's DataLoader: one view and a draw of points per item.
 
-    Item `index`, or `(index, draw)` for another view and other points of the same
-    shape, is a function of (seed, index, draw) alone: a resumed run sees what an
-    unbroken one would have seen.
+    Item `index`, or `(index, draw)` for another view and other points of the shape, is
+    a function of (seed, index, draw) alone: a run can be resumed as if unbroken.
 
     Args:
         folder: made by `prepare`, or a list of such folders.
@@ -397,6 +392,8 @@ class ShapeDataset(torch.utils.data.Dataset):
             normals (3, H, W), camera (16,), points (P, 3), sdf (P,), gradients (P, 3),
             and base_sdf (P,) where known.
         """
+        import torch  # not needed to prepare, and a worker starts 2 s sooner without
+
         index, draw = key if isinstance(key, tuple) else (key, 0)
         rng = np.random.default_rng([self.seed, index, draw])
         example = self.example(index)
@@ -409,6 +406,4 @@ class ShapeDataset(torch.utils.data.Dataset):
         }
         for name in (*VIEW_TYPES, "camera"):
             item[name] = torch.from_numpy(example[f"{name}_{view}"]).float()
-        item["image"] /= 255
-        item["mask"] = item["mask"] > 0
-        return item
+        return {**item, "image": item["image"] / 255, "mask": item["mask"] > 0}

@@ -62,15 +62,12 @@ class Renderer:
         self.corner_normals = np.nan_to_num(normals).reshape(-1, 3, 3).astype("f4")
         self.corners = np.array(list(product(*mesh.bounds.T)))
         self.scene = EmbreeScene()
-        triangles = vertices[faces].astype(np.float32)
-        self.geometry = TriangleMesh(self.scene, triangles)
+        self.geometry = TriangleMesh(self.scene, vertices[faces].astype(np.float32))
 
     def cast(self, camera, per_side=1):
         """Cast rays and interpolate the surface's normals.
 
-        Args:
-            camera: Camera. per_side: rays along a pixel's side.
-
+        Args: camera, a Camera; per_side, rays along a pixel's side.
         Returns:
             hit (R, R) bool, depth (R, R), normals (R, R, 3) in the camera frame turned
             toward the camera, face (R, R) int, with R = size * per_side.
@@ -92,9 +89,8 @@ class Renderer:
         left, top = np.floor(frame.min(0)).clip(0, side).astype(int)
         right, bottom = np.ceil(frame.max(0)).clip(0, side).astype(int)
         window = np.arange(side * side).reshape(side, side)[top:bottom, left:right]
-        origins, rays = (
-            a.reshape(-1, 3)[window.ravel()] for a in camera.rays(per_side)
-        )
+        window = window.reshape(-1)
+        origins, rays = (a.reshape(-1, 3)[window] for a in camera.rays(per_side))
         out = self.scene.run(origins, rays, output=True)
         hit = np.flatnonzero(out["primID"] >= 0)
         face = out["primID"][hit].astype(np.int64)
@@ -102,9 +98,8 @@ class Renderer:
         a, b, c = np.moveaxis(self.corner_normals[face], 1, 0)
         normals = a + u * (b - a) + v * (c - a)
         # A soup's faces may look either way: what is seen is turned toward the camera.
-        rays, index, depth = rays[hit], window.ravel()[hit], out["tfar"][hit]
-        away = np.einsum("ki,ki->k", normals, rays) >= 0
-        normals[away] *= -1
+        rays, index, depth = rays[hit], window[hit], out["tfar"][hit]
+        normals[np.einsum("ki,ki->k", normals, rays) >= 0] *= -1
         normals = _unit(normals @ camera.rotation.T.astype(np.float32))
         return index, rays, depth, normals, face  # camera z of rays is 1
 
@@ -115,8 +110,7 @@ class Renderer:
             camera: Camera. rng: numpy Generator for colours and lights.
             background: (H, W, 3) in [0, 1], see `random_background`; None is white.
 
-        Returns:
-            View of the camera's size.
+        Returns: View of the camera's size.
         """
         size, side = camera.size, camera.size * SUBPIXELS
         index, rays, depth, normals, face = self._hits(camera, SUBPIXELS)
