@@ -215,8 +215,7 @@ def write_index(folder, rows):
     writer = csv.DictWriter(table, INDEX_COLUMNS)
     writer.writeheader()
     writer.writerows(sorted(rows, key=lambda row: row["id"]))
-    text = table.getvalue().encode()
-    _write(Path(folder) / "index.csv", lambda file: file.write(text))
+    _write(Path(folder) / "index.csv", lambda f: f.write(table.getvalue().encode()))
 
 
 def _keep_settings(path, settings):
@@ -330,14 +329,15 @@ class ShapeDataset:
         folder: made by `prepare`, or a list of such folders.
         split: rows of the index to use; None for all.
         points: drawn per item, half inside. view: a fixed one; None draws one.
-        seed: of views and draws.
-        memory: bytes of examples to keep; the others are read again at each use.
+        weighted: draw by density weight, not uniformly. seed: of views and draws.
 
     Raises: FileNotFoundError: no index. ValueError: no usable example of that split.
     """
 
+    memory = 4e9  # bytes of examples to keep; the others are read again at each use
+
     def __init__(
-        self, folder, split="train", *, points=2048, view=None, seed=0, memory=4e9
+        self, folder, split="train", *, points=2048, view=None, weighted=True, seed=0
     ):
         folders = [folder] if isinstance(folder, str | os.PathLike) else folder
         self.folders = [Path(folder) for folder in folders]
@@ -350,8 +350,8 @@ class ShapeDataset:
                     self.rows.append({**row, "folder": str(folder)})
         if not self.rows:
             raise ValueError(f"no usable example of split {split!r} in {folders}")
-        self.points, self.view, self.seed = points, view, seed
-        self._kept, self._room = {}, memory
+        self.points, self.view, self.weighted, self.seed = points, view, weighted, seed
+        self._kept, self._held = {}, 0
 
     def __len__(self):
         return len(self.rows)
@@ -362,9 +362,9 @@ class ShapeDataset:
             return self._kept[index]
         row = self.rows[index]
         example = read_example(Path(row["folder"]) / f"{row['id']}.npz")
-        self._room -= sum(array.nbytes for array in example.values())
-        if self._room > 0:
-            self._kept[index] = example
+        size = sum(array.nbytes for array in example.values())
+        if self._held + size <= self.memory:
+            self._kept[index], self._held = example, self._held + size
         return example
 
     def fingerprint(self):
@@ -372,7 +372,7 @@ class ShapeDataset:
         shapes = [
             [row[k] for k in INDEX_COLUMNS if k != "seconds"] for row in self.rows
         ]
-        draws = [self.points, self.view, self.seed]
+        draws = [self.points, self.view, self.weighted, self.seed]
         settings = (folder / "settings.json" for folder in self.folders)
         made = "".join(path.read_text() for path in settings if path.is_file())
         return zlib.crc32(json.dumps([shapes, draws, made]).encode())
@@ -398,7 +398,8 @@ class ShapeDataset:
         rng = np.random.default_rng([self.seed, index, draw])
         example = self.example(index)
         view = rng.integers(self.view_count(index)) if self.view is None else self.view
-        chosen = weighted_draw(example["sdf"], example["weights"], self.points, rng)
+        weights = example["weights"] if self.weighted else None
+        chosen = weighted_draw(example["sdf"], weights, self.points, rng)
         item = {
             name: torch.from_numpy(example[name][chosen]).float()
             for name in ("points", "sdf", "gradients", "base_sdf")

@@ -16,8 +16,8 @@ from skimage.measure import marching_cubes
 from torch.nn.functional import interpolate, max_pool2d
 
 from .fields import front_mask, sample_maps
+from .sampling import HALF_BOX
 
-HALF_BOX = 0.55  # world units: sampling and extraction cover [-0.55, 0.55]^3
 # Gradients that the band reckons with where no bound is given. At the last level it
 # need only touch a surface, which is then followed, hence less (of sheets, rods and
 # balls about a cell thick, 0.4 lost one in five, 0.7 none). Half of that does where
