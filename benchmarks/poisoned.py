@@ -3,11 +3,11 @@
     python benchmarks/poisoned.py
 
 950 procedural shapes are written as mesh files, 50 poisoned ones among them: cut off,
-empty, with NaN, hanging (closed bodies that all cross each other, whose union did not
-end within its time) and huge (a file under 1 kB that asks for 24 GB or more). `prepare` with two workers is
-ended with SIGKILL twice, the parent alone, so that its workers are orphaned, and
-started again. In the end every good shape must be there once and whole, and every bad
-one must have its reason; nothing that was finished may be made again.
+empty, with NaN, hanging (closed bodies that all cross each other, whose union does not
+end within its time) and huge (a file under 1 kB that asks for 24 GB or more). `prepare`
+with two workers is ended with SIGKILL twice, the parent alone, so that its workers are
+orphaned, and started again. In the end every good shape must be there once and whole,
+and every bad one must have its reason; nothing that was finished may be made again.
 """
 
 import argparse
