@@ -32,6 +32,7 @@ PARTS = {  # part -> the names it gives to the package, in the order data flows
     "metrics": (),
     "plots": (),
     "benchmark": (),
+    "widgets": (),
     "run": (),
 }
 _HOME = {name: part for part, names in PARTS.items() for name in names}

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from matplotlib.colors import CenteredNorm
 
+from .losses import DELTA
 from .rendering import SUBPIXELS, Renderer
 from .sampling import HALF_BOX
 
@@ -21,6 +22,12 @@ SDF_COLORS = "RdBu"
 # CIELAB, the same lightness on both sides, and ends that a deuteranope tells apart; its
 # zero is grey, so that white stays the background's.
 MAP_COLORS = "coolwarm_r"
+PARTS = ("F", "f_B", "f_D")  # as lines: dark, light and dashed, apart in grey too
+FIELD_LINES = (
+    dict(color="#4b1d7f", linewidth=3.5),
+    dict(color="#b79be0", linewidth=2.5),
+    dict(color="black", linewidth=1.3, linestyle="--"),
+)
 
 # A slice's axis -> the world axes that run right and up in its picture.
 SLICE_AXES = {"x": ("z", "y"), "y": ("x", "z"), "z": ("x", "y")}
@@ -67,14 +74,134 @@ def slice_values(
     up = extent[2] + (extent[3] - extent[2]) * centres
     place = {axis: np.full((resolution, resolution), at)}
     place |= dict(zip(SLICE_AXES[axis], np.meshgrid(right, up), strict=True))
-    points = np.stack([place[name].ravel() for name in "xyz"], 1)
+    points = np.stack([place[name] for name in "xyz"], -1)
+    return Slice(_values(field, points, device), tuple(extent), SLICE_AXES[axis])
+
+
+def grid_values(field, resolution=64, *, device="cpu"):
+    """Evaluate a field at the centres of equal cells of the box, for a living scene.
+
+    Args:
+        field, device: see `slice_values`. resolution: cells along a side.
+
+    Returns:
+        (R, R, R) f4, indexed [z, y, x], world units.
+    """
+    line = HALF_BOX * ((np.arange(resolution) + 0.5) * 2 / resolution - 1)
+    z, y, x = np.meshgrid(line, line, line, indexing="ij")
+    return _values(field, np.stack([x, y, z], -1), device)
+
+
+def _values(field, points, device="cpu"):
+    """A field's answer at points (..., 3), as f4 array (...)."""
+    flat = torch.tensor(points.reshape(-1, 3), dtype=torch.float32, device=device)
     with torch.no_grad():
-        values = field(torch.tensor(points, dtype=torch.float32, device=device))
-    values = np.asarray(values.cpu() if isinstance(values, torch.Tensor) else values)
-    if values.shape != (resolution**2,):
-        raise ValueError(f"field must give ({resolution**2},), got {values.shape}")
-    values = values.reshape(resolution, resolution)
-    return Slice(values, tuple(extent), SLICE_AXES[axis])
+        answers = [field(part) for part in flat.split(65_536)]
+    values = np.concatenate([torch.as_tensor(answer).cpu() for answer in answers])
+    if values.shape != (len(flat),):
+        raise ValueError(f"field must give ({len(flat)},), got {values.shape}")
+    return values.reshape(points.shape[:-1]).astype(np.float32)
+
+
+class Decomposition(NamedTuple):
+    """F, f_B and f_D in the plane of a row of pixels, and along a front surface."""
+
+    sections: tuple  # Slices of F, f_B, f_D: right = camera x, up = depth
+    fronts: tuple  # (W, 2) of F and of f_B: where each pixel's ray enters, NaN if never
+    at: np.ndarray  # (N,) camera x of the entries into f_B that F's front faces
+    values: np.ndarray  # (3, N) of F, f_B, f_D there, world units
+    laplacians: np.ndarray  # (3, N) there, 1 / world unit
+
+
+def decompose(fields, camera, row, *, step=DELTA / 2, resolution=240, device="cpu"):
+    """Cut F, f_B and f_D along one row of pixels: the paper's figure, computed.
+
+    Values and Laplacians are taken along the front surface of the base: f_B is 0 there,
+    so that what is left of F is what the displacement has to give.
+
+    Args:
+        fields: F, f_B and p -> f_D(u(p)), callables (P, 3) world -> (P,), world units.
+        camera: Camera. row: of its pixels.
+        step: of the 7-point stencil, world units; for a map, a pixel's width or more.
+        resolution: samples along the plane's sides. device: see `slice_values`.
+
+    Returns:
+        Decomposition.
+    """
+    middle = camera.translation[2]  # the origin's depth
+    sight = (row + 0.5 - camera.centre[1]) / camera.focal
+
+    def place(x, depth):  # camera x and depth -> world points
+        local = np.stack([x, sight * depth, depth], -1)
+        return (local - camera.translation) @ camera.rotation
+
+    extent = (-HALF_BOX, HALF_BOX, middle - HALF_BOX, middle + HALF_BOX)
+    cells = HALF_BOX * ((np.arange(resolution) + 0.5) * 2 / resolution - 1)
+    plane = place(*np.meshgrid(cells, middle + cells))
+    axes = ("camera x", "depth")
+    cuts = tuple(Slice(_values(f, plane, device), extent, axes) for f in fields)
+
+    pixel = np.arange(camera.size)
+    slope = (pixel + 0.5 - camera.centre[0]) / camera.focal  # x / depth of each ray
+    depth = np.linspace(*extent[2:], 2 * resolution)
+    rays = place(*np.broadcast_arrays(slope * depth[:, None], depth[:, None]))
+    fronts = []
+    for field in fields[:2]:
+        along = _values(field, rays, device)  # (depths, W)
+        enters = (along[:-1] > 0) & (along[1:] <= 0)
+        first = enters.argmax(0)
+        low, high = along[first, pixel], along[first + 1, pixel]
+        share = low / np.where(enters.any(0), low - high, np.nan)
+        entry = depth[first] + share * (depth[1] - depth[0])
+        fronts.append(np.stack([slope * entry, entry], 1))
+    at = fronts[1][np.isfinite(fronts[0] + fronts[1]).all(1)]
+    stencil = np.concatenate([np.zeros((1, 3)), step * np.eye(3), -step * np.eye(3)])
+    points = place(*at.T) + stencil[:, None]  # (7, N, 3)
+    around = np.stack([_values(field, points, device) for field in fields])
+    laplacians = (around[:, 1:].sum(1) - 6 * around[:, 0]) / step**2
+    return Decomposition(cuts, tuple(fronts), at[:, 0], around[:, 0], laplacians)
+
+
+def draw_decomposition(fig, parts):
+    """Draw the paper's figure, panels (a) to (e), on an empty figure.
+
+    Returns:
+        dict of Axes, "a" to "e".
+    """
+    axes = fig.subplot_mosaic("aabbcc;dddeee")
+    known = np.concatenate([f[np.isfinite(f).all(1)] for f in parts.fronts])
+    if not len(known):
+        known = np.reshape(parts.sections[0].extent, (2, 2)).T
+    low, high = known.min(0) - (0.05, 0.12), known.max(0) + (0.05, 0.12)
+    titles = dict(a="SDF of the shape", b="SDF of the coarse shape", c="displacement")
+    for k, (name, title) in enumerate(titles.items()):
+        ax, (values, extent, (right, up)) = axes[name], parts.sections[k]
+        place = dict(extent=extent, origin="lower")
+        if name == "c":
+            limit = max(np.abs(parts.values[2]).max(initial=0), 1e-9)
+            colors = dict(cmap=MAP_COLORS, norm=CenteredNorm(halfrange=limit))
+            bar = dict(ax=[axes[n] for n in titles], shrink=0.6, label="world units")
+            fig.colorbar(ax.imshow(values, **colors, **place), **bar)
+        else:
+            colors = dict(cmap=SDF_COLORS, vmin=-0.1, vmax=0.1, linestyles="dashed")
+            ax.contour(values, np.linspace(-0.3, 0.3, 31), **colors, **place)
+        for front, style in zip(parts.fronts, FIELD_LINES, strict=False):
+            jump = np.abs(np.diff(front[:, 1], prepend=np.nan)) > DELTA
+            if name == "c" or front is parts.fronts[k]:
+                ax.plot(*np.where(jump[:, None], np.nan, front).T, **style)
+        ax.set(title=f"({name}) {title}", xlabel=right, ylabel=up, aspect="equal")
+        ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+    units = {"d": ("values", "world units"), "e": ("Laplacians", "1 / world unit")}
+    for name, curves in zip(units, parts[3:], strict=True):
+        ax, (title, unit), sign = axes[name], units[name], "Δ " * (name == "e")
+        for curve, label, style in zip(curves, PARTS, FIELD_LINES, strict=True):
+            ax.plot(parts.at, curve, label=sign + label, **style)
+        if curves.size:  # the edges' own would dwarf the relief
+            top = 1.6 * max(np.percentile(np.abs(curves[1:]), 95), 1e-9)
+            ax.set(ylim=(-top, top))
+        ax.set(title=f"({name}) {title} along (b)", xlabel="camera x", ylabel=unit)
+        ax.legend(fontsize=8, ncols=3, loc="upper center")
+    return axes
 
 
 def draw_slice(ax, section, *, limit=None, step=0.05, surface=None):
@@ -162,12 +289,15 @@ def normal_colors(normals):
     return np.where(normals.any(0), colors, 1.0)
 
 
-def shade(mesh, camera):
-    """Shade a mesh as clay under one fixed light beside the camera; needs no screen.
+def shade(mesh, camera, paint=None, limit=None):
+    """Shade a mesh under one fixed light beside the camera; needs no screen.
 
     Args:
         mesh: trimesh.Trimesh, world frame.
         camera: Camera; its size is the picture's.
+        paint: callable (P, 3) -> (P,) that colours the surface as a map, such as the
+            displacement p -> f_D(u(p)); None for clay.
+        limit: the colours' range is [-limit, limit]; by default paint's own.
 
     Returns:
         (3, H, W) RGB in [0, 1] on white.
@@ -175,10 +305,17 @@ def shade(mesh, camera):
     Raises:
         ValueError: the mesh has no face.
     """
-    hit, _, normals, _ = Renderer(mesh).cast(camera, SUBPIXELS)
+    hit, depth, normals, _ = Renderer(mesh).cast(camera, SUBPIXELS)
+    color = CLAY
+    if paint is not None:
+        origins, rays = camera.rays(SUBPIXELS)
+        values = _values(paint, (origins + depth[..., None] * rays)[hit])
+        norm = CenteredNorm(halfrange=limit or max(np.abs(values).max(initial=0), 1e-9))
+        color = np.ones(normals.shape)
+        color[hit] = plt.get_cmap(MAP_COLORS)(norm(values))[:, :3]
     key = np.clip(normals @ (LIGHT / np.linalg.norm(LIGHT)), 0, None)
     light = 0.35 + 0.65 * key + 0.15 * np.clip(-normals[..., 2], 0, None)
-    fine = np.where(hit[..., None], np.clip(light[..., None] * CLAY, 0, 1), 1.0)
+    fine = np.where(hit[..., None], np.clip(light[..., None] * color, 0, 1), 1.0)
     blocks = (camera.size, SUBPIXELS, camera.size, SUBPIXELS, 3)
     return fine.reshape(blocks).mean((1, 3)).transpose(2, 0, 1)
 
@@ -225,6 +362,26 @@ def image_grid(rows, titles=None, labels=None, size=1.5):
     for ax, label in zip(axes[:, 0], labels or (), strict=False):
         ax.set_ylabel(label, fontsize=8)
     return fig
+
+
+def comparison(cases, camera, size=1.5):
+    """Draw a case a row: pictures as they are, meshes shaded from one camera.
+
+    Args:
+        cases: {name of the row: {title of the column: picture or mesh}}; None, or a
+            title that a row lacks, leaves a gap. The first row orders the columns.
+        camera: Camera, or {name of the row: Camera}. size: of a picture, inches.
+
+    Returns:
+        The Figure.
+    """
+    titles = list(dict.fromkeys(title for case in cases.values() for title in case))
+    rows = []
+    for name, case in cases.items():
+        eye = camera[name] if isinstance(camera, dict) else camera
+        items = [case.get(title) for title in titles]
+        rows.append([shade(x, eye) if hasattr(x, "faces") else x for x in items])
+    return image_grid(rows, titles, list(cases), size)
 
 
 def draw_curves(ax, records, names=("loss", "base", "sdf", "laplacian"), window=25):

@@ -1,0 +1,232 @@
+"""Living scenes with k3d and ipywidgets: sliders move traits, nothing is rebuilt.
+
+Volumes are (R, R, R), indexed [z, y, x] as k3d reads them, world units, at the centres
+of equal cells of the box, as `plots.grid_values` gives them; 64^3 is enough.
+"""
+
+import base64
+import io
+from pathlib import Path
+from typing import NamedTuple
+
+import igl
+import ipywidgets as ui
+import k3d
+import matplotlib.pyplot as plt
+import numpy as np
+from IPython.display import display
+from scipy.ndimage import laplace, map_coordinates
+
+from .camera import Camera
+from .rendering import CREASE_DEGREES
+from .sampling import HALF_BOX
+
+SNAPSHOT_MB = 1.5  # k3d's own script is 1.2 of them
+BOX = np.array([-HALF_BOX, HALF_BOX] * 3)
+FAR = 0.1  # world units: a volume is cut off there, and so packs well
+COLORS = "coolwarm_r"  # `plots.MAP_COLORS`
+RAMP = np.array([[t, *plt.get_cmap(COLORS)(t)[:3]] for t in np.linspace(0, 1, 33)])
+CLAY, FINAL, BASE = 0xE0DBD1, 0x6A3DA8, 0xC9B6EA
+
+
+class Explorer(NamedTuple):
+    """A scene with its sliders."""
+
+    view: ui.Widget  # what `show` takes
+    plot: k3d.Plot  # what `snapshot` takes
+    controls: dict  # ipywidgets by name
+    objects: dict  # k3d's objects by name
+
+
+def show(view, still):
+    """Show a widget and a picture of it in one output: a reader's page has either.
+
+    Args:
+        view: k3d.Plot or Explorer.view. still: Figure from the same camera; closed.
+    """
+    page = io.BytesIO()
+    still.savefig(page, format="png", dpi=100)
+    plt.close(still)  # or the notebook shows it once more
+    live = dict(version_major=2, version_minor=0, model_id=view.model_id)
+    bundle = {"application/vnd.jupyter.widget-view+json": live}
+    bundle["image/png"] = base64.b64encode(page.getvalue()).decode()
+    display(bundle | {"text/plain": "a scene: run the cell"}, raw=True)
+
+
+def snapshot(plot, path):
+    """Write a scene as one HTML file that turns in a browser, without a kernel.
+
+    Args:
+        plot: k3d.Plot. path: of the file, written whole or not at all.
+
+    Raises:
+        ValueError: larger than 1.5 MB.
+    """
+    page, path = plot.get_snapshot(9).encode(), Path(path)
+    if (size := len(page) / 1e6) > SNAPSHOT_MB:
+        limit = f"{SNAPSHOT_MB} MB: give coarser volumes or a smaller mesh"
+        raise ValueError(f"the snapshot {path} would have {size:.2f} of {limit}")
+    new = path.with_name(path.name + ".new")
+    new.write_bytes(page)
+    new.replace(path)
+
+
+def mesh_scene(mesh, camera, colors=None):
+    """Show a mesh, smooth but for its creases.
+
+    Args:
+        mesh: trimesh.Trimesh, world frame. camera: Camera, where the viewer stands.
+        colors: (V, 3) of its vertices, in [0, 1].
+
+    Returns:
+        k3d.Plot.
+    """
+    faces = np.array(mesh.faces, dtype=np.int64)
+    vertices = np.array(mesh.vertices, dtype=np.float64)
+    normals = igl.per_corner_normals(vertices, faces, CREASE_DEGREES).reshape(-1, 3)
+    # one vertex for each normal that meets at it: creases stay sharp
+    corners = np.column_stack([faces.ravel(), np.round(1000 * normals)])
+    _, first, index = np.unique(corners, axis=0, return_index=True, return_inverse=True)
+    of = faces.ravel()[first]
+    look = dict(normals=normals[first], flat_shading=False, side="double", color=CLAY)
+    if colors is not None:
+        red, green, blue = np.round(255 * np.clip(colors, 0, 1)).astype(np.uint32)[of].T
+        look |= dict(color=0xFFFFFF, colors=(red << 16) + (green << 8) + blue)
+    triangles = index.reshape(-1, 3).astype(np.uint32)
+    return _scene(camera, k3d.mesh(vertices[of], triangles, **look))
+
+
+def field_explorer(sdf, base, camera):
+    """Walk through F, f_B, their difference and Laplacians by slice and iso level.
+
+    Args:
+        sdf, base: volumes of F and f_B. camera: Camera, where the viewer stands.
+
+    Returns:
+        Explorer; controls: field, x, y, z (cell of a slice or -1), level, surface.
+    """
+    side, step = len(sdf), 2 * HALF_BOX / len(sdf)
+    fields = {"F": sdf, "f_B": base, "F - f_B": sdf - base}
+    fields |= {f"Δ ({name})": laplace(v) / step**2 for name, v in fields.items()}
+    near = np.abs(sdf) <= max(2 * step, np.abs(sdf).min())
+    tops = [np.percentile(np.abs(v[near]), 99) + 1e-6 for v in fields.values()]
+    tops[:2], tops[3:] = [FAR] * 2, [tops[5]] * 3  # what is compared has one range
+    packed = {n: _pack(v, t) for (n, v), t in zip(fields.items(), tops, strict=True)}
+    surface = dict(flat_shading=False, opacity=0.6, bounds=(1 - 1 / side) * BOX)
+    final = k3d.marching_cubes(packed["F"], 0, FINAL, name="final", **surface)
+    coarse = k3d.marching_cubes(packed["f_B"], 0, BASE, name="base", **surface)
+    look = dict(color_map=RAMP, color_range=[-FAR, FAR], bounds=BOX, slice_z=-1)
+    plane = k3d.volume_slice(packed["F"], name="slice", **look)
+    field = ui.Dropdown(options=list(fields), description="slice shows")
+    ui.dlink((field, "value"), (plane, "volume"), packed.get)
+    spans = {name: [-t, t] for name, t in zip(fields, tops, strict=True)}
+    ui.dlink((field, "value"), (plane, "color_range"), spans.get)
+    cuts = {}
+    for axis, start in zip("xyz", (-1, side // 2, -1), strict=True):
+        cuts[axis] = ui.IntSlider(start, -1, side - 1, description=f"slice {axis}")
+        ui.link((cuts[axis], "value"), (plane, f"slice_{axis}"))
+    look = dict(min=-0.05, max=0.05, step=0.005, readout_format=".3f")
+    level = ui.FloatSlider(description="level", **look)
+    shown = ui.ToggleButtons(options=("final", "base", "both"), description="surface")
+    for thing in (final, coarse):
+        ui.link((level, "value"), (thing, "level"))
+        shows = {thing.name, "both"}.__contains__
+        ui.dlink((shown, "value"), (thing, "visible"), shows)
+    controls = dict(field=field, **cuts, level=level, surface=shown)
+    return _explorer(_scene(camera, final, coarse, plane), controls)
+
+
+def displacement_explorer(sdf, base, maps, camera, mask=None):
+    """Turn the displacement up and down, and follow a pixel's ray through the shape.
+
+    The map stands as a picture before the shape; a click on it chooses the pixel. Its
+    ray enters where the front map counts, and leaves where the back map does.
+
+    Args:
+        sdf, base: volumes of F and f_B. maps: (2, H, W) world units: 0 front, 1 back.
+        camera: Camera of the maps. mask: (H, W) bool, where they mean something.
+
+    Returns:
+        Explorer; controls: strength, part (both, front, back), column, row, words.
+    """
+    side, size = len(sdf), np.shape(maps)[-1]
+    camera = camera.resized(size)
+    slope = np.stack(np.gradient(base)[::-1], -1) @ camera.rotation[2]
+    both = _pack(sdf - base)  # in front f_B falls along the viewing axis
+    added = {"both": both, "front": both * (slope < 0), "back": both * (slope >= 0)}
+    maps = np.where(True if mask is None else mask, maps, 0.0)
+    limit = max(np.abs(maps).max(), 1e-6)
+    look = dict(attribute=_pack(both, limit), bounds=(1 - 1 / side) * BOX)
+    look |= dict(color_map=RAMP, color_range=[-limit, limit], flat_shading=False)
+    shape = k3d.marching_cubes(_pack(sdf), 0.0, 0xFFFFFF, name="shape", **look)
+    eye, rays = camera.position, camera.rays()[1].astype(float)
+    depth = max(camera.translation[2] - HALF_BOX - 0.2, 0.2)  # of the picture
+    square = np.array([[0, 0], [1, 0], [1, 1], [0, 1]])
+    edges = np.insert((size * square - camera.centre) / camera.focal, 2, 1, axis=1)
+    corners = eye + depth * edges @ camera.rotation
+    pictures = [io.BytesIO() for _ in maps]
+    for page, values in zip(pictures, maps, strict=True):
+        plt.imsave(page, values, cmap=COLORS, vmin=-limit, vmax=limit, format="png")
+    look = dict(texture_file_format="png", uvs=square * [1, -1] + [0, 1], side="double")
+    look |= dict(texture=pictures[0].getvalue(), color=0xFFFFFF, name="map")
+    picture = k3d.mesh(corners, [[0, 1, 2], [0, 2, 3]], **look)
+    line = k3d.line(corners[:2], shader="simple", color=0, name="ray")
+    look = dict(color=0xF2C500, point_size=0.03, shader="3d", name="crossings")
+    hits = k3d.points(corners[:2], **look)  # the first one is the pixel on the map
+    strength = ui.FloatSlider(1, min=0, max=3, description="strength")
+    part = ui.ToggleButtons(options=tuple(added), description="maps")
+    column = ui.IntSlider(size // 2, 0, size - 1, description="column")
+    row, words = ui.IntSlider(size // 2, 0, size - 1, description="row"), ui.HTML()
+    depths = camera.translation[2] + 2**0.5 * HALF_BOX * np.linspace(-1, 1, 257)
+
+    def follow(_=None):
+        ray = rays[row.value, column.value]
+        points = eye + depths[:, None] * ray  # z, y, x is a volume's order
+        cells = (points[:, ::-1] / HALF_BOX + 1) * side / 2 - 0.5
+        along = map_coordinates(shape.scalar_field, cells.T, order=1, cval=FAR)
+        ends = np.flatnonzero((along[1:] > 0) != (along[:-1] > 0))
+        share = along[ends] / (along[ends] - along[ends + 1])
+        z = depths[ends] + share * (depths[1] - depths[0])
+        hits.positions = eye + np.append(depth, z)[:, None] * ray
+        line.vertices = [eye, points[-1]]
+        front, back = maps[:, row.value, column.value]
+        deep = ", ".join(f"{value:.3f}" for value in z) or "none"
+        words.value = f"maps {front:+.4f}, {back:+.4f}<br>crossings at depth {deep}"
+
+    def compose(_=None):
+        shape.scalar_field = _pack(base + strength.value * added[part.value])
+        picture.texture = pictures[part.value == "back"].getvalue()
+        follow()
+
+    def click(content):
+        uv, _ = camera.project(np.array([content["position"]]))
+        column.value, row.value = ((uv[0] + 1) / 2 * size).clip(0, size - 1).astype(int)
+
+    picture.click_callback = click
+    for control in (strength, part, column, row):
+        control.observe(follow if control in (column, row) else compose, "value")
+    compose()
+    aside = np.degrees(np.arctan2(eye[0], eye[2])) - 50  # the picture hides nothing
+    plot = _scene(Camera(aside, 20, 1.35, size), shape, picture, line, hits)
+    plot.mode = "callback"  # or a click is not heard
+    controls = dict(strength=strength, part=part, column=column, row=row, words=words)
+    return _explorer(plot, controls)
+
+
+def _scene(camera, *things):
+    plot = k3d.plot(height=420, grid_visible=False, camera_auto_fit=False)
+    plot.camera_fov = np.degrees(2 * np.arctan(camera.size / 2 / camera.focal))
+    plot.camera = [*camera.position, 0, 0, 0, *-camera.rotation[1]]
+    for thing in things:
+        plot += thing
+    return plot
+
+
+def _explorer(plot, controls):
+    column = ui.VBox(list(controls.values()), layout=dict(min_width="330px"))
+    objects = {thing.name: thing for thing in plot.objects}
+    return Explorer(ui.HBox([column, plot]), plot, controls, objects)
+
+
+def _pack(volume, limit=FAR):  # in 16 bits' precision: a page has room for it
+    return np.clip(volume, -limit, limit).astype(np.float16).astype(np.float32)
