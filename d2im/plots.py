@@ -168,7 +168,7 @@ def draw_decomposition(fig, parts):
     Returns:
         dict of Axes, "a" to "e".
     """
-    axes = fig.subplot_mosaic("aabbcc;dddeee")
+    axes = fig.subplot_mosaic("aabbcc;dddeee", height_ratios=(5, 6))
     known = np.concatenate([f[np.isfinite(f).all(1)] for f in parts.fronts])
     if not len(known):
         known = np.reshape(parts.sections[0].extent, (2, 2)).T
@@ -199,7 +199,7 @@ def draw_decomposition(fig, parts):
         if curves.size:  # the edges' own would dwarf the relief
             top = 1.6 * max(np.percentile(np.abs(curves[1:]), 95), 1e-9)
             ax.set(ylim=(-top, top))
-        ax.set(title=f"({name}) {title} along (b)", xlabel="camera x", ylabel=unit)
+        ax.set(title=f"({name}) {title} on (b)'s front", xlabel="camera x", ylabel=unit)
         ax.legend(fontsize=8, ncols=3, loc="upper center")
     return axes
 
