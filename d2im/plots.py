@@ -196,8 +196,8 @@ def draw_decomposition(fig, parts):
         ax, (title, unit), sign = axes[name], units[name], "Δ " * (name == "e")
         for curve, label, style in zip(curves, PARTS, FIELD_LINES, strict=True):
             ax.plot(parts.at, curve, label=sign + label, **style)
-        if curves.size:  # the edges' own would dwarf the relief
-            top = 1.6 * max(np.percentile(np.abs(curves[1:]), 95), 1e-9)
+        if curves.size:  # edges would dwarf the relief
+            top = 1.6 * max(np.percentile(np.abs(curves), 95), 1e-9)
             ax.set(ylim=(-top, top))
         ax.set(title=f"({name}) {title} on (b)'s front", xlabel="camera x", ylabel=unit)
         ax.legend(fontsize=8, ncols=3, loc="upper center")

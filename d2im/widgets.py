@@ -90,7 +90,8 @@ def mesh_scene(mesh, camera, colors=None):
     of = faces.ravel()[first]
     look = dict(normals=normals[first], flat_shading=False, side="double", color=CLAY)
     if colors is not None:
-        red, green, blue = np.round(255 * np.clip(colors, 0, 1)).astype(np.uint32)[of].T
+        colors = 255 * np.asarray(colors)[of].clip(0, 1)
+        red, green, blue = np.round(colors).astype(np.uint32).T
         look |= dict(color=0xFFFFFF, colors=(red << 16) + (green << 8) + blue)
     triangles = index.reshape(-1, 3).astype(np.uint32)
     return _scene(camera, k3d.mesh(vertices[of], triangles, **look))
@@ -110,7 +111,8 @@ def field_explorer(sdf, base, camera):
     fields |= {f"Δ ({name})": laplace(v) / step**2 for name, v in fields.items()}
     near = np.abs(sdf) <= max(2 * step, np.abs(sdf).min())
     tops = [np.percentile(np.abs(v[near]), 99) + 1e-6 for v in fields.values()]
-    tops[:2], tops[3:] = [FAR] * 2, [tops[5]] * 3  # what is compared has one range
+    # what is compared has one range; 10 is the Laplacian about a ball of radius 0.2
+    tops[:2], tops[3:] = [FAR] * 2, [max(tops[5], 10.0)] * 3
     packed = {n: _pack(v, t) for (n, v), t in zip(fields.items(), tops, strict=True)}
     surface = dict(flat_shading=False, opacity=0.6, bounds=(1 - 1 / side) * BOX)
     final = k3d.marching_cubes(packed["F"], 0, FINAL, name="final", **surface)

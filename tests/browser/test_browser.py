@@ -1,0 +1,228 @@
+"""Notebooks and scenes in a real, headless Chromium; run by its own command.
+
+JupyterLab serves a copy of the project on loopback. No page may ask for anything
+elsewhere: such a request is cut off, noted, and fails the test.
+"""
+
+import io
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from urllib.parse import urlparse
+
+import numpy as np
+import pytest
+from PIL import Image
+
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="needs the browser extra"
+)
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = ["00_quickstart", "01_decomposition", "04_visualise_fields", "06_edit"]
+RUN_SECONDS = float(os.environ.get("BROWSER_RUN_SECONDS", 300))  # for one notebook
+# WebGL without a GPU is SwiftShader's; --disable-gpu would leave it blank.
+FLAGS = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--no-sandbox"]
+FLAGS += ["--disable-quic", "--no-first-run", "--disable-background-networking"]
+FLAGS += ["--disable-component-update", "--disable-sync"]
+HERE = {"127.0.0.1", "localhost", None, ""}
+
+
+def find_chromium():
+    names = "chromium", "chromium-browser", "google-chrome"
+    return next(filter(None, map(shutil.which, names)), None)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    program = find_chromium()
+    if program is None and shutil.which("apt-get") and os.geteuid() == 0:
+        for step in (
+            ["update"],
+            ["install", "-y", "--no-install-recommends", "chromium"],
+        ):
+            subprocess.run(["apt-get", *step], check=True, stdout=subprocess.DEVNULL)
+        program = find_chromium()
+    if program is None:
+        pytest.skip("no Chromium: install it, on Debian with apt-get install chromium")
+    with playwright.sync_playwright() as play:
+        chromium = play.chromium.launch(executable_path=program, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser):
+    """A page whose requests to other machines are cut off and fail the test."""
+    context = browser.new_context(viewport={"width": 1300, "height": 1000})
+    elsewhere = []
+
+    def check(route):
+        if urlparse(route.request.url).hostname in HERE:
+            route.continue_()
+        else:
+            elsewhere.append(route.request.url)
+            route.abort()
+
+    def check_socket(socket):
+        if urlparse(socket.url).hostname not in HERE:
+            elsewhere.append(socket.url)
+
+    context.route("**/*", check)
+    page = context.new_page()
+    page.on("websocket", check_socket)
+    yield page
+    context.close()
+    assert elsewhere == []
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("project")
+    for name in ("d2im", "notebooks", "data"):
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name)
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def lab(project, tmp_path_factory):
+    """The address of a JupyterLab on loopback over a copy of the project."""
+    settings = tmp_path_factory.mktemp("settings")
+    for name, text in {
+        "notebook-extension/tracker": '{"windowingMode": "none"}',  # all cells stand
+        "apputils-extension/notification": '{"fetchNews": "false"}',
+    }.items():
+        path = settings / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1"]
+    command += [f"--port={port}", "--IdentityProvider.token=", "--ServerApp.password="]
+    command += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    command += [f"--LabApp.user_settings_dir={settings}", "--allow-root"]
+    paths = {
+        "PYTHONPATH": str(project),
+        "JUPYTERLAB_WORKSPACES_DIR": str(settings / "w"),
+    }
+    log = open(settings / "lab.log", "w")
+    server = subprocess.Popen(
+        command, cwd=project, env=os.environ | paths, stdout=log, stderr=log
+    )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(240):
+            assert server.poll() is None, (settings / "lab.log").read_text()
+            try:
+                urllib.request.urlopen(f"{address}/api", timeout=5)
+                break
+            except OSError:
+                time.sleep(0.5)
+        yield address
+    finally:
+        server.terminate()
+        server.wait(30)
+        log.close()
+
+
+def picture(page, canvas):
+    """What a canvas shows, as an array, once two looks in a row agree."""
+    last = None
+    for _ in range(40):
+        page.wait_for_timeout(400)
+        now = np.asarray(Image.open(io.BytesIO(canvas.screenshot())).convert("RGB"))
+        if (
+            last is not None
+            and last.shape == now.shape
+            and (last == now).mean() > 0.999
+        ):
+            return now.astype(float)
+        last = now
+    raise AssertionError("the scene did not come to rest")
+
+
+def differ(one, other):
+    """The share of pixels that changed visibly."""
+    return float((np.abs(one - other).max(-1) > 24).mean())
+
+
+def run_all(page, lab, name):
+    page.goto(f"{lab}/lab/tree/notebooks/{name}.ipynb?reset")
+    idle = '.jp-Notebook-ExecutionIndicator[data-status="idle"]'
+    page.wait_for_selector(idle, state="attached", timeout=120_000)
+    page.click('.lm-MenuBar-itemLabel:text-is("Run")')
+    page.click('.lm-Menu-itemLabel:text-is("Run All Cells")')
+    prompts = "Array.from(document.querySelectorAll('.jp-CodeCell .jp-InputPrompt'))"
+    done = f"{prompts}.every(p => /\\d/.test(p.textContent))"
+    failed = "document.querySelector('[data-mime-type$=\"jupyter.error\"]')"
+    page.wait_for_function(f"{done} || {failed}", timeout=1000 * RUN_SECONDS)
+    page.wait_for_selector(idle, state="attached", timeout=60_000)
+    errors = page.locator('[data-mime-type$="jupyter.error"]')
+    assert errors.count() == 0, errors.first.inner_text()[-500:]
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_notebook_runs_and_a_slider_moved_by_keyboard_changes_its_scene(
+    page, lab, name, tmp_path
+):
+    if not (ROOT / "notebooks" / f"{name}.ipynb").is_file():
+        pytest.skip(f"there is no notebook {name} yet")
+    run_all(page, lab, name)
+    scenes = page.locator(".jp-OutputArea-output:has(canvas):has(.noUi-handle)")
+    assert scenes.count() or name[:2] in ("00", "06")
+    for k in range(scenes.count()):
+        scene = scenes.nth(k)
+        canvas, handle = scene.locator("canvas").first, scene.locator(".noUi-handle")
+        canvas.scroll_into_view_if_needed()
+        before = picture(page, canvas)
+        handle.first.focus()
+        for _ in range(8):
+            page.keyboard.press("ArrowRight")
+        after = picture(page, canvas)
+        keep = Path(os.environ.get("BROWSER_SHOTS", tmp_path))
+        scene.screenshot(path=keep / f"{name}_{k}.png")
+        assert before.std() > 5, "the scene is blank"
+        assert differ(before, after) > 0.005
+
+
+def test_snapshots_of_scenes_render_and_turn_without_a_kernel(page, project, tmp_path):
+    for maker in ("widgets.field_explorer(F, B, eye)", "mesh"):
+        target = tmp_path / f"{maker[:4]}.html"
+        make = (
+            "widgets.mesh_scene(shape.detailed, eye)"
+            if maker == "mesh"
+            else (maker + ".plot")
+        )
+        code = f"""
+from d2im import Camera, make_shape, plots, widgets
+from d2im.sampling import signed_distance
+shape, eye = make_shape("cabinet", 5), Camera(30, 20, 1.0, 300)
+F, B = (plots.grid_values(lambda p, m=m: signed_distance(m, p)[0], 32)
+        for m in (shape.detailed, shape.coarse))
+widgets.snapshot({make}, {str(target)!r})
+"""
+        paths = os.environ | {"PYTHONPATH": str(project)}
+        subprocess.run([sys.executable, "-c", code], check=True, env=paths)
+        page.goto(target.as_uri())
+        canvas = page.locator("canvas").first
+        canvas.wait_for(timeout=60_000)
+        before = picture(page, canvas)
+        box = canvas.bounding_box()
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        page.mouse.move(x, y)
+        page.mouse.down()
+        page.mouse.move(x + 150, y + 40, steps=8)
+        page.mouse.up()
+        after = picture(page, canvas)
+        keep = Path(os.environ.get("BROWSER_SHOTS", tmp_path))
+        Image.fromarray(after.astype(np.uint8)).save(keep / f"snapshot_{maker[:4]}.png")
+        assert before.std() > 5, "the scene is blank"
+        assert differ(before, after) > 0.02

@@ -1,0 +1,204 @@
+import base64
+import json
+import subprocess
+import sys
+import time
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+import trimesh
+
+from d2im import plots, widgets
+from d2im.camera import Camera
+from d2im.fields import box, sphere
+
+CAMERA = Camera(30, 20, 1.0, 32)
+SIDE = 64
+
+
+@pytest.fixture(scope="module")
+def volumes():
+    """A ball of radius 0.4 as the shape, of 0.35 as its base."""
+    return [plots.grid_values(sphere(radius), SIDE) for radius in (0.4, 0.35)]
+
+
+@pytest.fixture
+def field(volumes):
+    return widgets.field_explorer(*volumes, CAMERA)
+
+
+@pytest.fixture
+def displacing(volumes):
+    maps = np.full((2, 32, 32), -0.05)
+    return widgets.displacement_explorer(*volumes, maps, CAMERA)
+
+
+def test_importing_widgets_does_not_import_torch():
+    code = "import sys, d2im.widgets; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_volumes_are_read_z_y_x_at_cell_centres():
+    volume = plots.grid_values(lambda p: p @ torch.tensor([1.0, 10.0, 100.0]), 4)
+    line = 1.1 * (np.arange(4) + 0.5) / 4 - 0.55
+    expected = 100 * line[:, None, None] + 10 * line[:, None] + line
+    assert np.allclose(volume, expected, atol=1e-4)
+
+
+def test_an_iso_surface_meets_the_slice_of_its_field():
+    """k3d puts a surface's outer samples on its bounds, a slice's half a cell in."""
+    explorer = widgets.field_explorer(*[plots.grid_values(box(), 16)] * 2, CAMERA)
+    cell = 1.1 / 16
+    surface, plane = (
+        np.array(explorer.objects[name].model_matrix) for name in ("final", "slice")
+    )
+    assert np.allclose(np.diag(surface)[:3], 1.1 - cell)
+    assert np.allclose(np.diag(plane)[:3], 1.1)
+
+
+def test_sliders_move_traits_of_the_same_objects(field):
+    before = dict(field.objects)
+    field.controls["level"].value = 0.02
+    field.controls["x"].value = 7
+    field.controls["surface"].value = "both"
+    final, base, plane = (field.objects[n] for n in ("final", "base", "slice"))
+    assert final.level == base.level == 0.02 and plane.slice_x == 7
+    assert final.visible and base.visible
+    field.controls["surface"].value = "base"
+    assert base.visible and not final.visible
+    assert field.plot.objects == [*before.values()]
+
+
+def test_the_slice_shows_the_chosen_field(field, volumes):
+    field.controls["field"].value = "F - f_B"
+    plane = field.objects["slice"]
+    assert np.allclose(plane.volume, -0.05, atol=1e-4)
+    assert plane.color_range[1] == pytest.approx(0.05, abs=1e-4)
+
+
+def test_the_slice_of_a_laplacian_is_that_of_a_sphere(field):
+    field.controls["field"].value = "Δ (F)"
+    volume = field.objects["slice"].volume
+    step = 1.1 / SIDE
+    index = SIDE // 2, SIDE // 2, SIDE // 2 + int(0.4 / step)  # z, y, x
+    at = (np.array(index) + 0.5) * step - 0.55
+    assert volume[index] == pytest.approx(2 / np.linalg.norm(at), rel=0.01)
+
+
+def test_strength_scales_what_the_maps_add(displacing, volumes):
+    shape, strength = displacing.objects["shape"], displacing.controls["strength"]
+    final, base = volumes
+    near = np.abs(base) < 0.05
+    for value in (0.0, 0.5, 1.0):
+        strength.value = value
+        expected = base + value * (final - base)
+        assert np.allclose(shape.scalar_field[near], expected[near], atol=1e-4)
+
+
+def test_front_and_back_parts_meet_along_the_viewing_axis(displacing, volumes):
+    displacing.controls["part"].value = "front"
+    added = displacing.objects["shape"].scalar_field - volumes[1]
+    line = 1.1 * (np.arange(SIDE) + 0.5) / SIDE - 0.55
+    z, y, x = np.meshgrid(line, line, line, indexing="ij")
+    along = np.stack([x, y, z], -1) @ CAMERA.rotation[2]
+    near = np.abs(volumes[1]) < 0.04
+    assert np.allclose(added[near & (along < -0.05)], -0.05, atol=1e-3)
+    assert np.allclose(added[near & (along > 0.05)], 0, atol=1e-3)
+
+
+def test_a_ray_crosses_the_ball_at_its_two_depths(displacing):
+    displacing.controls["strength"].value = 1.0
+    points = displacing.objects["crossings"].positions[1:]
+    assert np.allclose(np.linalg.norm(points, axis=1), 0.4, atol=2e-3)
+    uv, depth = CAMERA.project(points.astype(float))
+    chosen = [displacing.controls[n].value + 0.5 for n in ("column", "row")]
+    assert np.allclose((uv + 1) * 16, chosen, atol=1e-3) and depth[0] < depth[1]
+
+
+def test_turning_one_map_up_moves_one_crossing(displacing):
+    hits, controls = displacing.objects["crossings"], displacing.controls
+    before = hits.positions[1:].copy()
+    controls["part"].value = "front"
+    first, last = np.linalg.norm(hits.positions[1:], axis=1)
+    assert first == pytest.approx(0.4, abs=2e-3)
+    assert last == pytest.approx(0.35, abs=2e-3) and len(before) == 2
+
+
+def test_a_pixel_beside_the_shape_has_no_crossing(displacing):
+    displacing.controls["column"].value = displacing.controls["row"].value = 0
+    assert len(displacing.objects["crossings"].positions) == 1  # the pixel itself
+    assert "none" in displacing.controls["words"].value
+
+
+def test_a_click_on_the_map_chooses_its_pixel(displacing):
+    o, rays = CAMERA.rays()
+    content = {"msg_type": "click_callback", "position": list(o[0, 0] + rays[20, 9])}
+    displacing.objects["map"]._handle_custom_msg(content, [])
+    assert displacing.controls["column"].value == 9
+    assert displacing.controls["row"].value == 20
+
+
+@pytest.mark.parametrize("name", ["level", "x", "strength", "column"])
+def test_a_slider_moves_twenty_times_a_second(field, displacing, name):
+    explorer = field if name in field.controls else displacing
+    slider = explorer.controls[name]
+    values = np.linspace(slider.min, slider.max, 20)
+    start = time.process_time()
+    for value in values:
+        slider.value = value if name in ("level", "strength") else int(value)
+        for thing in explorer.objects.values():
+            thing.get_state()  # what would go over the wire
+    assert len(values) / (time.process_time() - start) > 20
+
+
+def test_a_mesh_is_sharp_at_its_creases_and_keeps_its_colours():
+    mesh = trimesh.creation.box()
+    colors = (mesh.vertices > 0).astype(float)
+    (thing,) = widgets.mesh_scene(mesh, CAMERA, colors).objects
+    assert len(thing.vertices) == 24  # eight corners, three normals at each
+    corners = thing.vertices[thing.indices]
+    flat = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    flat /= np.linalg.norm(flat, axis=1, keepdims=True)
+    assert np.allclose(thing.normals[thing.indices], flat[:, None], atol=1e-5)
+    expected = (thing.vertices > 0) @ np.array([0xFF0000, 0x00FF00, 0x0000FF])
+    assert (thing.colors == expected).all()
+
+
+def test_a_scene_is_seen_as_the_camera_sees_it():
+    plot = widgets.mesh_scene(trimesh.creation.box(), CAMERA)
+    position, target, up = np.reshape(plot.camera, (3, 3))
+    forward = (target - position) / np.linalg.norm(target - position)
+    assert np.allclose(forward, CAMERA.rotation[2])
+    assert np.allclose(np.cross(forward, up), CAMERA.rotation[0])
+    edge = np.tan(np.radians(plot.camera_fov) / 2)
+    assert edge == pytest.approx(CAMERA.size / 2 / CAMERA.focal)
+
+
+def test_show_puts_widget_and_picture_into_one_output(monkeypatch, field):
+    shown = []
+    monkeypatch.setattr(widgets, "display", lambda data, raw: shown.append(data))
+    figure = plt.figure()
+    widgets.show(field.view, figure)
+    (bundle,) = shown
+    live = bundle["application/vnd.jupyter.widget-view+json"]
+    assert live["model_id"] == field.view.model_id
+    assert base64.b64decode(bundle["image/png"])[:4] == b"\x89PNG"
+    assert json.dumps(bundle) and not plt.fignum_exists(figure.number)
+
+
+def test_snapshots_hold_the_scene_in_one_and_a_half_megabytes(tmp_path, displacing):
+    path = tmp_path / "scene.html"
+    widgets.snapshot(displacing.plot, path)
+    page = path.read_text()
+    assert 1e6 < len(page) < 1.5e6 and "[DATA]" not in page
+    assert [p.name for p in tmp_path.iterdir()] == ["scene.html"]
+
+
+def test_too_large_a_snapshot_is_refused_and_not_written(tmp_path, rng):
+    noise = rng.uniform(-0.1, 0.1, (SIDE, SIDE, SIDE))
+    explorer = widgets.field_explorer(noise, noise, CAMERA)
+    with pytest.raises(ValueError, match=r"would have \d\.\d+ of 1.5 MB: give coarser"):
+        widgets.snapshot(explorer.plot, tmp_path / "scene.html")
+    assert not list(tmp_path.iterdir())
