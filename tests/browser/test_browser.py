@@ -163,7 +163,13 @@ def run_all(page, lab, name):
     prompts = "Array.from(document.querySelectorAll('.jp-CodeCell .jp-InputPrompt'))"
     done = f"{prompts}.every(p => /\\d/.test(p.textContent))"
     failed = "document.querySelector('[data-mime-type$=\"jupyter.error\"]')"
-    page.wait_for_function(f"{done} || {failed}", timeout=1000 * RUN_SECONDS)
+    try:
+        page.wait_for_function(f"{done} || {failed}", timeout=1000 * RUN_SECONDS)
+    except playwright.TimeoutError as slow:
+        last = page.locator(".jp-CodeCell .jp-InputPrompt").all_inner_texts()
+        if keep := os.environ.get("BROWSER_SHOTS"):
+            page.screenshot(path=Path(keep) / f"{name}_stuck.png")
+        raise AssertionError(f"{name} did not end: its prompts are {last}") from slow
     page.wait_for_selector(idle, state="attached", timeout=60_000)
     errors = page.locator('[data-mime-type$="jupyter.error"]')
     assert errors.count() == 0, errors.first.inner_text()[-500:]
