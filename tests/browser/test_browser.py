@@ -158,11 +158,21 @@ def run_all(page, lab, name):
     page.goto(f"{lab}/lab/tree/notebooks/{name}.ipynb?reset")
     idle = '.jp-Notebook-ExecutionIndicator[data-status="idle"]'
     page.wait_for_selector(idle, state="attached", timeout=120_000)
+    ready = '.jp-StatusBar-TextItem:has-text("| Idle")'  # idle and connected
+    page.wait_for_selector(ready, timeout=120_000)
     page.click('.lm-MenuBar-itemLabel:text-is("Run")')
     page.click('.lm-Menu-itemLabel:text-is("Run All Cells")')
+    page.wait_for_timeout(1000)
+    if (choice := page.locator(".jp-Dialog .jp-mod-accept")).count():
+        choice.click()  # "Select Kernel": the notebook's own stands there
+        page.click('.lm-MenuBar-itemLabel:text-is("Run")')
+        page.click('.lm-Menu-itemLabel:text-is("Run All Cells")')
     prompts = "Array.from(document.querySelectorAll('.jp-CodeCell .jp-InputPrompt'))"
     done = f"{prompts}.every(p => /\\d/.test(p.textContent))"
-    failed = "document.querySelector('[data-mime-type$=\"jupyter.error\"]')"
+    output = ".jp-OutputArea-output"
+    trace = "Traceback (most recent call last)"
+    outputs = f"Array.from(document.querySelectorAll('{output}'))"
+    failed = f"{outputs}.some(o => o.textContent.includes('{trace}'))"
     try:
         page.wait_for_function(f"{done} || {failed}", timeout=1000 * RUN_SECONDS)
     except playwright.TimeoutError as slow:
@@ -171,7 +181,7 @@ def run_all(page, lab, name):
             page.screenshot(path=Path(keep) / f"{name}_stuck.png")
         raise AssertionError(f"{name} did not end: its prompts are {last}") from slow
     page.wait_for_selector(idle, state="attached", timeout=60_000)
-    errors = page.locator('[data-mime-type$="jupyter.error"]')
+    errors = page.locator(f'{output}:has-text("{trace}")')
     assert errors.count() == 0, errors.first.inner_text()[-500:]
 
 
