@@ -158,3 +158,71 @@ def test_a_distribution_has_a_dot_a_value_and_a_box_between_quartiles(ax):
     box = boxes[0].get_path().vertices[:, 1]
     assert (box.min(), box.max()) == (1, 3)
     assert [t.get_text() for t in ax.get_xticklabels()] == ["base", "final"]
+
+
+CAMERA = Camera(0, 0, 0.7, 64)  # 1.225 in front of the origin
+
+
+def decomposed():
+    """A ball of radius 0.4 over a base of 0.35, and the displacement between."""
+    fields = sphere(0.4), sphere(0.35), lambda p: 0 * p[:, 0] - 0.05
+    return plots.decompose(fields, CAMERA, 32, resolution=80)
+
+
+def test_the_front_surface_of_a_ball_is_where_rays_enter_it():
+    for front, radius in zip(decomposed().fronts, (0.4, 0.35), strict=True):
+        x, depth = front[np.isfinite(front).all(1)].T
+        assert np.allclose(np.hypot(x, depth - 1.225), radius, atol=2e-3)
+        assert (depth < 1.225).all() and len(x) > 20
+
+
+def test_along_the_coarse_front_the_shape_is_what_the_displacement_gives():
+    values = decomposed().values
+    assert np.allclose(values[1], 0, atol=2e-3)
+    assert np.allclose(values[0], values[2], atol=2e-3)
+
+
+def test_laplacians_along_a_ball_are_two_over_its_radius():
+    laplacians = decomposed().laplacians
+    assert np.allclose(laplacians[:2], 2 / 0.35, rtol=0.02)
+    assert np.allclose(laplacians[2], 0, atol=1e-2)
+
+
+def test_a_displacement_has_one_value_along_each_line_of_sight():
+    def of_pixel(p):
+        return CAMERA.project(p)[0][:, 0]  # uv's x: a map with a ramp
+
+    parts = plots.decompose((sphere(), sphere(), of_pixel), CAMERA, 32, resolution=80)
+    values, (left, right, low, high), _ = parts.sections[2]
+    depth = low + (high - low) * (np.arange(80) + 0.5) / 80
+    x = left + (right - left) * (np.arange(80) + 0.5) / 80
+    expected = x * CAMERA.focal / depth[:, None] * 2 / CAMERA.size
+    assert np.allclose(values, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_the_figure_has_its_five_panels_even_where_nothing_is_hit(empty):
+    field = (lambda p: 1 + 0 * p[:, 0]) if empty else sphere()
+    parts = plots.decompose((field,) * 3, CAMERA, 32, resolution=20)
+    figure = plt.figure(figsize=(10, 5), layout="constrained")
+    axes = plots.draw_decomposition(figure, parts)
+    figure.canvas.draw()
+    assert [*axes] == [*"abcde"] and all(axes[name].get_title() for name in axes)
+    plt.close(figure)
+
+
+def test_paint_colours_a_surface_by_the_field_at_it():
+    ball = trimesh.creation.icosphere(subdivisions=3, radius=0.4)
+    image = plots.shade(ball, Camera(0, 0, 1.0, 64), lambda p: p[:, 0])
+    red, blue = image[0] - image[2] > 0.1, image[2] - image[0] > 0.1
+    assert red[:, :30].any() and not red[:, 34:].any()  # negative x: matter
+    assert blue[:, 34:].any() and not blue[:, :30].any()
+
+
+def test_a_comparison_has_a_column_for_each_title_of_any_row():
+    ball = trimesh.creation.icosphere(subdivisions=1, radius=0.4)
+    cases = {"one": {"input": np.zeros((3, 8, 8)), "base": ball}, "two": {"true": ball}}
+    figure = plots.comparison(cases, Camera(0, 0, 1.0, 16))
+    assert [ax.get_title() for ax in figure.axes][:3] == ["input", "base", "true"]
+    assert [len(ax.images) for ax in figure.axes] == [1, 1, 0, 0, 0, 1]
+    plt.close(figure)
