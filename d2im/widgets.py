@@ -1,7 +1,6 @@
 """Living scenes with k3d and ipywidgets: sliders move traits, nothing is rebuilt.
 
-Volumes are (R, R, R), indexed [z, y, x] as k3d reads them, world units, at the centres
-of equal cells of the box, as `plots.grid_values` gives them; 64^3 is enough.
+Volumes are those of `plots.grid_values`: [z, y, x], as k3d reads them; 64^3 is enough.
 """
 
 import base64
@@ -21,7 +20,7 @@ from .camera import Camera
 from .rendering import CREASE_DEGREES
 from .sampling import HALF_BOX
 
-SNAPSHOT_MB = 1.5  # k3d's own script is 1.2 of them
+LIMIT = 1.5  # MB of a snapshot; k3d's own script is 1.2 of them
 BOX = np.array([-HALF_BOX, HALF_BOX] * 3)
 FAR = 0.1  # world units: a volume is cut off there, and so packs well
 COLORS = "coolwarm_r"  # `plots.MAP_COLORS`
@@ -63,9 +62,8 @@ def snapshot(plot, path):
         ValueError: larger than 1.5 MB.
     """
     page, path = plot.get_snapshot(9).encode(), Path(path)
-    if (size := len(page) / 1e6) > SNAPSHOT_MB:
-        limit = f"{SNAPSHOT_MB} MB: give coarser volumes or a smaller mesh"
-        raise ValueError(f"the snapshot {path} would have {size:.2f} of {limit}")
+    if (mb := len(page) / 1e6) > LIMIT:
+        raise ValueError(f"{path} would have {mb:.2f} of {LIMIT} MB: give coarser data")
     new = path.with_name(path.name + ".new")
     new.write_bytes(page)
     new.replace(path)
@@ -81,8 +79,7 @@ def mesh_scene(mesh, camera, colors=None):
     Returns:
         k3d.Plot.
     """
-    faces = np.array(mesh.faces, dtype=np.int64)
-    vertices = np.array(mesh.vertices, dtype=np.float64)
+    vertices, faces = np.array(mesh.vertices, float), np.array(mesh.faces, np.int64)
     normals = igl.per_corner_normals(vertices, faces, CREASE_DEGREES).reshape(-1, 3)
     # one vertex for each normal that meets at it: creases stay sharp
     corners = np.column_stack([faces.ravel(), np.round(1000 * normals)])
@@ -111,8 +108,7 @@ def field_explorer(sdf, base, camera):
     fields |= {f"Δ ({name})": laplace(v) / step**2 for name, v in fields.items()}
     near = np.abs(sdf) <= max(2 * step, np.abs(sdf).min())
     tops = [np.percentile(np.abs(v[near]), 99) + 1e-6 for v in fields.values()]
-    # what is compared has one range; 10 is the Laplacian about a ball of radius 0.2
-    tops[:2], tops[3:] = [FAR] * 2, [max(tops[5], 10.0)] * 3
+    tops[:2], tops[3:] = [FAR] * 2, [max(tops[5], 10.0)] * 3  # 2 / 0.2: a ball's
     packed = {n: _pack(v, t) for (n, v), t in zip(fields.items(), tops, strict=True)}
     surface = dict(flat_shading=False, opacity=0.6, bounds=(1 - 1 / side) * BOX)
     final = k3d.marching_cubes(packed["F"], 0, FINAL, name="final", **surface)
