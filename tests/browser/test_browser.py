@@ -199,14 +199,14 @@ def test_a_notebook_runs_and_a_slider_moved_by_keyboard_changes_its_scene(
         canvas, handle = scene.locator("canvas").first, scene.locator(".noUi-handle")
         canvas.scroll_into_view_if_needed()
         before = picture(page, canvas)
-        handle.first.focus()
+        handle.last.focus()  # iso level, or row: both show with any model
         for _ in range(8):
             page.keyboard.press("ArrowRight")
         after = picture(page, canvas)
         keep = Path(os.environ.get("BROWSER_SHOTS", tmp_path))
         scene.screenshot(path=keep / f"{name}_{k}.png")
         assert before.std() > 5, "the scene is blank"
-        assert differ(before, after) > 0.005
+        assert differ(before, after) > 0.002  # a ray is a thin line
 
 
 def test_snapshots_of_scenes_render_and_turn_without_a_kernel(page, project, tmp_path):
