@@ -7,12 +7,13 @@ STAMP := $(VENV)/.ready
 LOG := $(VENV)/setup.log
 CELL_SECONDS := 300
 
-.PHONY: help demo test lab lint clean setup
+.PHONY: help demo test test-browser lab lint clean setup
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    make shapes, train on them, and report what the model does"
 	@echo "make test    all tests: code, notebooks, and the road from data to numbers"
+	@echo "make test-browser   notebooks and scenes in a real Chromium"
 	@echo "make lab     open the notebooks in JupyterLab"
 	@echo "make lint    ruff over code and notebooks"
 	@echo "make clean   remove .venv and caches; data/ and reports/ stay"
@@ -31,6 +32,12 @@ test: $(STAMP)
 	cd reports/tried && PYTHONPATH=$$PWD ../../$(RUN) -m pytest --nbval-lax \
 	    --nbval-current-env --nbval-cell-timeout=$(CELL_SECONDS) notebooks
 	$(RUN) -m d2im.run 02 03 05 --name smoke --timeout $(CELL_SECONDS)
+
+# Chromium is the system's: apt-get install chromium, where that is allowed.
+test-browser: $(STAMP)
+	$(RUN) -m pip install --quiet -c constraints.txt -e '.[browser]'
+	@command -v chromium >/dev/null || apt-get install -y chromium
+	$(RUN) -m pytest tests/browser -o norecursedirs=
 
 lab: $(STAMP)
 	$(RUN) -m jupyterlab notebooks
