@@ -310,7 +310,7 @@ def main(arguments=None):
     parser.add_argument("--write", action="store_true", help=f"write {LIST.name}")
     if parser.parse_args(arguments).write:
         lines = ",\n".join(json.dumps(entry) for entry in make_list())
-        dataset._write_text(LIST, f"[\n{lines}\n]\n")
+        dataset.write_whole(LIST, lambda file: file.write(f"[\n{lines}\n]\n".encode()))
     entries = read_list()
     for entry in entries:
         check_shape(entry)

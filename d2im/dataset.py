@@ -83,10 +83,11 @@ def make_example(
 
 def write_example(path, example):
     """Write an example whole or not at all."""
-    _write(Path(path), lambda file: np.savez(file, **example))
+    write_whole(Path(path), lambda file: np.savez(file, **example))
 
 
-def _write(path, fill):
+def write_whole(path, fill):
+    """Let `fill` write a binary file, whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -161,7 +162,7 @@ def prepare(
     known = {row["id"]: row for row in read_index(out)}
     settings = dict(count=count, views=views, size=size, poses=poses)
     settings["backgrounds"] = bool(backgrounds)
-    _keep_settings(out / "settings.json", {**settings, "poses": repr(poses)})
+    keep_settings(out / "settings.json", {**settings, "poses": repr(poses)})
     jobs = []
     for item in items:
         name, path = item["id"], out / f"{item['id']}.npz"
@@ -215,10 +216,12 @@ def write_index(folder, rows):
     writer = csv.DictWriter(table, INDEX_COLUMNS)
     writer.writeheader()
     writer.writerows(sorted(rows, key=lambda row: row["id"]))
-    _write(Path(folder) / "index.csv", lambda f: f.write(table.getvalue().encode()))
+    write_whole(
+        Path(folder) / "index.csv", lambda f: f.write(table.getvalue().encode())
+    )
 
 
-def _keep_settings(path, settings):
+def keep_settings(path, settings):
     """Write the settings of a folder's examples, or refuse to mix in other ones."""
     if path.is_file():
         there = json.loads(path.read_text())
@@ -227,7 +230,7 @@ def _keep_settings(path, settings):
                 f"{path.parent} holds examples made with {there}, not {settings}: "
                 "choose another folder, or delete this one"
             )
-    _write(path, lambda file: file.write(json.dumps(settings, indent=1).encode()))
+    write_whole(path, lambda file: file.write(json.dumps(settings, indent=1).encode()))
 
 
 def _stored_row(path):

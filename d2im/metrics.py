@@ -21,8 +21,7 @@ from scipy.spatial.distance import cdist
 
 from . import losses
 from .fields import sample_maps
-from .sampling import HALF_BOX, sample_surface, signed_distance
-from .sampling import _is_solid as is_solid
+from .sampling import HALF_BOX, is_solid, sample_surface, signed_distance
 
 ON_SURFACE = 0.005  # world units: the stored points that count as surface points
 BOX_DIAGONAL = 2 * HALF_BOX * 3**0.5  # world units: no distance in the box is larger

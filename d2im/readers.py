@@ -30,7 +30,7 @@ from scipy.spatial import cKDTree
 from .camera import Camera
 from .dataset import (
     INDEX_COLUMNS,
-    _keep_settings,
+    keep_settings,
     read_index,
     write_example,
     write_index,
@@ -171,7 +171,7 @@ def write_set(readings, out, split, family=""):
                 while f"mask_{views}" in example:
                     views += 1
                 made = {"views": views, "size": len(example["mask_0"]), "yaw": yaw}
-                _keep_settings(out / "settings.json", {**made, "poses": "as stored"})
+                keep_settings(out / "settings.json", {**made, "poses": "as stored"})
                 row |= {"source": str(example["source"]), "up": "y", "yaw": yaw}
                 stored = {**example, "row": np.array(json.dumps(row))}
                 write_example(out / f"{name}.npz", stored)

@@ -58,6 +58,12 @@ def sample_surface(mesh, count, rng):
     return points, cross[face] / np.maximum(double_area[face], 1e-300)[:, None]
 
 
+def is_solid(mesh):
+    """Whether a mesh is one closed body, by its metadata or by itself."""
+    solid = mesh.metadata.get("solid")
+    return mesh.is_volume and mesh.body_count == 1 if solid is None else solid
+
+
 def signed_distance(mesh, points):
     """Signed distance to a mesh and its exact gradient, from the closest point.
 
@@ -82,10 +88,7 @@ def signed_distance(mesh, points):
     points = points[order]
     vertices = np.ascontiguousarray(mesh.vertices, dtype=np.float64)
     faces = np.ascontiguousarray(mesh.faces, dtype=np.int64)
-    solid = mesh.metadata.get("solid")
-    if solid is None:
-        solid = mesh.is_volume and mesh.body_count == 1
-    if solid:
+    if is_solid(mesh):
         kind = igl.SIGNED_DISTANCE_TYPE_PSEUDONORMAL
         sdf, _, closest, normals = igl.signed_distance(points, vertices, faces, kind)
         # Beside needles libigl may take a neighbour's normal. Of the right ones few
