@@ -27,6 +27,7 @@ PARTS = {  # part -> the names it gives to the package, in the order data flows
     "distributed": (),
     "training": ("train",),
     "meshing": ("extract_mesh",),
+    "pictures": (),
     "reconstruction": ("Reconstruction", "reconstruct"),
     "editing": (),
     "metrics": (),

@@ -10,7 +10,8 @@ import torch
 
 from .camera import Camera
 from .fields import displaced_field, sample_maps
-from .reconstruction import Prediction, load_image, reconstruct
+from .pictures import load_image
+from .reconstruction import Prediction, reconstruct
 
 BLEND = 0.08  # width of a patch's soft border, in sides of the rectangle it comes from
 

@@ -10,7 +10,8 @@ import trimesh
 from PIL import Image
 
 from d2im.camera import Camera, random_camera
-from d2im.reconstruction import cut_out, load_image, main, reconstruct
+from d2im.pictures import REACH, cut_out, load_image
+from d2im.reconstruction import main, reconstruct
 from d2im.rendering import render
 from d2im.shapes import make_shape
 
@@ -211,7 +212,7 @@ def test_a_studio_picture_is_framed_and_cut_out(path):
     assert (found[:, [0, -1]] == 1).all() and (found[:, :, [0, -1]] == 1).all()
     middle, reach = box_of((found < 0.97).any(0).numpy())
     radius = 245 / 224 * 112 * 0.5 / (1.75 * 0.9)
-    assert reach == pytest.approx(1.04 * radius, rel=0.08)
+    assert reach == pytest.approx(REACH * radius, rel=0.08)
     assert np.abs(middle - 56).max() < 6
 
 

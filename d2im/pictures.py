@@ -1,0 +1,190 @@
+"""A user's picture in the form that a model takes: opened, cut out and framed."""
+
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from scipy import ndimage
+
+from .camera import Camera
+
+SMALLEST_IMAGE, LARGEST_IMAGE = 16, 16_000  # pixels a side
+WORKING_SIZE = 640  # pixels of the longer side, at which a picture is cut out
+PLAIN = 0.9  # of the border's pixels: the object may touch the rest
+EDGE = 0.0095  # change per pixel of a smoothed picture that a background does not have
+TINT = 0.04  # by which a background's colour may stray from its neighbours', in [0, 1]
+# Medians over 144 views of procedural shapes as training draws them, in units of the
+# projected radius f * 0.5 / distance: how far from the middle of the mask's box its
+# farthest pixel lies, and by how much the middle lies below the picture's.
+REACH, DROP = 1.03, 0.05
+RATIO = 0.9  # of training's distances the middle one
+
+
+def load_image(source, size, *, camera=None, framed=False, background="white"):
+    """Bring a picture into the form that a model takes.
+
+    Args:
+        source: path of an image file; PIL image; or uint8 array (H, W, 3) or (H, W, 4).
+            Transparency tells the object from its background; without it a plain
+            background is found and removed. Or a float array or tensor (3, H, W) in
+            [0, 1], square, which is taken as it is: framed, on the model's background.
+        size: pixels of the result.
+        camera: Camera whose distance the object is framed for; by default a usual one.
+        framed: the picture is square and its object stands as in training's already:
+            nothing is cut out or moved.
+        background: of the model, "white" or "black".
+
+    Returns:
+        (3, size, size) f4 tensor in [0, 1].
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not an image, too small or large, of wrong range, on a busy
+            background, or without an object.
+        TypeError: something that is no picture.
+    """
+    if isinstance(source, str | os.PathLike):
+        source = _open_image(Path(source))
+    elif isinstance(source, np.ndarray) and source.dtype == np.uint8:
+        if source.ndim != 3 or source.shape[2] not in (3, 4):
+            raise ValueError(
+                f"a uint8 image must be (H, W, 3 or 4), got {source.shape}"
+            )
+        source = Image.fromarray(source)
+    elif isinstance(source, np.ndarray | torch.Tensor):
+        return _from_floats(source, size)
+    if not isinstance(source, Image.Image):
+        raise TypeError(
+            "an image must be a path, a PIL image, an array or a tensor, "
+            f"not {type(source).__name__}"
+        )
+    if source.mode.startswith(("I", "F")):
+        raise ValueError(
+            f"the image has more than 8 bits a channel (mode {source.mode}): "
+            "save it with 8 bits"
+        )
+    if min(source.size) < SMALLEST_IMAGE or max(source.size) > LARGEST_IMAGE:
+        raise ValueError(
+            f"the image is {source.width} x {source.height} px: its sides must have "
+            f"{SMALLEST_IMAGE} to {LARGEST_IMAGE} px"
+        )
+    if framed and source.width != source.height:
+        raise ValueError(
+            f"a framed image must be square, got {source.width} x {source.height} px"
+        )
+    rgba = source.convert("RGBA")
+    if not framed:
+        rgba = ImageOps.contain(rgba, (WORKING_SIZE, WORKING_SIZE))
+    alpha = np.asarray(rgba)[..., 3]
+    if not alpha.any():
+        raise ValueError("the image is fully transparent: there is no object in it")
+    if not framed:
+        if alpha.min() == 255:
+            rgba.putalpha(Image.fromarray(cut_out(np.asarray(rgba)[..., :3] / 255.0)))
+        rgba = _frame(rgba, camera or Camera(0, 0, RATIO, size))
+    rgba = rgba.resize((size, size), Image.Resampling.BILINEAR)
+    backdrop = Image.new("RGBA", rgba.size, background)
+    pixels = np.asarray(Image.alpha_composite(backdrop, rgba).convert("RGB"))
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
+
+
+def _from_floats(source, size):
+    if isinstance(source, np.ndarray):
+        source = torch.from_numpy(np.ascontiguousarray(source))
+    image = source.detach().cpu()
+    if image.ndim != 3 or image.shape[0] != 3:
+        raise ValueError(f"an image array must be (3, H, W), got {tuple(image.shape)}")
+    if not image.is_floating_point():
+        raise ValueError(f"an image array must be float in [0, 1], not {image.dtype}")
+    image = image.float()
+    if not (image.min() >= 0 and image.max() <= 1):  # also false for NaN
+        raise ValueError(
+            "an image array must lie in [0, 1], got "
+            f"[{image.min():.3g}, {image.max():.3g}]"
+        )
+    height, width = image.shape[1:]
+    if height != width or height < SMALLEST_IMAGE:
+        raise ValueError(
+            f"an image array must be square, of {SMALLEST_IMAGE} px at least, got "
+            f"{width} x {height}"
+        )
+    if height == size:
+        return image
+    return torch.nn.functional.interpolate(
+        image[None], (size, size), mode="bilinear", antialias=True
+    )[0].clamp(0, 1)
+
+
+def _open_image(path):
+    if not path.is_file():
+        raise FileNotFoundError(f"no image file {path}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(path)
+        with image:
+            return ImageOps.exif_transpose(image)  # which also reads it
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(f"{path} is too large an image: scale it down") from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{path} is not a readable image: {error}") from error
+
+
+def cut_out(rgb):
+    """Find the object on a plain background, which may have a soft shadow.
+
+    What can be reached from the picture's border without crossing an edge, and what it
+    encloses in the same colour, is background.
+
+    Args:
+        rgb: (H, W, 3) in [0, 1].
+
+    Returns:
+        (H, W) uint8: 255 on the object, 0 elsewhere.
+
+    Raises:
+        ValueError: the background is not plain, or there is nothing on it.
+    """
+    smooth = ndimage.gaussian_filter(rgb, (1.5, 1.5, 0))
+    change = np.linalg.norm(np.gradient(smooth, axis=(0, 1)), axis=0).max(-1)
+    regions, count = ndimage.label(change < EDGE)
+    border = np.ones(regions.shape, dtype=bool)
+    border[1:-1, 1:-1] = False
+    outer = np.bincount(regions[border], minlength=count + 1)
+    background = regions == 1 + outer[1:].argmax() if count else border & False
+    if (plain := background[border].mean()) < PLAIN:
+        raise ValueError(
+            f"the image has no alpha and its background is not plain ({plain:.0%} of "
+            "the border is): cut the object out and save it with alpha, or photograph "
+            "it before a plain wall"
+        )
+    for reach in (np.inf, 4):  # enclosed regions, then pixels beside an edge
+        far, nearest = ndimage.distance_transform_edt(~background, return_indices=True)
+        unlike = np.abs((smooth if reach > 4 else rgb) - smooth[tuple(nearest)]).max(-1)
+        if reach > 4:
+            means = ndimage.mean(unlike, regions, np.arange(1, count + 1))
+            unlike = np.append(1.0, means)[regions]
+        background |= (far <= reach) & (unlike < TINT)
+    parts, _ = ndimage.label(ndimage.binary_opening(~background), np.ones((3, 3)))
+    sizes = np.bincount(parts.ravel())[1:]
+    if not len(sizes) or sizes.max() < 0.002 * background.size:
+        raise ValueError("the image shows nothing on its plain background")
+    keep = np.append(False, sizes > 0.02 * sizes.max())  # specks and dithering go
+    return (keep[parts] * 255).astype(np.uint8)
+
+
+def _frame(rgba, camera):
+    """Crop or pad so that the object stands as a camera at that distance sees it."""
+    left, top, right, bottom = rgba.getchannel("A").point(lambda a: a > 127).getbbox()
+    y, x = np.nonzero(np.asarray(rgba)[..., 3] > 127)
+    middle = np.array([left + right, top + bottom]) / 2
+    reach = np.hypot(x + 0.5 - middle[0], y + 0.5 - middle[1]).max()
+    # of the projected radius 0.5, in parts of the picture's side
+    radius = 0.5 * camera.focal / camera.size / np.linalg.norm(camera.translation)
+    side = reach / (REACH * radius)
+    corner = middle - side * np.array([0.5, 0.5 + DROP * radius])
+    box = np.round([*corner, *(corner + side)]).astype(int)
+    return rgba.crop(tuple(map(int, box)))
