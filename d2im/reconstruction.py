@@ -17,9 +17,8 @@ import trimesh
 from PIL import Image
 
 from .camera import Camera
-from .fields import base_field, displaced_field
 from .meshing import extract_mesh
-from .networks import SDF_SCALE, D2IMNet
+from .networks import CameraNet, D2IMNet
 from .pictures import load_image
 
 MODEL = Path(__file__).parents[1] / "data/models/d2im-small"  # the one in the box
@@ -135,7 +134,7 @@ def predict(model, image, camera=None, *, way="gradient", framed=False):
     """Predict the fields of the object in a picture, without meshing them.
 
     Args:
-        model: D2IMNet, or another model with its method `fields`.
+        model: D2IMNet, or another of `networks` with a method `fields`.
         image, framed: see `load_image`.
         camera: Camera of the picture as the model sees it, in the model's frame, of any
             size in pixels; or a callable (3, size, size) -> Camera, as CameraNet's
@@ -158,25 +157,16 @@ def predict(model, image, camera=None, *, way="gradient", framed=False):
         model.image_size,
         camera=camera if isinstance(camera, Camera) else None,
         framed=framed,
-        background=getattr(model, "background", "white"),
+        background=model.background,
     )
     if not isinstance(camera, Camera):
         camera = camera(image)
     weights, training = next(model.parameters()), model.training
     model.eval()
-    base, sdf, displacement = _fields(model, image[None].to(weights), camera, way)
+    base, sdf, displacement = model.fields(image[None].to(weights), camera, way)
     model.train(training)
     about = {"way": way, "device": weights.device, "frame": model.frame}
     return Prediction(displacement.float().cpu(), camera, base, sdf, image, **about)
-
-
-def _fields(model, image, camera, way):
-    if hasattr(model, "fields"):
-        return model.fields(image, camera, way)
-    code, features = model.encode(image)
-    base = base_field(model.base_decoder, code, SDF_SCALE)
-    displacement = model.displacement_decoder(features)[0] / SDF_SCALE
-    return base, displaced_field(base, displacement, camera, way), displacement
 
 
 def triangulate(prediction, resolution=128, *, base_mesh=True):
@@ -231,8 +221,6 @@ def main(arguments=None):
         if given.camera:
             camera = Camera(*given.camera, model.image_size)
         elif given.camera_model:
-            from .networks import CameraNet
-
             camera = CameraNet.from_pretrained(given.camera_model).camera
         found = reconstruct(model, given.image, camera, given.resolution)
         found.export(given.out, given.mesh)

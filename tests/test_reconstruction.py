@@ -10,10 +10,13 @@ import trimesh
 from PIL import Image
 
 from d2im.camera import Camera, random_camera
+from d2im.networks import CameraNet
 from d2im.pictures import REACH, cut_out, load_image
 from d2im.reconstruction import main, reconstruct
 from d2im.rendering import render
 from d2im.shapes import make_shape
+
+from .conftest import TINY
 
 PICTURES = sorted((Path(__file__).parents[2] / "shared" / "images").glob("*.png"))
 
@@ -337,3 +340,19 @@ def test_the_command_line_turns_a_picture_into_a_mesh(ball_model, tmp_path, caps
     assert "faces" in capsys.readouterr().out
     assert (tmp_path / "out.glb").is_file() and (tmp_path / "maps/front.png").is_file()
     assert "no model folder" in main([*arguments[:3], "--model", "nowhere/at/all"])
+
+
+def test_the_command_line_takes_the_camera_from_a_net(ball_model, tmp_path):
+    ball_model.save_pretrained(tmp_path / "model")
+    sizes = {name: TINY[name] for name in CameraNet.SIZES if name in TINY}
+    net = CameraNet(head_widths=(8,), **sizes).eval()
+    net.save_pretrained(tmp_path / "net")
+    Image.fromarray(picture()).save(tmp_path / "photo.png")
+    arguments = ["photo.png", "-o", "out.ply", "--resolution", "24"]
+    arguments += ["--model", "model", "--camera-model", "net", "--maps", "maps"]
+    names = ("photo.png", "out.ply", "model", "net", "maps")
+    assert main([str(tmp_path / a) if a in names else a for a in arguments]) is None
+    about = json.loads((tmp_path / "maps" / "displacement.json").read_text())
+    expected = net.camera(load_image(tmp_path / "photo.png", 32))
+    assert np.allclose(about["camera"]["rotation"], expected.rotation, atol=1e-5)
+    assert np.allclose(about["camera"]["translation"], expected.translation, atol=1e-5)
