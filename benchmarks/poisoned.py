@@ -158,7 +158,8 @@ def main():
         print(f"all {len(good)} good shapes are there once and whole; reasons:")
         told = Counter()
         for name, reason in sorted(failed.items()):
-            told[name[5:], reason.replace(str(meshes), "")[:150]] += 1
+            reason = reason.replace(f"{meshes}/{name}", "")
+            told[name[5:], reason[:70]] += 1
         for (kind, reason), times in sorted(told.items()):
             print(f"  {times:3} {kind:8} {reason}")
 
