@@ -134,9 +134,12 @@ def score_all(options, out):
 def run_apart(options, jobs):
     """Run this script once a job, with more arguments, `at_once` at a time."""
 
+    share = max(1, (os.cpu_count() or 1) // options.at_once)
+    environment = {"OMP_NUM_THREADS": str(share), **os.environ}
+
     def run(job):
-        command = [sys.executable, __file__, *sys.argv[1:], *job]
-        subprocess.run(command, check=True, env=os.environ)
+        words = [sys.executable, __file__, *sys.argv[1:], *job]
+        subprocess.run(words, check=True, env=environment)
 
     with ThreadPoolExecutor(options.at_once) as pool:
         list(pool.map(run, jobs))
@@ -325,7 +328,7 @@ def write_parts(out, parts):
     parts.mkdir(parents=True, exist_ok=True)
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w:gz") as tar:
-        for folder in ("models", "results"):
+        for folder in ("models", "results", "scores"):
             tar.add(out / folder, folder)
     data = archive.getvalue()
     for k in range(0, len(data), PIECE):
