@@ -459,22 +459,28 @@ def _cap(vertices, faces, body, all_bodies):
                 face,
                 _bridged(vertices, rims[key][1], loop) if key in rims else loop,
             )
-    caps, own = [faces], [np.arange(len(faces))]
-    for face, loop in rims.values():
-        if len(loop) > LONGEST_RIM:
-            continue
-        cap = loop[_least_area(vertices[loop])]
-        normal = _cross(vertices, cap)
-        area = np.maximum(_length(normal)[:, 0], 1e-300)
-        off = OFF_SURFACE * normal / area[:, None]
-        sides = (vertices[cap].mean(axis=1) + np.stack([off, -off])).reshape(-1, 3)
-        winding = igl.fast_winding_number(vertices, np.concatenate(caps), sides)
+    rims = [(face, loop) for face, loop in rims.values() if len(loop) <= LONGEST_RIM]
+    if not rims:
+        return vertices, faces, np.arange(len(faces)), 0
+    caps = [loop[_least_area(vertices[loop])] for _, loop in rims]
+    of = np.repeat(np.arange(len(caps)), [len(cap) for cap in caps])
+    new, wanted = np.concatenate(caps), np.ones(len(caps), dtype=bool)
+    if not all_bodies:
         # Panels may be a hole's lid or hide it. What is open has 1/2 on both sides.
-        gap = (np.abs(winding - 0.5) < 0.25).reshape(2, -1).all(axis=0)
-        if all_bodies or np.average(gap, weights=area) > 0.8:
-            caps.append(cap)
-            own.append(np.full(len(cap), face))
-    return vertices, np.concatenate(caps), np.concatenate(own), len(caps) - 1
+        normal = _cross(vertices, new)
+        area = np.maximum(_length(normal), 1e-300)
+        off = OFF_SURFACE * normal / area
+        sides = (vertices[new].mean(axis=1) + np.stack([off, -off])).reshape(-1, 3)
+        winding = igl.fast_winding_number(vertices, faces, sides)
+        for k, cap in enumerate(caps):
+            gap = (np.abs(winding - 0.5) < 0.25).reshape(2, -1)[:, of == k].all(axis=0)
+            wanted[k] = np.average(gap, weights=area[of == k, 0]) > 0.8
+            if wanted[k]:
+                winding += igl.fast_winding_number(vertices, cap, sides)
+    own = np.array([face for face, _ in rims])[of]
+    new, own = new[wanted[of]], own[wanted[of]]
+    own = np.concatenate([np.arange(len(faces)), own])
+    return vertices, np.concatenate([faces, new]), own, int(wanted.sum())
 
 
 def _bridged(vertices, first, second):
