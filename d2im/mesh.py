@@ -17,8 +17,8 @@ import numpy as np
 import trimesh
 from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
+
+from .camera import yaw_rotation
 
 SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".stl", ".off")
 RADIUS = 0.5  # of the farthest vertex, world units
@@ -32,16 +32,9 @@ LONGEST_RIM = 400  # edges of a hole; the time to close it grows with their cube
 
 
 def find_meshes(folder):
-    """List the mesh files in a folder and below it.
+    """List the mesh files in a folder and below it, as sorted pathlib.Paths.
 
-    Args:
-        folder: path.
-
-    Returns:
-        Sorted list of pathlib.Path.
-
-    Raises:
-        FileNotFoundError: no such folder. ValueError: no mesh in it.
+    Raises: FileNotFoundError: no such folder. ValueError: no mesh in it.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -119,7 +112,7 @@ def load_mesh(path, up="y", front=None, yaw=0.0, thickness=0.005):
     raw, attributes = _read(path)
     raw.vertices = raw.vertices @ turn.T
     mesh = normalise(raw)  # before merging, whose tolerance is absolute
-    mesh.merge_vertices(merge_tex=True, merge_norm=True)
+    mesh.merge_vertices()
     if not mesh.nondegenerate_faces().any():
         raise ValueError(f"{path}: all faces are degenerate; d2im needs a surface")
     arrays = np.array(mesh.vertices, dtype=float), np.array(mesh.faces, dtype=int)
@@ -226,9 +219,7 @@ def _turn(up, front, yaw):
     if axes[up] == axes[front]:
         raise ValueError(f"front {front!r} must be perpendicular to up {up!r}")
     y, z = (np.eye(3)[axes[a]] * (-1) ** a.startswith("-") for a in (up, front))
-    sine, cosine = np.sin(np.deg2rad(yaw)), np.cos(np.deg2rad(yaw))
-    about_y = np.array([[cosine, 0, sine], [0, 1, 0], [-sine, 0, cosine]])
-    return about_y @ np.stack([np.cross(y, z), y, z])
+    return yaw_rotation(yaw) @ np.stack([np.cross(y, z), y, z])
 
 
 def _face_colors(mesh, gltf):
@@ -244,10 +235,9 @@ def _face_colors(mesh, gltf):
         return _encoded(colors) if gltf else colors
     material = visual.material
     image = getattr(material, "baseColorTexture", getattr(material, "image", None))
-    factor = material.main_color[:3] / 255
     if image is None or visual.uv is None:
-        factor = _encoded(factor) if gltf else factor
-        return np.tile(factor, (len(mesh.faces), 1))
+        colors = np.tile(material.main_color[:3] / 255, (len(mesh.faces), 1))
+        return _encoded(colors) if gltf else colors
     uv = (TEXELS @ visual.uv[mesh.faces]).reshape(-1, 2)  # (F * 15, 2)
     texels = trimesh.visual.uv_to_color(uv, image)[:, :3] / 255
     linear = np.where(
@@ -282,7 +272,8 @@ def _repair(vertices, faces, part, thickness):
     done["turned"] = int((faces[:, 0] != before[:, 0]).sum())
     done["walls"], done["sheets"] = int(wall.sum()), int(sheet.sum())
     keep = np.flatnonzero(~wall[patch])
-    faces, body = faces[keep], _joined(faces[keep])
+    faces = faces[keep]
+    body = igl.facet_components(faces)[1]  # joined by edges
     vertices, faces = _split(vertices, faces, body)
 
     def follow(step, *arguments):
@@ -298,7 +289,7 @@ def _repair(vertices, faces, part, thickness):
     bodies, done["panels"] = follow(_unite)
     solid = done["panels"] == 0 and _is_solid(vertices, faces)
     if not solid:  # slivers hold a closed mesh together, but only hurt a soup
-        proper = _length(_cross(vertices, faces))[:, 0] > 1e-12
+        proper = igl.doublearea(vertices, faces) > 1e-12
         faces, keep = faces[proper], keep[proper]
     done["united"] = len(faces) if bodies > 1 else 0
     done["solid"] = solid
@@ -337,7 +328,7 @@ def _orient(vertices, faces):
     """
     before = faces
     faces, patch = igl.bfs_orient(before)
-    area = _length(_cross(vertices, faces))[:, 0]
+    area = igl.doublearea(vertices, faces)
     # Where the faces of a patch disagree, it follows the larger part of its area.
     changed = np.bincount(patch, area * (faces != before).any(axis=1))
     other = changed > np.bincount(patch, area) / 2
@@ -350,7 +341,8 @@ def _orient(vertices, faces):
         rng = np.random.default_rng(0)
         rays = rng.standard_normal(normals.shape)
         rays += normals * _length(rays)  # about cosine
-        scene, votes = _scene(vertices, faces), 0
+        scene, votes = EmbreeScene(), 0
+        _ = TriangleMesh(scene, vertices[faces].astype(np.float32))
         for side in (1, -1):
             origins = points + side * OFF_SURFACE * normals
             hit = scene.run(origins.astype("f4"), (side * rays).astype("f4"))
@@ -384,14 +376,6 @@ def _classify(vertices, faces, patch):
         behind = np.bincount(where, winding) / np.bincount(where)
     body = alone > CLOSED
     return body, ~body & (behind > 2 - CLOSED), ~body & (behind < CLOSED)
-
-
-def _joined(faces):
-    """Body of each face (F,): what shared edges join."""
-    edge = _ids(np.sort(_edges(faces), axis=1)) + len(faces)
-    links = (np.ones(len(edge)), (np.arange(len(faces)).repeat(3), edge))
-    graph = coo_matrix(links, shape=(edge.max() + 1,) * 2)
-    return connected_components(graph, directed=False)[1][: len(faces)]
 
 
 def _split(vertices, faces, body):
@@ -455,10 +439,9 @@ def _cap(vertices, faces, body, all_bodies):
             normal *= np.sign(normal[np.abs(normal).argmax()])
             plane = (*np.round(normal, 2), round(float(ring[0] @ normal), 3))
             key = (body[face], *(plane if is_flat else (start,)))
-            rims[key] = (
-                face,
-                _bridged(vertices, rims[key][1], loop) if key in rims else loop,
-            )
+            if key in rims:
+                loop = _bridged(vertices, rims[key][1], loop)
+            rims[key] = face, loop
     rims = [(face, loop) for face, loop in rims.values() if len(loop) <= LONGEST_RIM]
     if not rims:
         return vertices, faces, np.arange(len(faces)), 0
@@ -563,12 +546,6 @@ def _is_solid(vertices, faces):
     sdf = igl.signed_distance(points, vertices, faces, kind)[0]
     winding = igl.fast_winding_number(vertices, faces, points)
     return bool(((sdf < 0) == (winding > 0.5))[np.abs(sdf) > OFF_SURFACE / 2].all())
-
-
-def _scene(vertices, faces):
-    scene = EmbreeScene()
-    TriangleMesh(scene, vertices[faces].astype(np.float32))
-    return scene
 
 
 def _probes(vertices, faces, patch, total=PROBES):
