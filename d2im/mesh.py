@@ -375,7 +375,10 @@ def _classify(vertices, faces, patch):
         winding = igl.fast_winding_number(vertices, faces, points)
         behind = np.bincount(where, winding) / np.bincount(where)
     body = alone > CLOSED
-    return body, ~body & (behind > 2 - CLOSED), ~body & (behind < CLOSED)
+    wall, sheet = ~body & (behind > 2 - CLOSED), ~body & (behind < CLOSED)
+    if wall.all():  # sheets upon each other, in no body
+        wall, sheet = sheet, wall
+    return body, wall, sheet
 
 
 def _split(vertices, faces, body):

@@ -303,6 +303,14 @@ def test_a_sheet_is_made_as_thick_as_asked(tmp_path, sides):
     assert np.isclose(mesh.volume, 0.02 / 2, rtol=2e-3)
 
 
+def test_sheets_upon_each_other_become_one_solid(tmp_path):
+    vertices = np.vstack([SHEET + [0, 0, 2e-5 * k] for k in range(3)])
+    faces = np.vstack([SHEET_FACES[:2] + 4 * k for k in range(3)])
+    mesh = load_mesh(write_obj(tmp_path / "s.obj", vertices, faces), thickness=0.02)
+    assert mesh.metadata["solid"] and mesh.metadata["report"].sheets == 3
+    assert np.isclose(mesh.volume, 0.02 / 2, rtol=5e-3)
+
+
 def test_a_sheet_is_refused_where_no_thickness_is_given(tmp_path):
     path = write_obj(tmp_path / "sheet.obj", SHEET, SHEET_FACES)
     one_line(path, "open sheets without an inside: 1;", thickness=None)
