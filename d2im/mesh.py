@@ -457,16 +457,16 @@ def _cap(vertices, faces, body, all_bodies):
         area = np.maximum(_length(normal), 1e-300)
         off = OFF_SURFACE * normal / area
         sides = (vertices[new].mean(axis=1) + np.stack([off, -off])).reshape(-1, 3)
-        winding = igl.fast_winding_number(vertices, faces, sides)
+        winding = igl.fast_winding_number(vertices, faces, sides).reshape(2, -1)
         for k, cap in enumerate(caps):
-            gap = (np.abs(winding - 0.5) < 0.25).reshape(2, -1)[:, of == k].all(axis=0)
+            gap = (np.abs(winding[:, of == k] - 0.5) < 0.25).all(axis=0)
             wanted[k] = np.average(gap, weights=area[of == k, 0]) > 0.8
             if wanted[k]:
-                winding += igl.fast_winding_number(vertices, cap, sides)
-    own = np.array([face for face, _ in rims])[of]
-    new, own = new[wanted[of]], own[wanted[of]]
+                added = igl.fast_winding_number(vertices, cap, sides)
+                winding += added.reshape(2, -1)
+    own = np.array([face for face, _ in rims])[of][wanted[of]]
     own = np.concatenate([np.arange(len(faces)), own])
-    return vertices, np.concatenate([faces, new]), own, int(wanted.sum())
+    return vertices, np.concatenate([faces, new[wanted[of]]]), own, int(wanted.sum())
 
 
 def _bridged(vertices, first, second):
