@@ -319,9 +319,9 @@ def _proper_faces(faces):
 def _orient(vertices, faces):
     """Turn faces over: each patch wound one way, its outer side outward.
 
-    A patch is a piece joined by edges of two faces. A closed one is turned by the sign
-    of its volume, an open one by the side from which more rays leave the mesh
-    (Takayama et al. 2014).
+    A patch is a piece joined by edges of two faces. An open one is turned by the side
+    from which more rays leave the mesh (Takayama et al. 2014), one that is closed, or
+    nearly closed and enclosed by others, by the sign of its volume.
 
     Returns:
         faces and the patch of each (F,).
@@ -334,21 +334,25 @@ def _orient(vertices, faces):
     other = changed > np.bincount(patch, area) / 2
     faces = np.where(other[patch, None], faces[:, ::-1], faces)
     count = patch.max() + 1
-    is_open = np.isin(np.arange(count), patch[_boundary(faces, patch)[1]])
+    seen = np.isin(np.arange(count), patch[_boundary(faces, patch)[1]])  # open ones
     inverted = np.bincount(patch, np.linalg.det(vertices[faces])) < 0
     points, normals, where = _probes(vertices, faces, patch)
-    if is_open.any():
+    if seen.any():
         rng = np.random.default_rng(0)
         rays = rng.standard_normal(normals.shape)
         rays += normals * _length(rays)  # about cosine
-        scene, votes = EmbreeScene(), 0
+        scene, left = EmbreeScene(), []
         _ = TriangleMesh(scene, vertices[faces].astype(np.float32))
         for side in (1, -1):
             origins = points + side * OFF_SURFACE * normals
             hit = scene.run(origins.astype("f4"), (side * rays).astype("f4"))
-            votes += side * np.bincount(where, hit < 0, minlength=count)
-        inverted = np.where(is_open, votes < 0, inverted)
-    hollow = inverted & ~is_open
+            left.append(np.bincount(where, hit < 0, minlength=count))
+        # The area vectors of a closed surface cancel out.
+        cross = [np.bincount(patch, c) for c in _cross(vertices, faces).T]
+        nearly_closed = np.linalg.norm(cross, axis=0) < 0.1 * np.bincount(patch, area)
+        seen &= (left[0] + left[1] > 0) | ~nearly_closed
+        inverted = np.where(seen, left[0] < left[1], inverted)
+    hollow = inverted & ~seen
     if hollow.any() and not hollow.all():  # wholly inside another: it is its cavity
         ask = hollow[where]
         rest = np.ascontiguousarray(faces[~hollow[patch]])
