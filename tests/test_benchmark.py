@@ -132,9 +132,11 @@ def test_the_table_is_the_same_bit_for_bit_and_near_it_with_another_seed(table):
     assert repr(first) == repr(again)  # numbers in full
     moved = []
     for a, b in zip(first, other, strict=True):
+        if a["group"] != "all":  # an interval over two like shapes can be nothing
+            continue
         moved.append(abs(a["mean"] - b["mean"]))
         assert moved[-1] < a["high"] - a["low"], (a, b)
-    assert min(moved) > 0
+    assert min(moved) > 0 and len(moved) == 2 * 8
     text = benchmark.markdown(first)
     assert "d2im: world, 16,384 points by area, rooted, x1, seed 0" in text
     assert "all" in text and "family 1" in text
