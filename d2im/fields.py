@@ -13,11 +13,8 @@ FINITE_STEP = 0.03  # world units along the camera's z axis, after the released 
 def sample_maps(maps, uv):
     """Look maps up at uv, bilinearly; outside the picture the border goes on.
 
-    Args:
-        maps: (B, C, H, W). uv: (B, P, 2) in [-1, 1], pixel edges at ±1.
-
-    Returns:
-        (B, C, P).
+    Args: maps: (B, C, H, W). uv: (B, P, 2) in [-1, 1], pixel edges at ±1.
+    Returns: (B, C, P).
     """
     grid = uv[:, :, None]
     return F.grid_sample(maps, grid, padding_mode="border", align_corners=False)[..., 0]
@@ -26,12 +23,9 @@ def sample_maps(maps, uv):
 def displaced_sdf(base_sdf, displacement, uv, front):
     """F(p) = f_B(p) + f_DF(u(p)) where p is front-facing, + f_DB(u(p)) otherwise.
 
-    Args:
-        base_sdf: (B, P), in the units of the displacement. front: (B, P) bool.
+    Args: base_sdf: (B, P), in the units of the displacement. front: (B, P) bool.
         displacement: (B, 2, H, W): 0 front, 1 back. uv: (B, P, 2).
-
-    Returns:
-        (B, P).
+    Returns: (B, P).
     """
     at_points = sample_maps(displacement, uv)  # (B, 2, P)
     return base_sdf + torch.where(front, at_points[:, 0], at_points[:, 1])
@@ -46,11 +40,7 @@ def front_mask(field, points, direction, way="gradient"):
         way: "gradient", the exact directional derivative by forward mode, or
             "finite_difference", a step of 0.03 along the axis (released code).
 
-    Returns:
-        (P,) bool.
-
-    Raises:
-        ValueError: an unknown way.
+    Returns: (P,) bool. Raises: ValueError: an unknown way.
     """
     return _value_and_front(field, points, direction, way)[1]
 
