@@ -34,19 +34,17 @@ def displaced_sdf(base_sdf, displacement, uv, front):
 def front_mask(field, points, direction, way="gradient"):
     """Which points are front-facing: the field falls along the camera's z axis.
 
-    Args:
-        field: the base field. points: (P, 3) world.
+    Args: field: the base field. points: (P, 3) world.
         direction: (3,) unit, the camera's z axis in the world (`rotation[2]`).
         way: "gradient", the exact directional derivative by forward mode, or
             "finite_difference", a step of 0.03 along the axis (released code).
-
     Returns: (P,) bool. Raises: ValueError: an unknown way.
     """
     return _value_and_front(field, points, direction, way)[1]
 
 
 def _value_and_front(field, points, direction, way):
-    """The field and its front mask; the derivative brings the value with it."""
+    """The field and its `front_mask`; the derivative brings the value with it."""
     step = points.new_tensor(direction).expand_as(points)
     if way == "gradient":
         value, derivative = torch.func.jvp(field, (points,), (step,))
@@ -65,8 +63,7 @@ def base_field(decoder, code, scale):
 def displaced_field(base, displacement, camera, way="gradient"):
     """The field F = f_B + f_D of a base field and its maps.
 
-    Args:
-        base: field. displacement: (2, H, W) world units: 0 front, 1 back.
+    Args: base: field. displacement: (2, H, W) world units: 0 front, 1 back.
         camera: Camera that the maps belong to. way: of `front_mask`.
     """
 

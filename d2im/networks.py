@@ -51,11 +51,9 @@ class ResidualBlock(nn.Module):
 class ImageEncoder(nn.Module):
     """A ResNet whose first convolution keeps the full resolution.
 
-    Args:
-        encoder_widths: channels of the first convolution and of the four stages.
-        encoder_blocks: residual blocks of the four stages.
+    Args: encoder_widths: channels of the first convolution and of the four stages.
+        encoder_blocks: residual blocks of the four stages. code_size: C of the code.
         hidden_size: width of the linear layer before the code (ImageNet's 1000).
-        code_size: C of the global code.
     """
 
     def __init__(self, encoder_widths, encoder_blocks, hidden_size, code_size):
@@ -125,9 +123,7 @@ class BaseDecoder(nn.Module):
 class DisplacementDecoder(nn.Module):
     """Top-down pyramid decoder: front and back displacement maps, times SDF_SCALE.
 
-    Args:
-        widths: channels of the encoder's five maps, finest first.
-        channels: of the decoder.
+    Args: widths: channels of the encoder's five maps, finest first. channels: own.
         maps: how many are used: 2, 1 (front only) or 0; the others are 0.
     """
 
@@ -206,8 +202,7 @@ PRESETS = {
 class ImageModel(nn.Module, PyTorchModelHubMixin):
     """What the models share: an image encoder, presets and model folders.
 
-    Args:
-        image_size: side of the images and maps, a multiple of 16.
+    Args: image_size: side of the images and maps, a multiple of 16.
         frame: that points and cameras are given in; "world" is the library's own.
         background: that the object stands on in the images, "white" or "black".
         encoder: the settings of an ImageEncoder.
@@ -278,8 +273,7 @@ class ImageModel(nn.Module, PyTorchModelHubMixin):
 class IMNet(ImageModel):
     """IM-NET on the common encoder: the global code and its decoder alone, F = f_B.
 
-    Args:
-        decoder_widths: see BaseDecoder. settings: see ImageModel.
+    Args: decoder_widths: see BaseDecoder. settings: see ImageModel.
     """
 
     SIZES = (*ImageModel.SIZES, "decoder_widths")
@@ -297,9 +291,7 @@ class IMNet(ImageModel):
 class D2IMNet(IMNet):
     """Image encoder, base decoder and displacement decoder.
 
-    Args:
-        displacement_channels, maps: see DisplacementDecoder.
-        settings: see IMNet and ImageModel.
+    Args: displacement_channels, maps: see DisplacementDecoder. settings: see IMNet.
     """
 
     SIZES = (*IMNet.SIZES, "displacement_channels")
@@ -326,12 +318,8 @@ class D2IMNet(IMNet):
     def fields(self, image, camera, way="gradient"):
         """The fields of one picture, which is encoded once.
 
-        Args:
-            image: (1, 3, H, W). camera: Camera of the picture.
-            way: how front and back are told apart, see `fields.front_mask`.
-
-        Returns:
-            f_B and F, fields in world units, and the displacement (2, H, W).
+        Args: image: (1, 3, H, W). camera: Camera of it. way: see `fields.front_mask`.
+        Returns: f_B and F, fields in world units, and the displacement (2, H, W).
         """
         code, features = self.encode(image)
         base = base_field(self.base_decoder, code, SDF_SCALE)
@@ -343,8 +331,7 @@ class DISN(ImageModel):
     """DISN (Xu et al., NeurIPS 2019) on the common encoder: the sum of two streams,
     one of the global code, one of the five feature maps at the point's projection.
 
-    Args:
-        point_widths, head_widths: see Stream. settings: see ImageModel.
+    Args: point_widths, head_widths: see Stream. settings: see ImageModel.
     """
 
     SIZES = (*ImageModel.SIZES, "point_widths", "head_widths")
@@ -379,8 +366,7 @@ class CameraNet(ImageModel):
     The six are two vectors, which Gram-Schmidt makes the rotation's first two rows
     (Zhou et al., CVPR 2019). The camera looks at the origin through the library's lens.
 
-    Args:
-        head_widths: hidden layers of the two heads. settings: see ImageModel.
+    Args: head_widths: hidden layers of the two heads. settings: see ImageModel.
     """
 
     SIZES = (*ImageModel.SIZES, "head_widths")
