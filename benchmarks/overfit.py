@@ -46,6 +46,7 @@ def main():
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--points", type=int, default=2048, help="a shape and step")
+    parser.add_argument("--weighted", action="store_true", help="draw by density")
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--preset", default="small")
     parser.add_argument("--families", default="chair table cabinet sofa")
@@ -63,10 +64,13 @@ def main():
         folder = Path(folder)
         source = [(family, 7) for family in options.families.split()]
         size = {"small": 112, "paper": 224}[options.preset]
-        rows = prepare(source, folder / "data", views=1, size=size, progress=False)
-        data = ShapeDataset(folder / "data", points=options.points, view=0)
-        signs = [signed_distance(source_meshes(row)[0], uniform)[0] < 0 for row in rows]
-        for row, inside in zip(rows, signs, strict=True):
+        prepare(source, folder / "data", views=1, size=size, progress=False)
+        data = ShapeDataset(
+            folder / "data", points=options.points, view=0, weighted=options.weighted
+        )
+        truth = [source_meshes(row)[0] for row in data.rows]
+        signs = [signed_distance(mesh, uniform)[0] < 0 for mesh in truth]
+        for row, inside in zip(data.rows, signs, strict=True):
             print(f"{row['id']}: {inside.mean():.1%} of the box is inside", flush=True)
         for kind in (D2IMNet, IMNet, DISN):
             if kind.__name__ not in options.models.split():
