@@ -248,9 +248,9 @@ def test_operations_are_as_many_as_counted_by_hand(kind):
     wanted += 2 * (128 * 256 + 256 * 128)
     if kind is D2IMNet:
         for k, width in enumerate((16, 16, 32, 64, 128)):
-            wanted += conv_flops(width, 24, 1, 112 >> k)
-            wanted += conv_flops(24, 24, 1, 112 >> k) if k else 0  # before upsampling
-        wanted += conv_flops(24, 24, 3, 112) + conv_flops(24, 2, 1, 112)
+            wanted += conv_flops(width, 16, 1, 112 >> k)
+            wanted += conv_flops(16, 16, 1, 112 >> k) if k else 0  # before upsampling
+        wanted += conv_flops(16, 16, 3, 112) + conv_flops(16, 2, 1, 112)
     assert picture == wanted
     turn, code = 9, 128 * 128  # into the camera's frame; the code's share, once a call
     if kind is DISN:
