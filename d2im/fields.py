@@ -13,11 +13,8 @@ FINITE_STEP = 0.03  # world units along the camera's z axis, after the released 
 def sample_maps(maps, uv):
     """Look maps up at uv, bilinearly; outside the picture the border goes on.
 
-    Args:
-        maps: (B, C, H, W). uv: (B, P, 2) in [-1, 1], pixel edges at ±1.
-
-    Returns:
-        (B, C, P).
+    Args: maps: (B, C, H, W). uv: (B, P, 2) in [-1, 1], pixel edges at ±1.
+    Returns: (B, C, P).
     """
     grid = uv[:, :, None]
     return F.grid_sample(maps, grid, padding_mode="border", align_corners=False)[..., 0]
@@ -26,12 +23,9 @@ def sample_maps(maps, uv):
 def displaced_sdf(base_sdf, displacement, uv, front):
     """F(p) = f_B(p) + f_DF(u(p)) where p is front-facing, + f_DB(u(p)) otherwise.
 
-    Args:
-        base_sdf: (B, P), in the units of the displacement. front: (B, P) bool.
+    Args: base_sdf: (B, P), in the units of the displacement. front: (B, P) bool.
         displacement: (B, 2, H, W): 0 front, 1 back. uv: (B, P, 2).
-
-    Returns:
-        (B, P).
+    Returns: (B, P).
     """
     at_points = sample_maps(displacement, uv)  # (B, 2, P)
     return base_sdf + torch.where(front, at_points[:, 0], at_points[:, 1])
@@ -40,23 +34,17 @@ def displaced_sdf(base_sdf, displacement, uv, front):
 def front_mask(field, points, direction, way="gradient"):
     """Which points are front-facing: the field falls along the camera's z axis.
 
-    Args:
-        field: the base field. points: (P, 3) world.
+    Args: field: the base field. points: (P, 3) world.
         direction: (3,) unit, the camera's z axis in the world (`rotation[2]`).
         way: "gradient", the exact directional derivative by forward mode, or
             "finite_difference", a step of 0.03 along the axis (released code).
-
-    Returns:
-        (P,) bool.
-
-    Raises:
-        ValueError: an unknown way.
+    Returns: (P,) bool. Raises: ValueError: an unknown way.
     """
     return _value_and_front(field, points, direction, way)[1]
 
 
 def _value_and_front(field, points, direction, way):
-    """The field and its front mask; the derivative brings the value with it."""
+    """The field and its `front_mask`; the derivative brings the value with it."""
     step = points.new_tensor(direction).expand_as(points)
     if way == "gradient":
         value, derivative = torch.func.jvp(field, (points,), (step,))
@@ -75,8 +63,7 @@ def base_field(decoder, code, scale):
 def displaced_field(base, displacement, camera, way="gradient"):
     """The field F = f_B + f_D of a base field and its maps.
 
-    Args:
-        base: field. displacement: (2, H, W) world units: 0 front, 1 back.
+    Args: base: field. displacement: (2, H, W) world units: 0 front, 1 back.
         camera: Camera that the maps belong to. way: of `front_mask`.
     """
 
