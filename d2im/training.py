@@ -219,11 +219,12 @@ def _problem(records, window=100, factor=5.0):
 
 
 def smoke_model(data, out):
-    """Train the small preset for 20 steps on examples at 112 px, for a notebook."""
+    """Train the small preset for 20 steps at the examples' size, for a notebook."""
     torch.manual_seed(0)
-    model = D2IMNet.preset("small")
-    config = TrainingConfig(steps=20, batch_size=4, warmup_steps=5)
     dataset = ShapeDataset(data, None, points=512)
+    size = dataset.example(0)["image_0"].shape[-1]
+    model = D2IMNet.preset("small", image_size=size)
+    config = TrainingConfig(steps=20, batch_size=4, warmup_steps=5)
     list(train(model, dataset, out, config, resume=False))
     return model.eval()
 
