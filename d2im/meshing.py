@@ -106,42 +106,51 @@ class _Grid:
         """Samples along an axis at a stride; the last one may lie beyond the box."""
         return -(-(self.resolution - 1) // stride) + 1
 
-    def split(self, at):
-        """The indices (P, 3) of samples."""
-        return torch.stack(torch.unravel_index(at, self.values.shape), 1)
-
-    def points(self, index):
-        """World points of samples (P, 3); what lies beyond the box goes to its face."""
+    def points(self, at):
+        """World points (P, 3) of samples, or of indices (P, 3) that may lie between."""
+        index = at if at.ndim == 2 else self.split(at).T
+        # What lies beyond the box goes to its face.
         index = ((index + self.low) * self.stride).clamp(max=self.resolution - 1)
         return (index * self.step - HALF_BOX).float()
 
+    def split(self, at):
+        """The indices (3, P) of samples."""
+        return torch.stack(torch.unravel_index(at, self.values.shape))
+
     def beside(self, at):
         """Six neighbours, (2, 3, P): below and above; at a border the sample itself."""
-        index = self.split(at).T
+        index = self.split(at)
         pace = index.new_tensor(self.values.stride())[:, None]
         last = index.new_tensor(self.values.shape)[:, None] - 1
         return torch.stack([at - pace * (index > 0), at + pace * (index < last)])
 
-    def ask(self, points):
-        """The field at points."""
+    def gradient(self, at):
+        """Differences of the field to the samples below and above: (2, 3, P)."""
+        values, cell = self.values.view(-1), self.stride * self.step
+        below, above = values[self.beside(at)]
+        return torch.stack([values[at] - below, above - values[at]]) / cell
+
+    def ask(self, at):
+        """The field at samples."""
+        points = self.points(at)
         self.evaluations += len(points)
         parts = [_check(self.field(p), p) for p in points.split(self.chunk)]
         return torch.cat(parts) if parts else points[:, 0]
 
-    def ask_both(self, points):
-        """The field at points, and which of them are front-facing."""
+    def ask_both(self, at):
+        """The field at samples, and which of them are front-facing."""
+        points, (_, camera, way) = self.points(at), self.relief
         self.evaluations += len(points)
-        _, camera, way = self.relief
-        parts = [
-            value_and_front(self.field, p, camera.rotation[2], way)
-            for p in points.split(self.chunk)
-        ]
+        view = camera.rotation[2]
+        parts = points.split(self.chunk)
+        parts = [value_and_front(self.field, part, view, way) for part in parts]
         value, front = map(torch.cat, zip(*parts, strict=True))
         return _check(value, points), front
 
-    def displacement(self, points, cell=0.0):
-        """Front, back, least and largest within half a cell of points: (4, P)."""
+    def displacement(self, at, cell=0.0):
+        """Front, back, least and largest within half a cell of samples: (4, P)."""
         maps, camera, _ = self.relief
+        points = self.points(at)
         maps = maps.to(points)[None]
         bounds = torch.stack([-maps.amin(1), maps.amax(1)], 1)
         if cell:
@@ -160,11 +169,9 @@ class _Grid:
             self.stride *= 2
         self.low = torch.zeros(3, dtype=torch.long, device=device)  # of the window
         self.arrays(torch.zeros((self.size(self.stride),) * 3, device=device))
-        self.error = (
-            torch.zeros_like(self.values) if self.lipschitz else self.low.new_zeros(1)
-        )
+        self.error = torch.zeros_like(self.values)  # of a prediction, with lipschitz
         self.listed = torch.arange(self.values.numel(), device=device)
-        self.values.view(-1)[:] = self.ask(self.points(self.split(self.listed)))
+        self.values.view(-1)[:] = self.ask(self.listed)
         self.known[:] = True
         self.settle(self.listed, 2 * self.stride * self.step)
         low, high = (bound.item() for bound in self.values.aminmax())
@@ -186,8 +193,9 @@ class _Grid:
     def halve(self):
         """Go to half the cells: predict, and evaluate what may be near a surface."""
         cell = self.stride * self.step
-        band = self.error + (self.lipschitz or GRADIENT) * DIAGONAL * cell
-        band = band.expand_as(self.values).reshape(-1)[self.listed]
+        band = (self.lipschitz or GRADIENT) * DIAGONAL * cell
+        if self.lipschitz:
+            band = band + self.error.view(-1)[self.listed]
         near = self.near(self.listed, band, cell, self.gradient(self.listed))[0]
         parents = _ends(self.close(self.values.clone())) & self.plain
         parents |= _ends(self.close(self.sums.clone()))
@@ -225,15 +233,6 @@ class _Grid:
             reckoned = GRADIENT if self.stride > 1 else LAST_GRADIENT
             self.settle(self.listed, reckoned * DIAGONAL * cell)
 
-    def gradient(self, at):
-        """Differences of the field to the samples below and above: (2, 3, P)."""
-        values = self.values.view(-1)
-        steps = values[self.beside(at)] - values[at]
-        return (
-            steps
-            / (values.new_tensor([-1, 1]) * self.stride * self.step)[:, None, None]
-        )
-
     def near(self, at, band, cell, gradient):
         """Which samples may have a surface within a band, and within half a cell.
 
@@ -245,7 +244,7 @@ class _Grid:
         near = values.abs() <= band
         if not self.relief:
             return near, near, None, near, near & False
-        *maps, low, high = self.displacement(self.points(self.split(at)), cell)
+        *maps, low, high = self.displacement(at, cell)
         view = values.new_tensor(self.relief[1].rotation[2])[:, None]
         ahead = torch.where(view > 0, gradient[1], gradient[0]).mul(view).sum(0)
         behind = torch.where(view > 0, gradient[0], gradient[1]).mul(view).sum(0)
@@ -274,11 +273,10 @@ class _Grid:
         values, known = self.values.view(-1), self.known.view(-1)
         unsure &= final & last
         missing = at[near & ~unsure & ~known[at]]
-        values[missing] = self.ask(self.points(self.split(missing)))
+        values[missing] = self.ask(missing)
         known[at[near]] = True
         if unsure.any():
-            points = self.points(self.split(at[unsure]))
-            values[at[unsure]], side[unsure] = self.ask_both(points)
+            values[at[unsure]], side[unsure] = self.ask_both(at[unsure])
         if self.relief:
             self.side.view(-1)[at] = side
             self.settled.view(-1)[at[final]] = True
@@ -290,7 +288,7 @@ class _Grid:
     def repair(self):
         """Make both ends of every edge with a change of sign exact."""
         done = (self.values, self.known), (self.sums, self.settled)
-        done = done[not self.plain :]
+        done = done if self.relief and self.plain else done[1:]
         missing = torch.stack([_ends(values) & ~known for values, known in done])
         at = missing.any(0).view(-1).nonzero()[:, 0]
         while len(at):
@@ -328,16 +326,15 @@ class _Grid:
         jump = self.side[*low.T] != self.side[*high.T]
         number = int(jump.sum())
         low, high = low[jump], high[jump]
-        front, back = self.displacement(self.points((low + high) / 2))[:2]
+        front, back = self.displacement((low + high) / 2)[:2]
         large = (front - back).abs() > SMALL_JUMP * self.step
         jump[jump.clone()] = large
         low, high = low[large], high[large]
         inside = values[*low.T] <= 0
         for _ in range(BISECTIONS):
             middle = (low + high) / 2
-            points = self.points(middle)
-            value, side = self.ask_both(points)
-            shift = torch.where(side, *self.displacement(points)[:2])
+            value, side = self.ask_both(middle)
+            shift = torch.where(side, *self.displacement(middle)[:2])
             same = (value + shift <= 0) == inside
             low = torch.where(same[:, None], middle, low)
             high = torch.where(same[:, None], high, middle)
