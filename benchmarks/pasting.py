@@ -7,7 +7,8 @@ rectangle holds the first one's relief and goes to the middle of the second one'
 Once the true map is transferred onto the true plain body; once the picture is pasted
 into the other's and the model reconstructs it. "Arrived" is the slope of what was found
 over what was asked for, pixel by pixel: of the map, and of the mesh's rise toward the
-camera. 1 is all of the amplitude, 0 none.
+camera. 1 is all of the amplitude, 0 none. Beside it stands how much of the relief the
+model's map has for the first picture as it is.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import torch
 from d2im import editing
 from d2im.camera import Camera
 from d2im.networks import D2IMNet
-from d2im.reconstruction import Prediction, reconstruct, triangulate
+from d2im.reconstruction import Prediction, predict, reconstruct, triangulate
 from d2im.rendering import Renderer
 from d2im.sampling import signed_distance
 from d2im.shapes import make_shape
@@ -96,6 +97,8 @@ def main():
             for mesh in (shapes[0].detailed, shapes[1].coarse):
                 view = Renderer(mesh).view(camera, np.random.default_rng(seed))
                 images.append(torch.tensor(view.image))
+            own = -predict(model, images[0], camera).displacement[0].numpy()
+            inside = tuple(slice(*map(round, box[k::2])) for k in (1, 0))
             before = reconstruct(model, images[1], camera, options.resolution)
             after = editing.paste_and_reconstruct(
                 model, *images, tuple(box), place, camera, options.resolution
@@ -105,13 +108,15 @@ def main():
             now, new = seen(after.mesh, camera)
             rise = (old - new) @ camera.rotation[2]
             both = flat & was & now
+            row += [arrived(front[inside].ravel(), own[inside].ravel())]
             row += [arrived(asked[flat], change.numpy()[flat])]
             row += [arrived(asked[both], rise[both])]
         table.append(row)
         print(f"{options.family}:{seed} on {other} ", *(f"{x:8.3f}" for x in row))
-    names = "amplitude", "true fields", "model's map", "model's mesh"
+    names = "amplitude", "true fields", "model's map of the source alone"
+    names += "model's map", "model's mesh"
     for name, values in zip(names, np.transpose(table), strict=False):
-        print(f"{name:14} median {np.median(values):.3f}, least {values.min():.3f}")
+        print(f"{name:32} median {np.median(values):.3f}, least {values.min():.3f}")
 
 
 if __name__ == "__main__":

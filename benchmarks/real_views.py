@@ -1,4 +1,4 @@
-"""Reconstruct every view of a prepared set; show the three best and three worst.
+"""Reconstruct every view of a set; show the three best and three worst shapes.
 
     python -m d2im.run 02 --params notebooks/params/real.yaml -p meshes FOLDER ...
     python benchmarks/real_views.py --data SET --model FOLDER --out real.png
@@ -50,7 +50,7 @@ def main():
             )
     views.sort(key=lambda entry: entry[0])
     rows, labels = [], []
-    for error, index, view, found in (*views[:3], *views[-3:]):
+    for error, index, view, found in (*_shapes(views, 3), *_shapes(views[::-1], 3)):
         row = shapes.rows[index]
         truth, _ = true_meshes(row, shapes.example(index))
         eye = found.camera.resized(224)
@@ -67,6 +67,14 @@ def main():
         f"{np.median(errors):.4f}, least {errors[0]:.4f}, most {errors[-1]:.4f}; "
         f"{np.median(seconds):.2f} s core a view, most {max(seconds):.2f}"
     )
+
+
+def _shapes(views, count):
+    """The first views of different shapes."""
+    first = {}
+    for entry in views:
+        first.setdefault(entry[1], entry)
+    return list(first.values())[:count]
 
 
 def _turned(camera):

@@ -233,6 +233,14 @@ class _Grid:
             reckoned = GRADIENT if self.stride > 1 else LAST_GRADIENT
             self.settle(self.listed, reckoned * DIAGONAL * cell)
 
+    def sides(self, gradient):
+        """Which samples are front-facing, and where the differences tell it surely."""
+        view = gradient.new_tensor(self.relief[1].rotation[2])[:, None]
+        ahead = torch.where(view > 0, gradient[1], gradient[0]).mul(view).sum(0)
+        behind = torch.where(view > 0, gradient[0], gradient[1]).mul(view).sum(0)
+        sure = torch.minimum(ahead * behind.sign(), behind * ahead.sign()) > STEEP
+        return ahead + behind < 0, sure & (self.relief[2] == "gradient")
+
     def near(self, at, band, cell, gradient):
         """Which samples may have a surface within a band, and within half a cell.
 
@@ -245,12 +253,7 @@ class _Grid:
         if not self.relief:
             return near, near, None, near, near & False
         *maps, low, high = self.displacement(at, cell)
-        view = values.new_tensor(self.relief[1].rotation[2])[:, None]
-        ahead = torch.where(view > 0, gradient[1], gradient[0]).mul(view).sum(0)
-        behind = torch.where(view > 0, gradient[0], gradient[1]).mul(view).sum(0)
-        side = ahead + behind < 0
-        sure = torch.minimum(ahead * behind.sign(), behind * ahead.sign()) > STEEP
-        sure &= self.relief[2] == "gradient"
+        side, sure = self.sides(gradient)
         if not cell:
             shift = torch.where(side, *maps)
             low, high = (torch.where(sure, shift, bound) for bound in (low, high))
@@ -260,7 +263,7 @@ class _Grid:
     def settle(self, at, band):
         """Evaluate those samples near zero; know F at all of them.
 
-        At the last level frontness is exact, too: where the differences do not tell,
+        At the last level frontness is exact, too: where the differences do not tell it,
         value and derivative come in one pass.
         """
         gradient = self.gradient(at)
@@ -277,6 +280,11 @@ class _Grid:
         known[at[near]] = True
         if unsure.any():
             values[at[unsure]], side[unsure] = self.ask_both(at[unsure])
+        if self.relief and last:  # the predicted differences against the true ones
+            easy = (final & ~unsure).nonzero()[:, 0]
+            side[easy], sure = self.sides(self.gradient(at[easy]))
+            if len(hard := easy[~sure]):
+                side[hard] = self.ask_both(at[hard])[1]
         if self.relief:
             self.side.view(-1)[at] = side
             self.settled.view(-1)[at[final]] = True

@@ -226,7 +226,10 @@ def main(arguments=None):
             camera = Camera(*given.camera, model.image_size)
         elif given.camera_model:
             camera = CameraNet.from_pretrained(given.camera_model).camera
-        found = reconstruct(model, given.image, camera, given.resolution)
+        base = given.mesh == "base"
+        found = reconstruct(
+            model, given.image, camera, given.resolution, base_mesh=base
+        )
         found.export(given.out, given.mesh)
         if given.maps:
             found.export_maps(given.maps)
