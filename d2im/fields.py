@@ -43,8 +43,9 @@ def front_mask(field, points, direction, way="gradient"):
     Args:
         field: the base field. points: (P, 3) world.
         direction: (3,) unit, the camera's z axis in the world (`rotation[2]`).
-        way: "gradient", the exact directional derivative by forward mode, or
-            "finite_difference", a step of 0.03 along the axis (released code).
+        way: "gradient", the exact directional derivative by forward mode (the field's
+            own `along(points, direction)` where it has one), or "finite_difference", a
+            step of 0.03 along the axis (released code).
 
     Returns:
         (P,) bool.
