@@ -12,10 +12,10 @@ huggingface_hub and safetensors.
 """
 
 import argparse
-import csv
 import hashlib
 import io
 import json
+import math
 import os
 import subprocess
 import sys
@@ -24,13 +24,15 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
 from d2im import benchmark, losses
-from d2im.dataset import ShapeDataset, prepare, read_example
+from d2im.dataset import ShapeDataset, prepare, write_whole
 from d2im.metrics import Result
 from d2im.networks import DISN, CameraNet, D2IMNet, ImageModel, IMNet
+from d2im.pages import csv_table, markdown_table
 from d2im.shapes import split_pairs
 from d2im.training import TrainingConfig, train
 
@@ -47,10 +49,11 @@ MODELS = {
 }
 IN_THE_BOX = {"d2im": "d2im-small", "imnet": "imnet-small", "disn": "disn-small"}
 IN_THE_BOX |= {"camera": "camera-small"}
-CPU = dict(shapes=150, views=8, count=30_000, steps=6000, batch=16, seeds=1, at_once=1)
-CPU |= dict(models="d2im imnet disn camera", test=2, unseen=7, workers=2)
-GPU = dict(shapes=500, views=12, count=40_000, steps=12_000, batch=64, seeds=3)
-GPU |= dict(models=" ".join(MODELS), test=10, unseen=33, workers=16, at_once=6)
+# `shapes` of each training family; `test`, `unseen`: of each family on the list.
+CPU = dict(shapes=500, views=8, count=20_000, steps=7000, batch=16, seeds=1, at_once=2)
+CPU |= dict(models=" ".join(MODELS), test=3, unseen=10, workers=2)
+GPU = CPU | dict(views=12, count=40_000, steps=5000, batch=64, seeds=3, at_once=6)
+GPU |= dict(workers=16)
 
 
 def make_data(options, out):
@@ -64,6 +67,8 @@ def make_data(options, out):
         benchmark.prepare_list(
             listed(options), out / "test", options.size, options.workers
         )
+    if options.real:
+        prepare(options.real, out / "real", split="real", **{**settings, "views": 4})
 
 
 def listed(options):
@@ -112,83 +117,150 @@ def train_one(options, out, name, seed):
 
 def train_all(options, out):
     """Train every model and seed, each in a process of its own."""
+    names = options.models.split()
+    jobs = [(name, str(seed)) for seed in range(options.seeds) for name in names]
+    run_apart(options, [("--only", *job) for job in jobs])
+
+
+def score_all(options, out):
+    """Score every trained model in a process of its own; write the tables."""
+    folders = sorted(path.name for path in (out / "runs").iterdir())
+    folders = [
+        name for name in folders if not (out / "scores" / f"{name}.json").is_file()
+    ]
+    run_apart(options, [("--score", name) for name in folders])
+    write_tables(out)
+
+
+def run_apart(options, jobs):
+    """Run this script once a job, with more arguments, `at_once` at a time."""
+
+    share = max(1, (os.cpu_count() or 1) // options.at_once)
+    environment = {"OMP_NUM_THREADS": str(share), **os.environ}
 
     def run(job):
-        name, seed = job
-        command = [sys.executable, __file__, *sys.argv[1:], "--only", name, str(seed)]
-        subprocess.run(command, check=True, env=os.environ)
+        words = [sys.executable, __file__, *sys.argv[1:], *job]
+        subprocess.run(words, check=True, env=environment)
 
-    names = options.models.split()
-    jobs = [(name, seed) for seed in range(options.seeds) for name in names]
     with ThreadPoolExecutor(options.at_once) as pool:
         list(pool.map(run, jobs))
 
 
-def score_all(options, out):
-    """Score every trained model on the listed shapes; write table and Markdown."""
+def score_one(options, out, name):
+    """Score a trained model on the listed shapes and the real ones."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    entries, rows, cameras = listed(options), [], {}
-    for folder in sorted((out / "runs").iterdir()):
-        model = ImageModel.from_pretrained(folder).to(device)
-        if isinstance(model, CameraNet):
-            cameras[folder.name] = camera_errors(model, out / "test", entries)
-            continue
-        jobs = []
-        for entry in entries:
-            example = read_example(out / "test" / f"{entry['id']}.npz")
-            shape = benchmark.check_shape(entry)
-            for view, pose in enumerate(entry["cameras"]):
-                camera = benchmark.Camera(*pose, options.size)
-                image = example[f"image_{view}"].astype("f4") / 255
+    model = ImageModel.from_pretrained(out / "runs" / name).to(device)
+    known = {entry["id"] for entry in listed(options)}
+    jobs, fields, cameras = [], [], []
+    for folder in (out / "test", out / "real"):
+        shapes = ShapeDataset(folder, None) if folder.is_dir() else ()
+        for index in range(len(shapes)):
+            row, example = shapes.rows[index], shapes.example(index)
+            if folder.name == "test" and row["id"] not in known:
+                continue
+            truth, coarse = benchmark.true_meshes(row, example)
+            for view in range(shapes.view_count(index)):
+                info = {key: row[key] for key in ("id", "family", "split")}
+                info |= {"view": view, "method": name}
+                camera, image = (
+                    shapes.camera(index, view),
+                    example[f"image_{view}"] / 255,
+                )
+                if isinstance(model, CameraNet):
+                    errors = camera_errors(model, image, camera, example["points"])
+                    cameras.append(info | {"status": "ok"} | results(errors))
+                    continue
                 found, made = benchmark.predict_meshes(
                     model, image, camera, options.resolution
                 )
-                known = benchmark.field_scores(
-                    model, found, example, view, shape.detailed, shape.coarse
-                )
+                if isinstance(model, D2IMNet) or "final" in made:
+                    scores = benchmark.field_scores(
+                        model, found, example, view, truth, coarse
+                    )
+                    fields.append(info | {"status": "ok"} | results(scores))
                 for part, (mesh, why) in made.items():
-                    method = folder.name + (" base" if part == "base" else "")
-                    info = {"id": entry["id"], "family": entry["family"]}
-                    info |= {"split": entry["set"], "view": view, "method": method}
-                    info |= known if part == "final" else {}
-                    jobs.append((info, mesh, why, shape.detailed, camera))
-        rows += benchmark.score_all(jobs, options.workers, skip=("emd",))
-        print(f"scored {folder.name}", flush=True)
-    summary = benchmark.summarise(rows)
-    table = out / "results"
-    table.mkdir(exist_ok=True)
-    (table / "results.md").write_text(benchmark.markdown(summary))
-    (table / "cameras.json").write_text(json.dumps(cameras, indent=1))
-    plain = [
-        {k: v.value if isinstance(v, Result) else v for k, v in row.items()}
-        for row in rows
-    ]
-    text = io.StringIO()
-    names = dict.fromkeys(name for row in plain for name in row)
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(plain)
-    (table / "results.csv").write_text(text.getvalue())
+                    method = name + (" base" if part == "base" else "")
+                    jobs.append((info | {"method": method}, mesh, why, truth, camera))
+    # What needs the coarse body is not known of real shapes.
+    blank = dict.fromkeys((key for row in fields for key in row), Result(math.nan, ""))
+    fields = [blank | row for row in fields]
+    workers = max(1, options.workers // options.at_once)
+    rows = benchmark.score_all(jobs, workers, skip=("emd",))
+    (out / "scores").mkdir(exist_ok=True)
+    text = json.dumps(
+        {"meshes": rows, "fields": fields, "cameras": cameras}, default=str
+    )
+    write_whole(out / "scores" / f"{name}.json", lambda f: f.write(text.encode()))
+    print(f"scored {name}", flush=True)
 
 
-def camera_errors(model, folder, entries):
-    """Median errors of a CameraNet over the listed pictures."""
-    found, true, points = [], [], []
+def results(scores):
+    """Numbers as the table wants them."""
+    return {key: Result(float(value), "") for key, value in scores.items()}
+
+
+def camera_errors(model, image, camera, points):
+    """Errors of a CameraNet on one picture, see `losses.camera_errors`."""
     device = next(model.parameters()).device
-    for entry in entries:
-        example = read_example(folder / f"{entry['id']}.npz")
-        for view in range(len(entry["cameras"])):
-            image = torch.from_numpy(example[f"image_{view}"]).float() / 255
-            with torch.no_grad():
-                found.append(model(image[None].to(device)).cpu()[0])
-            true.append(torch.from_numpy(example[f"camera_{view}"]).float())
-            points.append(torch.from_numpy(example["points"][:2000]))
-    errors = losses.camera_errors(*map(torch.stack, (found, true, points)))
-    return {name: float(values.median()) for name, values in errors.items()}
+    image = torch.from_numpy(np.asarray(image, "f4"))
+    found = model.camera(image.to(device)).to_array()
+    rows = (torch.from_numpy(c)[None] for c in (found, camera.to_array()))
+    points = torch.from_numpy(points[None, :2000]).double()
+    return {k: v.item() for k, v in losses.camera_errors(*rows, points).items()}
+
+
+def read_scores(out):
+    """All models' rows as `benchmark.summarise` takes them: {kind: rows}."""
+    scores = {"meshes": [], "fields": [], "cameras": []}
+    for path in sorted((out / "scores").glob("*.json")):
+        for kind, rows in json.loads(path.read_text()).items():
+            for row in rows:  # a Result is stored as a list
+                row |= {k: Result(*v) for k, v in row.items() if isinstance(v, list)}
+            scores[kind] += rows
+    return scores
+
+
+def write_tables(out):
+    """Sum the scores up as Markdown and CSV."""
+    (out / "results").mkdir(exist_ok=True)
+    text = []
+    for kind, rows in read_scores(out).items():
+        if rows:
+            summary = benchmark.summarise(rows)
+            lines = [list(line.values()) for line in summary]
+            table = csv_table(list(summary[0]), lines)
+            (out / "results" / f"{kind}.csv").write_text(table)
+            text.append(f"## {kind.capitalize()}\n\n{benchmark.markdown(summary)}")
+    (out / "results" / "results.md").write_text("\n".join(text))
+
+
+IN_THE_CARD = """base_error final_error laplacian_correlation displacement_correlation
+displacement_correlation_highpass chamfer_l1 iou chamfer_l1_visible
+normal_consistency_visible ecd_visible rotation_degrees distance
+reprojection_px""".split()
+CARD = """# {title}
+
+{kind}, preset `{preset}` ({pixels} px, {parameters:,} parameters), in half precision;
+`d2im.networks.{kind}.from_pretrained` loads it.
+
+- Data: {shapes:,} procedural shapes of the ten training families x {views} views, seeds
+  from {first} of `data/splits.json`'s training range; bench, bookshelf and vase never
+  seen; nothing from ShapeNet, no pretrained weights.
+- Budget: {steps} steps of {batch} pictures x {points} points, Adam, peak rate {rate},
+  {precision}, seed {seed}, on {machine}; the best checkpoint by validation.
+- Made by `python benchmarks/campaign.py {command}`.
+
+{figures}
+
+Limits: procedural furniture on white is all that it has seen. The picture's camera must
+be known or found by `camera-small`. It says nothing about a side that no picture shows
+beyond its families' habits.
+"""
 
 
 def pack(options, out):
-    """Write the box's models in half precision, the first seed of each."""
+    """Write the box's models in half precision with their cards, the first seed."""
+    scores = read_scores(out)
     for name, title in IN_THE_BOX.items():
         source = out / "runs" / f"{name}-0"
         if not source.is_dir():
@@ -199,7 +271,65 @@ def pack(options, out):
         half = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
         save_file(half, target / "model.safetensors")
         (target / "config.json").write_bytes((source / "config.json").read_bytes())
-        (target / "metrics.csv").write_bytes((source / "metrics.csv").read_bytes())
+        trained = json.loads((source / "training.json").read_text())["settings"]
+        mine = [
+            line
+            for rows in scores.values()
+            for line in benchmark.summarise(
+                [
+                    row
+                    for row in rows
+                    if row["method"] in (f"{name}-0", f"{name}-0 base")
+                ]
+            )
+            if not line["group"].startswith("family")
+        ]
+        groups = list(dict.fromkeys(line["group"] for line in mine))
+        cells = {}
+        for line in mine:
+            part = "base, " if line["method"].endswith(" base") else ""
+            cell = "{mean:.3g} [{low:.3g}, {high:.3g}]".format(**line)
+            cell = cell.replace("nan [nan, nan]", "–")
+            cells.setdefault(part + line["measure"], {})[line["group"]] = cell
+        lines = [[key, *(row.get(g, "") for g in groups)] for key, row in cells.items()]
+        figures = markdown_table(["mean, 95 % interval over shapes", *groups], lines)
+        card = CARD.format(
+            title=title,
+            kind=MODELS[name][0].__name__,
+            preset=options.preset,
+            pixels=options.size,
+            parameters=sum(v.numel() for v in tensors.values()),
+            shapes=len(ShapeDataset(out / "train")),
+            views=options.views,
+            first=0,
+            steps=trained["steps"],
+            batch=trained["batch_size"],
+            points=options.points,
+            rate=trained["learning_rate"],
+            precision=trained["precision"],
+            seed=trained["seed"],
+            machine=machine(),
+            command=command(),
+            figures=figures,
+        )
+        (target / "README.md").write_text(card)
+
+
+def command():
+    """The arguments that made the models, without those that name a person's disk."""
+    words = sys.argv[1:]
+    for name in ("--real", "--parts"):
+        if name in words:
+            at = words.index(name)
+            words = words[:at] + words[at + 2 :]
+    return " ".join(words)
+
+
+def machine():
+    """What trains here, in words."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return "a CPU"
 
 
 def write_parts(out, parts):
@@ -207,7 +337,7 @@ def write_parts(out, parts):
     parts.mkdir(parents=True, exist_ok=True)
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w:gz") as tar:
-        for folder in ("models", "results"):
+        for folder in ("models", "results", "scores"):
             tar.add(out / folder, folder)
     data = archive.getvalue()
     for k in range(0, len(data), PIECE):
@@ -232,6 +362,8 @@ def main():
     parser.add_argument("--parts", type=Path, help="folder for the pieces")
     parser.add_argument("--join", type=Path, help="folder of pieces to join in --out")
     parser.add_argument("--only", nargs=2, metavar=("MODEL", "SEED"))
+    parser.add_argument("--score", metavar="RUN")
+    parser.add_argument("--real", help="folder of meshes to score too, at four views")
     defaults = GPU if "--gpu" in sys.argv else CPU
     for name, value in defaults.items():
         option = "--" + name.replace("_", "-")
@@ -250,6 +382,9 @@ def main():
         return
     if options.only:
         train_one(options, out, options.only[0], int(options.only[1]))
+        return
+    if options.score:
+        score_one(options, out, options.score)
         return
     for stage in (make_data, train_all, score_all, pack):
         started = time.perf_counter()

@@ -214,7 +214,7 @@ PRESETS = {
         "hidden_size": 256,
         "code_size": 128,
         "decoder_widths": (128, 128, 64, 32, 32),
-        "displacement_channels": 24,
+        "displacement_channels": 16,
         "point_widths": (32, 64, 128),
         "head_widths": (128, 64),
     },
