@@ -36,18 +36,23 @@ def front_mask(field, points, direction, way="gradient"):
 
     Args: field: the base field. points: (P, 3) world.
         direction: (3,) unit, the camera's z axis in the world (`rotation[2]`).
-        way: "gradient", the exact directional derivative by forward mode, or
-            "finite_difference", a step of 0.03 along the axis (released code).
+        way: "gradient", the exact directional derivative by forward mode (the field's
+            own `along(points, direction)` where it has one), or "finite_difference", a
+            step of 0.03 along the axis (released code).
     Returns: (P,) bool. Raises: ValueError: an unknown way.
     """
-    return _value_and_front(field, points, direction, way)[1]
+    return value_and_front(field, points, direction, way)[1]
 
 
-def _value_and_front(field, points, direction, way):
+def value_and_front(field, points, direction, way="gradient"):
     """The field and its `front_mask`; the derivative brings the value with it."""
-    step = points.new_tensor(direction).expand_as(points)
+    step = points.new_tensor(direction)
     if way == "gradient":
-        value, derivative = torch.func.jvp(field, (points,), (step,))
+        if hasattr(field, "along"):
+            value, derivative = field.along(points, step)
+        else:
+            step = step.expand_as(points)
+            value, derivative = torch.func.jvp(field, (points,), (step,))
         return value, derivative < 0
     if way == "finite_difference":
         value = field(points)
@@ -56,8 +61,20 @@ def _value_and_front(field, points, direction, way):
 
 
 def base_field(decoder, code, scale):
-    """The base field f_B of a code (1, C): the BaseDecoder's output by its scale."""
-    return lambda p: (decoder(code, p.to(code)[None])[0] / scale).to(p)
+    """The base field f_B of a code (1, C): the BaseDecoder's output by its scale.
+
+    Its attribute `along(points, direction)` gives value and derivative.
+    """
+
+    def field(points):
+        return (decoder(code, points.to(code)[None])[0] / scale).to(points)
+
+    def along(points, direction):
+        found = decoder(code, points.to(code)[None], direction.to(code))
+        return [(part[0] / scale).to(points) for part in found]
+
+    field.along = along
+    return field
 
 
 def displaced_field(base, displacement, camera, way="gradient"):
@@ -69,7 +86,7 @@ def displaced_field(base, displacement, camera, way="gradient"):
 
     def field(points):
         uv, _ = camera.project(points)
-        base_sdf, front = _value_and_front(base, points, camera.rotation[2], way)
+        base_sdf, front = value_and_front(base, points, camera.rotation[2], way)
         maps = displacement.to(points)[None]
         return displaced_sdf(base_sdf[None], maps, uv[None], front[None])[0]
 

@@ -107,17 +107,31 @@ class BaseDecoder(nn.Module):
         nn.init.normal_(self.out.weight, mean, 1e-3 * SDF_SCALE)
         nn.init.constant_(self.out.bias, -START_RADIUS * SDF_SCALE)
 
-    def forward(self, code, points):
-        """Codes (B, C) and points (B, P, 3) -> (B, P), scaled."""
+    def forward(self, code, points, direction=None):
+        """Codes (B, C) and points (B, P, 3) -> (B, P), scaled.
+
+        With a direction (3,) the derivative along it comes, too, (B, P): forward mode
+        by hand, with two products of matrices a layer where torch's takes three.
+        """
         if points.ndim != 3 or points.shape[-1] != 3:
             raise ValueError(f"points must be (B, P, 3), got {tuple(points.shape)}")
         hidden = code[:, None]  # (B, 1, C): the code's part of layer 1 is done once
+        slope = torch.zeros_like(hidden)
         for layer in self.layers[:-1]:
             # W [h, p] = W_h h + W_p p, without building [h, p]
             weight_hidden, weight_xyz = layer.weight.tensor_split([hidden.shape[-1]], 1)
             from_points = F.linear(points, weight_xyz, layer.bias)
-            hidden = F.relu(F.linear(hidden, weight_hidden) + from_points)  # (B, P, C)
-        return self.out(F.relu(self.layers[-1](hidden)))[..., 0]
+            hidden = from_points.add_(F.linear(hidden, weight_hidden))  # (B, P, C)
+            if direction is not None:
+                slope = F.linear(slope, weight_hidden) + weight_xyz @ direction
+                slope = slope * (hidden > 0)
+            hidden = hidden.relu_()
+        hidden = self.layers[-1](hidden).relu_()
+        value = self.out(hidden)[..., 0]
+        if direction is None:
+            return value
+        slope = F.linear(slope, self.layers[-1].weight) * (hidden > 0)
+        return value, F.linear(slope, self.out.weight)[..., 0]
 
 
 class DisplacementDecoder(nn.Module):

@@ -111,6 +111,20 @@ def test_forward_is_base_plus_displacement_in_world_units(tiny_model, rng):
         assert torch.allclose(found[b], expected, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+def test_the_base_decoders_derivative_is_that_of_forward_mode(tiny_model):
+    decoder, points = tiny_model.base_decoder, torch.rand(1, 200, 3) - 0.5
+    code, direction = torch.randn(1, decoder.layers[0].in_features - 3), torch.randn(3)
+    with torch.no_grad():
+        value, derivative = decoder(code, points, direction)
+        expected = torch.func.jvp(
+            lambda p: decoder(code, p), (points,), (direction.expand_as(points),)
+        )
+    assert torch.allclose(value, expected[0], atol=1e-6)
+    assert torch.allclose(derivative, expected[1], atol=1e-5)
+    assert derivative.std() > 0.1
+
+
 @pytest.mark.parametrize("kind", SIZES, ids=lambda kind: kind.__name__)
 def test_every_parameter_gets_a_finite_gradient_that_is_not_zero(kind, rng):
     model = tiny(kind)
