@@ -272,19 +272,11 @@ def pack(options, out):
         save_file(half, target / "model.safetensors")
         (target / "config.json").write_bytes((source / "config.json").read_bytes())
         trained = json.loads((source / "training.json").read_text())["settings"]
-        mine = [
-            line
-            for rows in scores.values()
-            for line in benchmark.summarise(
-                [
-                    row
-                    for row in rows
-                    if row["method"] in (f"{name}-0", f"{name}-0 base")
-                ]
-            )
-            if not line["group"].startswith("family")
-        ]
-        groups = list(dict.fromkeys(line["group"] for line in mine))
+        mine, methods = [], (f"{name}-0", f"{name}-0 base")
+        for rows in scores.values():
+            mine += benchmark.summarise([r for r in rows if r["method"] in methods])
+        mine = [line for line in mine if line["measure"] in IN_THE_CARD]
+        groups = ["split test", "split unseen", "split real"]
         cells = {}
         for line in mine:
             part = "base, " if line["method"].endswith(" base") else ""
@@ -293,12 +285,13 @@ def pack(options, out):
             cells.setdefault(part + line["measure"], {})[line["group"]] = cell
         lines = [[key, *(row.get(g, "") for g in groups)] for key, row in cells.items()]
         figures = markdown_table(["mean, 95 % interval over shapes", *groups], lines)
+        model = ImageModel.from_pretrained(source)
         card = CARD.format(
             title=title,
             kind=MODELS[name][0].__name__,
             preset=options.preset,
             pixels=options.size,
-            parameters=sum(v.numel() for v in tensors.values()),
+            parameters=sum(p.numel() for p in model.parameters()),
             shapes=len(ShapeDataset(out / "train")),
             views=options.views,
             first=0,
