@@ -364,26 +364,6 @@ def image_grid(rows, titles=None, labels=None, size=1.5):
     return fig
 
 
-def comparison(cases, camera, size=1.5):
-    """Draw a case a row: pictures as they are, meshes shaded from one camera.
-
-    Args:
-        cases: {name of the row: {title of the column: picture or mesh}}; None, or a
-            title that a row lacks, leaves a gap. The first row orders the columns.
-        camera: Camera, or {name of the row: Camera}. size: of a picture, inches.
-
-    Returns:
-        The Figure.
-    """
-    titles = list(dict.fromkeys(title for case in cases.values() for title in case))
-    rows = []
-    for name, case in cases.items():
-        eye = camera[name] if isinstance(camera, dict) else camera
-        items = [case.get(title) for title in titles]
-        rows.append([shade(x, eye) if hasattr(x, "faces") else x for x in items])
-    return image_grid(rows, titles, list(cases), size)
-
-
 def draw_curves(ax, records, names=("loss", "base", "sdf", "laplacian"), window=25):
     """Draw training curves on a logarithmic axis: each record faint, their mean strong.
 

@@ -217,12 +217,3 @@ def test_paint_colours_a_surface_by_the_field_at_it():
     red, blue = image[0] - image[2] > 0.1, image[2] - image[0] > 0.1
     assert red[:, :30].any() and not red[:, 34:].any()  # negative x: matter
     assert blue[:, 34:].any() and not blue[:, :30].any()
-
-
-def test_a_comparison_has_a_column_for_each_title_of_any_row():
-    ball = trimesh.creation.icosphere(subdivisions=1, radius=0.4)
-    cases = {"one": {"input": np.zeros((3, 8, 8)), "base": ball}, "two": {"true": ball}}
-    figure = plots.comparison(cases, Camera(0, 0, 1.0, 16))
-    assert [ax.get_title() for ax in figure.axes][:3] == ["input", "base", "true"]
-    assert [len(ax.images) for ax in figure.axes] == [1, 1, 0, 0, 0, 1]
-    plt.close(figure)
