@@ -168,11 +168,13 @@ def draw_decomposition(fig, parts):
     Returns:
         dict of Axes, "a" to "e".
     """
-    axes = fig.subplot_mosaic("aabbcc;dddeee", height_ratios=(5, 6))
+    axes = fig.subplot_mosaic("aabbcc;dddeee")
     known = np.concatenate([f[np.isfinite(f).all(1)] for f in parts.fronts])
     if not len(known):
         known = np.reshape(parts.sections[0].extent, (2, 2)).T
-    low, high = known.min(0) - (0.05, 0.12), known.max(0) + (0.05, 0.12)
+    low, high = known.min(0) - 0.05, known.max(0) + 0.05
+    spare = max(0, 0.6 * (high - low)[0] - (high - low)[1]) / 2
+    low, high = low - (0, spare), high + (0, spare)
     titles = dict(a="SDF of the shape", b="SDF of the coarse shape", c="displacement")
     for k, (name, title) in enumerate(titles.items()):
         ax, (values, extent, (right, up)) = axes[name], parts.sections[k]
@@ -180,8 +182,8 @@ def draw_decomposition(fig, parts):
         if name == "c":
             limit = max(np.abs(parts.values[2]).max(initial=0), 1e-9)
             colors = dict(cmap=MAP_COLORS, norm=CenteredNorm(halfrange=limit))
-            bar = dict(ax=[axes[n] for n in titles], shrink=0.6, label="world units")
-            fig.colorbar(ax.imshow(values, **colors, **place), **bar)
+            artist = ax.imshow(values, **colors, **place)
+            fig.colorbar(artist, ax=ax, shrink=0.6, label="world units")
         else:
             colors = dict(cmap=SDF_COLORS, vmin=-0.1, vmax=0.1, linestyles="dashed")
             ax.contour(values, np.linspace(-0.3, 0.3, 31), **colors, **place)
@@ -361,7 +363,32 @@ def image_grid(rows, titles=None, labels=None, size=1.5):
         ax.set_title(title, fontsize=8)
     for ax, label in zip(axes[:, 0], labels or (), strict=False):
         ax.set_ylabel(label, fontsize=8)
+    zoom(axes.flat)
+    shown = next((ax for ax in axes.flat if ax.images), None)
+    if shown:  # low things need low rows
+        low = np.ptp(shown.get_ylim()) / np.ptp(shown.get_xlim())
+        fig.set_figheight(0.3 + size * len(rows) * min(low, 1))
     return fig
+
+
+def zoom(axes):
+    """Cut pictures down to the window that holds all that is not white in any.
+
+    Args:
+        axes: of the pictures, which show one view or stand in one sheet.
+    """
+    pictures = [(ax, artist.get_array()) for ax in axes for artist in ax.images]
+    low, high = np.ones(2), np.zeros(2)  # of rows and columns, in sides of a picture
+    for _, values in pictures:
+        shown = (values < 0.99).any(-1) if values.ndim == 3 else values.filled(0) != 0
+        spots = np.argwhere(shown) / shown.shape
+        low = np.minimum(low, spots.min(0, initial=1))
+        high = np.maximum(high, spots.max(0, initial=0))
+    for ax, values in pictures if (low < high).all() else ():
+        (top, left), (bottom, right) = np.array([low - 0.03, high + 0.04]).clip(0, 1)
+        height, width = values.shape[:2]
+        ax.set(xlim=(left * width - 0.5, right * width - 0.5))
+        ax.set(ylim=(bottom * height - 0.5, top * height - 0.5))
 
 
 def draw_curves(ax, records, names=("loss", "base", "sdf", "laplacian"), window=25):

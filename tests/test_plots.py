@@ -217,3 +217,15 @@ def test_paint_colours_a_surface_by_the_field_at_it():
     red, blue = image[0] - image[2] > 0.1, image[2] - image[0] > 0.1
     assert red[:, :30].any() and not red[:, 34:].any()  # negative x: matter
     assert blue[:, 34:].any() and not blue[:, :30].any()
+
+
+def test_pictures_of_a_sheet_are_cut_to_one_window_of_what_they_show():
+    white, grey = np.ones((3, 100, 100)), np.zeros((50, 50))
+    white[:, 40:60, 20:30] = 0.5
+    grey[35, 40] = 1.0
+    figure = plots.image_grid([[white, None, grey, np.ones((3, 8, 8))]])
+    shown = [figure.axes[k] for k in (0, 2, 3)]
+    for ax, side in zip(shown, (100, 50, 8), strict=True):
+        window = (np.array([ax.get_xlim(), ax.get_ylim()[::-1]]) + 0.5) / side
+        assert np.allclose(window, [[0.17, 0.84], [0.37, 0.74]])  # x, then y
+    plt.close(figure)
