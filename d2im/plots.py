@@ -420,29 +420,6 @@ def draw_curves(ax, records, names=("loss", "base", "sdf", "laplacian"), window=
     return lines
 
 
-def draw_distribution(ax, values):
-    """Draw each method's values as dots, with a box from quartile to quartile.
-
-    Args:
-        ax: Axes.
-        values: {method: numbers}; NaN is left out.
-
-    Returns:
-        The boxes, a list.
-    """
-    values = {name: np.asarray(v, dtype=float) for name, v in values.items()}
-    values = {name: v[np.isfinite(v)] for name, v in values.items()}
-    boxes = ax.boxplot(list(values.values()), widths=0.6, showfliers=False)
-    for place, numbers in enumerate(values.values(), 1):
-        # spread by rank, so that no draw is needed and equal values stay apart
-        spread = 0.15 * np.sin(2.4 * np.arange(len(numbers)))
-        ax.scatter(place + spread, numbers, s=12, alpha=0.5)
-    turned = dict(rotation=30, ha="right") if len(values) > 4 else {}
-    ax.set_xticks(range(1, len(values) + 1), list(values), fontsize=8, **turned)
-    ax.grid(axis="y", alpha=0.3)
-    return boxes["boxes"]
-
-
 def _frameless(ax):
     """No ticks and no frame, but titles and labels stay."""
     ax.set(xticks=[], yticks=[])

@@ -149,17 +149,6 @@ def test_a_field_of_another_shape_is_refused():
         plots.slice_values(lambda p: p, resolution=4)
 
 
-def test_a_distribution_has_a_dot_a_value_and_a_box_between_quartiles(ax):
-    values = {"base": [0.0, 1.0, 2.0, np.nan, 3.0, 4.0], "final": [5.0, np.inf]}
-    boxes = plots.draw_distribution(ax, values)
-    dots = [c.get_offsets() for c in ax.collections]
-    assert [sorted(d[:, 1]) for d in dots] == [[0, 1, 2, 3, 4], [5]]
-    assert np.abs(dots[0][:, 0] - 1).max() < 0.3  # beside their own tick
-    box = boxes[0].get_path().vertices[:, 1]
-    assert (box.min(), box.max()) == (1, 3)
-    assert [t.get_text() for t in ax.get_xticklabels()] == ["base", "final"]
-
-
 CAMERA = Camera(0, 0, 0.7, 64)  # 1.225 in front of the origin
 
 
