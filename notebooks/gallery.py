@@ -31,9 +31,7 @@ def small(png):
     """A PNG of 256 colours; a photo has more, a figure hardly."""
     page = io.BytesIO()
     image = Image.open(io.BytesIO(png)).convert("RGB")
-    image.quantize(256, Image.Quantize.MAXCOVERAGE, dither=0).save(
-        page, "PNG", optimize=True
-    )
+    image.quantize(256, kmeans=3, dither=0).save(page, "PNG", optimize=True)
     return page.getvalue()
 
 
