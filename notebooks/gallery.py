@@ -1,4 +1,6 @@
-"""Make reports/gallery/, what readers without a kernel see: python notebooks/gallery.py
+"""Make reports/gallery/, what readers without a kernel see.
+
+    python notebooks/gallery.py        # `... gallery.py 07` runs that one alone again
 
 All notebooks run with the models in the box. Their pictures, scenes and executed copies
 go to reports/gallery/, made small, with a page that code hosts show.
@@ -9,6 +11,7 @@ import io
 import json
 import re
 import shutil
+import sys
 
 import matplotlib.pyplot as plt
 import nbformat
@@ -85,14 +88,15 @@ def main():
     there = [path.relative_to(ROOT).as_posix() for path in RIVALS if path.is_dir()]
     model = MODEL.relative_to(ROOT).as_posix() if MODEL.is_dir() else ""
     values = {"05_evaluate": {"model": model, "others": there}}
-    params = [ROOT / "notebooks/params/gallery.yaml"]
-    run = run_notebooks(ORDER, "for_gallery", params=params, values=values)
+    names, params = sys.argv[1:] or ORDER, [ROOT / "notebooks/params/gallery.yaml"]
+    run = run_notebooks(names, "for_gallery", params=params, values=values)
     new = run / "gallery"
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir()
     text = ["# Gallery\n\nMade by `make gallery` from the models in the box: pictures,"]
     text.append("executed notebooks, and scenes that turn in a browser")
-    text.append("(download the folder, open them from there).\n")
+    text.append("(download the folder, open them from there; k3d.js is K3D-jupyter's,")
+    text.append("MIT licence).\n")
     for entry in json.loads((run / "run.json").read_text())["notebooks"]:
         name, outputs = entry["notebook"], entry["outputs"]
         (new / f"{name}.ipynb").write_bytes(executed(run / f"{name}.ipynb"))
@@ -104,7 +108,7 @@ def main():
                 page, script = shared(source.read_text())
                 target.write_text(page)
                 (new / SCRIPT).write_text(script)
-                text.append(f"[{caption}: a scene that turns]({target.name})\n")
+                text.append(f"[{caption}, in a browser]({target.name})\n")
             else:
                 target.write_bytes(small(source.read_bytes()))
                 text.append(f"![{caption}]({target.name})\n\n*{caption}*\n")
