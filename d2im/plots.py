@@ -196,8 +196,9 @@ def draw_decomposition(fig, parts):
     units = {"d": ("values", "world units"), "e": ("Laplacians", "1 / world unit")}
     for name, curves in zip(units, parts[3:], strict=True):
         ax, (title, unit), sign = axes[name], units[name], "Δ " * (name == "e")
+        gap = np.diff(parts.at, prepend=np.nan) > DELTA
         for curve, label, style in zip(curves, PARTS, FIELD_LINES, strict=True):
-            ax.plot(parts.at, curve, label=sign + label, **style)
+            ax.plot(parts.at, np.where(gap, np.nan, curve), label=sign + label, **style)
         if curves.size:  # edges would dwarf the relief
             top = 1.6 * max(np.percentile(np.abs(curves), 95), 1e-9)
             ax.set(ylim=(-top, top))
