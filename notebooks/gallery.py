@@ -30,11 +30,11 @@ LIMITS = {".png": 300_000, ".html": 1_000_000, ".ipynb": 1_000_000}  # bytes
 SCRIPT = "k3d.js"  # all scenes' own program, 1.2 MB, stands in one file beside them
 
 
-def small(png):
-    """A PNG of 256 colours; a photo has more, a figure hardly."""
+def small(png, colors=256):
+    """A PNG of so many colours; a photo has more, a figure hardly."""
     page = io.BytesIO()
     image = Image.open(io.BytesIO(png)).convert("RGB")
-    image.quantize(256, kmeans=3, dither=0).save(page, "PNG", optimize=True)
+    image.quantize(colors, kmeans=3, dither=0).save(page, "PNG", optimize=True)
     return page.getvalue()
 
 
@@ -49,7 +49,7 @@ def executed(path):
         outputs = [o for o in cell.get("outputs", []) if o.get("name") != "stderr"]
         for data in [output["data"] for output in outputs if "data" in output]:
             if "image/png" in data:
-                png = small(base64.b64decode(data["image/png"]))
+                png = small(base64.b64decode(data["image/png"]), 128)
                 data["image/png"] = base64.b64encode(png).decode()
             for kind in set(data) - {"image/png", "text/plain", "text/markdown"}:
                 del data[kind]
