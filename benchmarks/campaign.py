@@ -15,6 +15,7 @@ import argparse
 import hashlib
 import io
 import json
+import math
 import os
 import subprocess
 import sys
@@ -48,10 +49,11 @@ MODELS = {
 }
 IN_THE_BOX = {"d2im": "d2im-small", "imnet": "imnet-small", "disn": "disn-small"}
 IN_THE_BOX |= {"camera": "camera-small"}
-CPU = dict(shapes=150, views=8, count=30_000, steps=6000, batch=16, seeds=1, at_once=1)
-CPU |= dict(models="d2im imnet disn camera", test=2, unseen=7, workers=2)
-GPU = dict(shapes=500, views=12, count=40_000, steps=12_000, batch=64, seeds=3)
-GPU |= dict(models=" ".join(MODELS), test=10, unseen=33, workers=16, at_once=6)
+# `shapes` of each training family; `test`, `unseen`: of each family on the list.
+CPU = dict(shapes=500, views=8, count=20_000, steps=7000, batch=16, seeds=1, at_once=2)
+CPU |= dict(models=" ".join(MODELS), test=3, unseen=10, workers=2)
+GPU = CPU | dict(views=12, count=40_000, steps=5000, batch=64, seeds=3, at_once=6)
+GPU |= dict(workers=16)
 
 
 def make_data(options, out):
@@ -133,9 +135,12 @@ def score_all(options, out):
 def run_apart(options, jobs):
     """Run this script once a job, with more arguments, `at_once` at a time."""
 
+    share = max(1, (os.cpu_count() or 1) // options.at_once)
+    environment = {"OMP_NUM_THREADS": str(share), **os.environ}
+
     def run(job):
-        command = [sys.executable, __file__, *sys.argv[1:], *job]
-        subprocess.run(command, check=True, env=os.environ)
+        words = [sys.executable, __file__, *sys.argv[1:], *job]
+        subprocess.run(words, check=True, env=environment)
 
     with ThreadPoolExecutor(options.at_once) as pool:
         list(pool.map(run, jobs))
@@ -176,6 +181,9 @@ def score_one(options, out, name):
                 for part, (mesh, why) in made.items():
                     method = name + (" base" if part == "base" else "")
                     jobs.append((info | {"method": method}, mesh, why, truth, camera))
+    # What needs the coarse body is not known of real shapes.
+    blank = dict.fromkeys((key for row in fields for key in row), Result(math.nan, ""))
+    fields = [blank | row for row in fields]
     workers = max(1, options.workers // options.at_once)
     rows = benchmark.score_all(jobs, workers, skip=("emd",))
     (out / "scores").mkdir(exist_ok=True)
@@ -226,16 +234,20 @@ def write_tables(out):
     (out / "results" / "results.md").write_text("\n".join(text))
 
 
+IN_THE_CARD = """base_error final_error laplacian_correlation displacement_correlation
+displacement_correlation_highpass chamfer_l1 iou chamfer_l1_visible
+normal_consistency_visible ecd_visible rotation_degrees distance
+reprojection_px""".split()
 CARD = """# {title}
 
 {kind}, preset `{preset}` ({pixels} px, {parameters:,} parameters), in half precision;
 `d2im.networks.{kind}.from_pretrained` loads it.
 
-- Data: {shapes} procedural shapes of the ten training families x {views} views, seeds
+- Data: {shapes:,} procedural shapes of the ten training families x {views} views, seeds
   from {first} of `data/splits.json`'s training range; bench, bookshelf and vase never
   seen; nothing from ShapeNet, no pretrained weights.
 - Budget: {steps} steps of {batch} pictures x {points} points, Adam, peak rate {rate},
-  {precision}, seed {seed}, on {machine}; best of its checkpoints by validation loss.
+  {precision}, seed {seed}, on {machine}; the best checkpoint by validation.
 - Made by `python benchmarks/campaign.py {command}`.
 
 {figures}
@@ -276,7 +288,8 @@ def pack(options, out):
         cells = {}
         for line in mine:
             part = "base, " if line["method"].endswith(" base") else ""
-            cell = "{mean:.4g} [{low:.4g}, {high:.4g}]".format(**line)
+            cell = "{mean:.3g} [{low:.3g}, {high:.3g}]".format(**line)
+            cell = cell.replace("nan [nan, nan]", "–")
             cells.setdefault(part + line["measure"], {})[line["group"]] = cell
         lines = [[key, *(row.get(g, "") for g in groups)] for key, row in cells.items()]
         figures = markdown_table(["mean, 95 % interval over shapes", *groups], lines)
@@ -296,17 +309,27 @@ def pack(options, out):
             precision=trained["precision"],
             seed=trained["seed"],
             machine=machine(),
-            command=" ".join(sys.argv[1:]),
+            command=command(),
             figures=figures,
         )
         (target / "README.md").write_text(card)
+
+
+def command():
+    """The arguments that made the models, without those that name a person's disk."""
+    words = sys.argv[1:]
+    for name in ("--real", "--parts"):
+        if name in words:
+            at = words.index(name)
+            words = words[:at] + words[at + 2 :]
+    return " ".join(words)
 
 
 def machine():
     """What trains here, in words."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f"a CPU, {torch.get_num_threads()} thread(s) a model"
+    return "a CPU"
 
 
 def write_parts(out, parts):
@@ -314,7 +337,7 @@ def write_parts(out, parts):
     parts.mkdir(parents=True, exist_ok=True)
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w:gz") as tar:
-        for folder in ("models", "results"):
+        for folder in ("models", "results", "scores"):
             tar.add(out / folder, folder)
     data = archive.getvalue()
     for k in range(0, len(data), PIECE):

@@ -39,9 +39,13 @@ def predict(truth):
 
 
 def core_time(**options):
-    start = time.process_time()
-    evaluate(**options)
-    return time.process_time() - start
+    """The less of two runs: other work on the machine only adds."""
+    times = []
+    for _ in range(2):
+        start = time.process_time()
+        evaluate(**options)
+        times.append(time.process_time() - start)
+    return min(times)
 
 
 def main():

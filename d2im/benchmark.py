@@ -246,20 +246,25 @@ def summarise(rows, seed=0):
     table = []
     for group, method in product(groups, dict.fromkeys(row["method"] for row in rows)):
         mine = [row for row in groups[group] if row["method"] == method]
-        ids = dict.fromkeys(row["id"] for row in mine)
         failures = sum(row["status"] != "ok" for row in mine)
         known = mine[0] if mine else {}
         for measure in (n for n, v in known.items() if isinstance(v, metrics.Result)):
-            values = np.array(
-                [np.mean([r[measure].value for r in mine if r["id"] == i]) for i in ids]
-            )
+            values = np.array([*_by_shape(mine, method, measure).values()])
             kept = values[~np.isnan(values)]
             middle = (kept.mean(), np.median(kept)) if len(kept) else (np.nan, np.nan)
-            numbers = group, method, measure, *middle, *interval(kept, seed), len(ids)
-            rest = len(mine), failures, len(ids) - len(kept)
+            numbers = group, method, measure, *middle, *interval(kept, seed)
+            rest = len(values), len(mine), failures, len(values) - len(kept)
             protocol = str(known[measure].protocol)
             table.append(dict(zip(COLUMNS, (*numbers, *rest, protocol), strict=True)))
     return table
+
+
+def _by_shape(rows, method, measure):
+    """The mean of a method over the pictures of each shape, by its id."""
+    found = {}
+    for row in (row for row in rows if row["method"] == method):
+        found.setdefault(row["id"], []).append(row[measure].value)
+    return {name: np.mean(values) for name, values in found.items()}
 
 
 def markdown(summary):
@@ -291,14 +296,9 @@ def compare(rows, one, other, measure, seed=0):
         dict: difference (mean of one less other), low and high (its paired bootstrap
         interval), p (Wilcoxon signed rank, two sided; 1 without a difference), pairs.
     """
-    ids, gaps = dict.fromkeys(row["id"] for row in rows), []
-    for name in ids:  # the pictures of a shape count as one
-        means = [
-            np.mean([r[measure].value for r in rows if (r["id"], r["method"]) == key])
-            for key in ((name, one), (name, other))
-        ]
-        gaps.append(means[0] - means[1])
-    gap = np.array([g for g in gaps if not np.isnan(g)])
+    ours, theirs = (_by_shape(rows, method, measure) for method in (one, other))
+    gap = np.array([ours[name] - theirs[name] for name in ours])
+    gap = gap[~np.isnan(gap)]
     low, high = interval(gap, seed)
     p = float(wilcoxon(gap).pvalue) if np.any(gap) else 1.0
     mean = gap.mean() if len(gap) else np.nan

@@ -173,6 +173,12 @@ class Camera:
         return cls.from_matrices(rotation, array[9:12], *lens)
 
 
+def yaw_rotation(degrees):
+    """Rotation (3, 3) about y, from +z toward +x."""
+    s, c = np.sin(np.radians(degrees)), np.cos(np.radians(degrees))
+    return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
+
+
 def random_camera(rng, size, *, azimuth=(-60, 60), elevation=(0, 40), ratio=(0.8, 1)):
     """Draw a camera that sees the object's front.
 

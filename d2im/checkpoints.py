@@ -19,18 +19,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 
 
-def _beside(out, suffix):
-    return out.with_name(out.name + suffix)
-
-
 def find_checkpoint(out):
     """Whether a folder holds a checkpoint; a swap that was cut short is finished.
 
-    Raises:
-        ValueError: it holds something else, which training would replace.
+    Raises: ValueError: it holds something else, which training would replace.
     """
-    if not out.exists() and _beside(out, ".old").exists():
-        os.replace(_beside(out, ".old"), out)
+    old = out.with_name(out.name + ".old")
+    if not out.exists() and old.exists():
+        os.replace(old, out)
     known = (out / "training.json").is_file()
     if not known and out.exists() and any(out.iterdir()):
         raise ValueError(
@@ -43,16 +39,13 @@ def find_checkpoint(out):
 def save_checkpoint(out, model, best, optimizer, records, settings):
     """Write a checkpoint beside the last one, then change places with it.
 
-    Args:
-        out: folder. model: its weights are the last ones.
+    Args: out: folder. model: its weights are the last ones.
         best: state dict of the best model by validation, or None.
         optimizer: of the model. records: of all steps so far.
         settings: dict; a run that goes on has to have the same.
-
-    Raises:
-        OSError: it could not be written; the checkpoint before stays.
+    Raises: OSError: it could not be written; the checkpoint before stays.
     """
-    fresh, old = _beside(out, ".new"), _beside(out, ".old")
+    fresh, old = (out.with_name(out.name + suffix) for suffix in (".new", ".old"))
     shutil.rmtree(fresh, ignore_errors=True)
     try:
         fresh.mkdir(parents=True)
@@ -91,15 +84,10 @@ def save_checkpoint(out, model, best, optimizer, records, settings):
 def load_checkpoint(out, model, optimizer, settings, free=("checkpoint_every",)):
     """Put a checkpoint's weights and optimiser back.
 
-    Args:
-        out: folder. model, optimizer: filled in place.
+    Args: out: folder. model, optimizer: filled in place.
         settings: of the run that goes on. free: those that may be others now.
-
-    Returns:
-        The records so far, and the best model's state dict or None.
-
-    Raises:
-        ValueError: it is damaged, of another model or of other settings.
+    Returns: the records so far, and the best model's state dict or None.
+    Raises: ValueError: it is damaged, of another model or of other settings.
     """
     try:
         state = json.loads((out / "training.json").read_text())

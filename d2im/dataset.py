@@ -176,16 +176,10 @@ def prepare(
     results = Parallel(workers, return_as="generator_unordered", prefer="threads")(
         delayed(_prepare_one)(*job, timeout, memory_gb) for job in jobs
     )
-    due = time.monotonic() + 1
+    bar = tqdm(results, total=len(jobs), desc="prepare", disable=not progress)
     try:
-        for row in tqdm(results, total=len(jobs), desc="prepare", disable=not progress):
-            known[row["id"]] = {**row, "split": split}
-            if (start := time.monotonic()) > due:
-                write_index(out, known.values())
-                # A long index takes time to write: a twentieth of the whole at most.
-                due = 21 * time.monotonic() - 20 * start + 1
+        record(out, known, ({**row, "split": split} for row in bar))
     finally:
-        write_index(out, known.values())
         close_idle()
     return [known[item["id"]] for item in items]
 
@@ -217,9 +211,22 @@ def write_index(folder, rows):
     writer = csv.DictWriter(table, INDEX_COLUMNS)
     writer.writeheader()
     writer.writerows(sorted(rows, key=lambda row: row["id"]))
-    write_whole(
-        Path(folder) / "index.csv", lambda f: f.write(table.getvalue().encode())
-    )
+    data = table.getvalue().encode()
+    write_whole(Path(folder) / "index.csv", lambda file: file.write(data))
+
+
+def record(folder, known, rows):
+    """Add rows to the index as they come: to the dict `known` by id, and on disk."""
+    due = time.monotonic() + 1
+    try:
+        for row in rows:
+            known[row["id"]] = row
+            if (start := time.monotonic()) > due:
+                write_index(folder, known.values())
+                # A long index takes time to write: a twentieth of the whole at most.
+                due = 21 * time.monotonic() - 20 * start + 1
+    finally:
+        write_index(folder, known.values())
 
 
 def keep_settings(path, settings):

@@ -27,11 +27,8 @@ def with_displacement(prediction, displacement):
         Prediction; `reconstruction.triangulate` meshes it.
     """
     base, camera, way = prediction.base_sdf, prediction.camera, prediction.way
-    known = {
-        name: getattr(prediction, name) for name in Prediction.__dataclass_fields__
-    }
-    known["sdf"] = displaced_field(base, displacement, camera, way)
-    return Prediction(**known | {"displacement": displacement})
+    sdf = displaced_field(base, displacement, camera, way)
+    return Prediction(**prediction.parts() | {"displacement": displacement, "sdf": sdf})
 
 
 def scale_detail(prediction, strength):
@@ -118,19 +115,12 @@ def paste_and_reconstruct(
     Raises:
         ValueError: as `paste` and `reconstruction.reconstruct`.
     """
-    known = camera if isinstance(camera, Camera) else None
-    background = getattr(model, "background", "white")
-    framed = options.pop("framed", False)
-    images = [
-        load_image(
-            picture,
-            model.image_size,
-            camera=known,
-            framed=framed,
-            background=background,
-        )
-        for picture in (source, target)
-    ]
+    framing = {
+        "camera": camera if isinstance(camera, Camera) else None,
+        "framed": options.pop("framed", False),
+        "background": model.background,
+    }
+    images = [load_image(im, model.image_size, **framing) for im in (source, target)]
     pasted = paste(*images, rectangle, corners).clamp(0, 1)
     return reconstruct(model, pasted, camera, resolution, **options)
 

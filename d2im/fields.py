@@ -13,11 +13,8 @@ FINITE_STEP = 0.03  # world units along the camera's z axis, after the released 
 def sample_maps(maps, uv):
     """Look maps up at uv, bilinearly; outside the picture the border goes on.
 
-    Args:
-        maps: (B, C, H, W). uv: (B, P, 2) in [-1, 1], pixel edges at ±1.
-
-    Returns:
-        (B, C, P).
+    Args: maps: (B, C, H, W). uv: (B, P, 2) in [-1, 1], pixel edges at ±1.
+    Returns: (B, C, P).
     """
     grid = uv[:, :, None]
     return F.grid_sample(maps, grid, padding_mode="border", align_corners=False)[..., 0]
@@ -26,12 +23,9 @@ def sample_maps(maps, uv):
 def displaced_sdf(base_sdf, displacement, uv, front):
     """F(p) = f_B(p) + f_DF(u(p)) where p is front-facing, + f_DB(u(p)) otherwise.
 
-    Args:
-        base_sdf: (B, P), in the units of the displacement. front: (B, P) bool.
+    Args: base_sdf: (B, P), in the units of the displacement. front: (B, P) bool.
         displacement: (B, 2, H, W): 0 front, 1 back. uv: (B, P, 2).
-
-    Returns:
-        (B, P).
+    Returns: (B, P).
     """
     at_points = sample_maps(displacement, uv)  # (B, 2, P)
     return base_sdf + torch.where(front, at_points[:, 0], at_points[:, 1])
@@ -40,26 +34,25 @@ def displaced_sdf(base_sdf, displacement, uv, front):
 def front_mask(field, points, direction, way="gradient"):
     """Which points are front-facing: the field falls along the camera's z axis.
 
-    Args:
-        field: the base field. points: (P, 3) world.
+    Args: field: the base field. points: (P, 3) world.
         direction: (3,) unit, the camera's z axis in the world (`rotation[2]`).
-        way: "gradient", the exact directional derivative by forward mode, or
-            "finite_difference", a step of 0.03 along the axis (released code).
-
-    Returns:
-        (P,) bool.
-
-    Raises:
-        ValueError: an unknown way.
+        way: "gradient", the exact directional derivative by forward mode (the field's
+            own `along(points, direction)` where it has one), or "finite_difference", a
+            step of 0.03 along the axis (released code).
+    Returns: (P,) bool. Raises: ValueError: an unknown way.
     """
-    return _value_and_front(field, points, direction, way)[1]
+    return value_and_front(field, points, direction, way)[1]
 
 
-def _value_and_front(field, points, direction, way):
-    """The field and its front mask; the derivative brings the value with it."""
-    step = points.new_tensor(direction).expand_as(points)
+def value_and_front(field, points, direction, way="gradient"):
+    """The field and its `front_mask`; the derivative brings the value with it."""
+    step = points.new_tensor(direction)
     if way == "gradient":
-        value, derivative = torch.func.jvp(field, (points,), (step,))
+        if hasattr(field, "along"):
+            value, derivative = field.along(points, step)
+        else:
+            step = step.expand_as(points)
+            value, derivative = torch.func.jvp(field, (points,), (step,))
         return value, derivative < 0
     if way == "finite_difference":
         value = field(points)
@@ -68,21 +61,32 @@ def _value_and_front(field, points, direction, way):
 
 
 def base_field(decoder, code, scale):
-    """The base field f_B of a code (1, C): the BaseDecoder's output by its scale."""
-    return lambda p: (decoder(code, p.to(code)[None])[0] / scale).to(p)
+    """The base field f_B of a code (1, C): the BaseDecoder's output by its scale.
+
+    Its attribute `along(points, direction)` gives value and derivative.
+    """
+
+    def field(points):
+        return (decoder(code, points.to(code)[None])[0] / scale).to(points)
+
+    def along(points, direction):
+        found = decoder(code, points.to(code)[None], direction.to(code))
+        return [(part[0] / scale).to(points) for part in found]
+
+    field.along = along
+    return field
 
 
 def displaced_field(base, displacement, camera, way="gradient"):
     """The field F = f_B + f_D of a base field and its maps.
 
-    Args:
-        base: field. displacement: (2, H, W) world units: 0 front, 1 back.
+    Args: base: field. displacement: (2, H, W) world units: 0 front, 1 back.
         camera: Camera that the maps belong to. way: of `front_mask`.
     """
 
     def field(points):
         uv, _ = camera.project(points)
-        base_sdf, front = _value_and_front(base, points, camera.rotation[2], way)
+        base_sdf, front = value_and_front(base, points, camera.rotation[2], way)
         maps = displacement.to(points)[None]
         return displaced_sdf(base_sdf[None], maps, uv[None], front[None])[0]
 

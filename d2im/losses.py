@@ -38,13 +38,10 @@ def stencil_mask(mask, depth):
 
     Args: mask (B, H, W) bool, depth (B, H, W) world units. Returns: (B, H, W) bool.
     """
-    valid = mask.clone()
-    valid[:, [0, -1]] = False
-    valid[:, :, [0, -1]] = False
-    for axis in (1, 2):
-        for shift in (1, -1):
-            step = (depth.roll(shift, axis) - depth).abs()
-            valid &= mask.roll(shift, axis) & (step < DEPTH_STEP)
+    valid = F.pad(mask[:, 1:-1, 1:-1], (1, 1, 1, 1))  # False along the border
+    for axis, shift in ((1, 1), (1, -1), (2, 1), (2, -1)):
+        step = (depth.roll(shift, axis) - depth).abs()
+        valid &= mask.roll(shift, axis) & (step < DEPTH_STEP)
     return valid
 
 
@@ -55,13 +52,10 @@ def laplacian_maps(front_displacement, views, form="transformed"):
     divergence of that, with z held per pixel; form "transformed" (the paper's last) is
     the same equation divided by z/f, so that its size suits the other losses.
 
-    Args:
-        front_displacement: (B, H, W), world units. form: "transformed" or "image".
+    Args: front_displacement: (B, H, W), world units. form: "transformed" or "image".
         views: dict with normals (B, 3, H, W) in the camera frame, depth (B, H, W) in
             world units, mask (B, H, W) bool and camera (B, 16), `Camera.to_array`.
-
-    Returns:
-        predicted, target and valid (bool), each (B, H, W).
+    Returns: predicted, target and valid (bool), each (B, H, W).
     """
     depth, cameras = views["depth"], views["camera"]
     focal = cameras[:, 12] * depth.shape[-1] / cameras[:, 15]  # in pixels of the maps
@@ -138,8 +132,7 @@ def visible_near(uv, point_depth, front, sdf, mask, depth):
 def laplacian_loss(predicted, target, valid, uv, chosen, share=lambda count: count):
     """L_lap: mean squared difference of the Laplacians over the chosen points.
 
-    Args:
-        predicted, target, valid: (B, H, W), see `laplacian_maps`.
+    Args: predicted, target, valid: (B, H, W), see `laplacian_maps`.
         uv: (B, P, 2). chosen: (B, P) bool, see `visible_near`; 0 where none is.
         share: of the points' number, to divide by; of several processes, their mean.
     """

@@ -17,8 +17,8 @@ import numpy as np
 import trimesh
 from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
+
+from .camera import yaw_rotation
 
 SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".stl", ".off")
 RADIUS = 0.5  # of the farthest vertex, world units
@@ -32,16 +32,9 @@ LONGEST_RIM = 400  # edges of a hole; the time to close it grows with their cube
 
 
 def find_meshes(folder):
-    """List the mesh files in a folder and below it.
+    """List the mesh files in a folder and below it, as sorted pathlib.Paths.
 
-    Args:
-        folder: path.
-
-    Returns:
-        Sorted list of pathlib.Path.
-
-    Raises:
-        FileNotFoundError: no such folder. ValueError: no mesh in it.
+    Raises: FileNotFoundError: no such folder. ValueError: no mesh in it.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -119,7 +112,7 @@ def load_mesh(path, up="y", front=None, yaw=0.0, thickness=0.005):
     raw, attributes = _read(path)
     raw.vertices = raw.vertices @ turn.T
     mesh = normalise(raw)  # before merging, whose tolerance is absolute
-    mesh.merge_vertices(merge_tex=True, merge_norm=True)
+    mesh.merge_vertices()
     if not mesh.nondegenerate_faces().any():
         raise ValueError(f"{path}: all faces are degenerate; d2im needs a surface")
     arrays = np.array(mesh.vertices, dtype=float), np.array(mesh.faces, dtype=int)
@@ -226,9 +219,7 @@ def _turn(up, front, yaw):
     if axes[up] == axes[front]:
         raise ValueError(f"front {front!r} must be perpendicular to up {up!r}")
     y, z = (np.eye(3)[axes[a]] * (-1) ** a.startswith("-") for a in (up, front))
-    sine, cosine = np.sin(np.deg2rad(yaw)), np.cos(np.deg2rad(yaw))
-    about_y = np.array([[cosine, 0, sine], [0, 1, 0], [-sine, 0, cosine]])
-    return about_y @ np.stack([np.cross(y, z), y, z])
+    return yaw_rotation(yaw) @ np.stack([np.cross(y, z), y, z])
 
 
 def _face_colors(mesh, gltf):
@@ -244,10 +235,9 @@ def _face_colors(mesh, gltf):
         return _encoded(colors) if gltf else colors
     material = visual.material
     image = getattr(material, "baseColorTexture", getattr(material, "image", None))
-    factor = material.main_color[:3] / 255
     if image is None or visual.uv is None:
-        factor = _encoded(factor) if gltf else factor
-        return np.tile(factor, (len(mesh.faces), 1))
+        colors = np.tile(material.main_color[:3] / 255, (len(mesh.faces), 1))
+        return _encoded(colors) if gltf else colors
     uv = (TEXELS @ visual.uv[mesh.faces]).reshape(-1, 2)  # (F * 15, 2)
     texels = trimesh.visual.uv_to_color(uv, image)[:, :3] / 255
     linear = np.where(
@@ -282,7 +272,8 @@ def _repair(vertices, faces, part, thickness):
     done["turned"] = int((faces[:, 0] != before[:, 0]).sum())
     done["walls"], done["sheets"] = int(wall.sum()), int(sheet.sum())
     keep = np.flatnonzero(~wall[patch])
-    faces, body = faces[keep], _joined(faces[keep])
+    faces = faces[keep]
+    body = igl.facet_components(faces)[1]  # joined by edges
     vertices, faces = _split(vertices, faces, body)
 
     def follow(step, *arguments):
@@ -298,7 +289,7 @@ def _repair(vertices, faces, part, thickness):
     bodies, done["panels"] = follow(_unite)
     solid = done["panels"] == 0 and _is_solid(vertices, faces)
     if not solid:  # slivers hold a closed mesh together, but only hurt a soup
-        proper = _length(_cross(vertices, faces))[:, 0] > 1e-12
+        proper = igl.doublearea(vertices, faces) > 1e-12
         faces, keep = faces[proper], keep[proper]
     done["united"] = len(faces) if bodies > 1 else 0
     done["solid"] = solid
@@ -328,35 +319,40 @@ def _proper_faces(faces):
 def _orient(vertices, faces):
     """Turn faces over: each patch wound one way, its outer side outward.
 
-    A patch is a piece joined by edges of two faces. A closed one is turned by the sign
-    of its volume, an open one by the side from which more rays leave the mesh
-    (Takayama et al. 2014).
+    A patch is a piece joined by edges of two faces. An open one is turned by the side
+    from which more rays leave the mesh (Takayama et al. 2014), one that is closed, or
+    nearly closed and enclosed by others, by the sign of its volume.
 
     Returns:
         faces and the patch of each (F,).
     """
     before = faces
     faces, patch = igl.bfs_orient(before)
-    area = _length(_cross(vertices, faces))[:, 0]
+    area = igl.doublearea(vertices, faces)
     # Where the faces of a patch disagree, it follows the larger part of its area.
     changed = np.bincount(patch, area * (faces != before).any(axis=1))
     other = changed > np.bincount(patch, area) / 2
     faces = np.where(other[patch, None], faces[:, ::-1], faces)
     count = patch.max() + 1
-    is_open = np.isin(np.arange(count), patch[_boundary(faces, patch)[1]])
+    seen = np.isin(np.arange(count), patch[_boundary(faces, patch)[1]])  # open ones
     inverted = np.bincount(patch, np.linalg.det(vertices[faces])) < 0
     points, normals, where = _probes(vertices, faces, patch)
-    if is_open.any():
+    if seen.any():
         rng = np.random.default_rng(0)
         rays = rng.standard_normal(normals.shape)
         rays += normals * _length(rays)  # about cosine
-        scene, votes = _scene(vertices, faces), 0
+        scene, left = EmbreeScene(), []
+        _ = TriangleMesh(scene, vertices[faces].astype(np.float32))
         for side in (1, -1):
             origins = points + side * OFF_SURFACE * normals
             hit = scene.run(origins.astype("f4"), (side * rays).astype("f4"))
-            votes += side * np.bincount(where, hit < 0, minlength=count)
-        inverted = np.where(is_open, votes < 0, inverted)
-    hollow = inverted & ~is_open
+            left.append(np.bincount(where, hit < 0, minlength=count))
+        # The area vectors of a closed surface cancel out.
+        cross = [np.bincount(patch, c) for c in _cross(vertices, faces).T]
+        nearly_closed = np.linalg.norm(cross, axis=0) < 0.1 * np.bincount(patch, area)
+        seen &= (left[0] + left[1] > 0) | ~nearly_closed
+        inverted = np.where(seen, left[0] < left[1], inverted)
+    hollow = inverted & ~seen
     if hollow.any() and not hollow.all():  # wholly inside another: it is its cavity
         ask = hollow[where]
         rest = np.ascontiguousarray(faces[~hollow[patch]])
@@ -383,15 +379,10 @@ def _classify(vertices, faces, patch):
         winding = igl.fast_winding_number(vertices, faces, points)
         behind = np.bincount(where, winding) / np.bincount(where)
     body = alone > CLOSED
-    return body, ~body & (behind > 2 - CLOSED), ~body & (behind < CLOSED)
-
-
-def _joined(faces):
-    """Body of each face (F,): what shared edges join."""
-    edge = _ids(np.sort(_edges(faces), axis=1)) + len(faces)
-    links = (np.ones(len(edge)), (np.arange(len(faces)).repeat(3), edge))
-    graph = coo_matrix(links, shape=(edge.max() + 1,) * 2)
-    return connected_components(graph, directed=False)[1][: len(faces)]
+    wall, sheet = ~body & (behind > 2 - CLOSED), ~body & (behind < CLOSED)
+    if wall.all():  # sheets upon each other, in no body
+        wall, sheet = sheet, wall
+    return body, wall, sheet
 
 
 def _split(vertices, faces, body):
@@ -455,26 +446,31 @@ def _cap(vertices, faces, body, all_bodies):
             normal *= np.sign(normal[np.abs(normal).argmax()])
             plane = (*np.round(normal, 2), round(float(ring[0] @ normal), 3))
             key = (body[face], *(plane if is_flat else (start,)))
-            rims[key] = (
-                face,
-                _bridged(vertices, rims[key][1], loop) if key in rims else loop,
-            )
-    caps, own = [faces], [np.arange(len(faces))]
-    for face, loop in rims.values():
-        if len(loop) > LONGEST_RIM:
-            continue
-        cap = loop[_least_area(vertices[loop])]
-        normal = _cross(vertices, cap)
-        area = np.maximum(_length(normal)[:, 0], 1e-300)
-        off = OFF_SURFACE * normal / area[:, None]
-        sides = (vertices[cap].mean(axis=1) + np.stack([off, -off])).reshape(-1, 3)
-        winding = igl.fast_winding_number(vertices, np.concatenate(caps), sides)
+            if key in rims:
+                loop = _bridged(vertices, rims[key][1], loop)
+            rims[key] = face, loop
+    rims = [(face, loop) for face, loop in rims.values() if len(loop) <= LONGEST_RIM]
+    if not rims:
+        return vertices, faces, np.arange(len(faces)), 0
+    caps = [loop[_least_area(vertices[loop])] for _, loop in rims]
+    of = np.repeat(np.arange(len(caps)), [len(cap) for cap in caps])
+    new, wanted = np.concatenate(caps), np.ones(len(caps), dtype=bool)
+    if not all_bodies:
         # Panels may be a hole's lid or hide it. What is open has 1/2 on both sides.
-        gap = (np.abs(winding - 0.5) < 0.25).reshape(2, -1).all(axis=0)
-        if all_bodies or np.average(gap, weights=area) > 0.8:
-            caps.append(cap)
-            own.append(np.full(len(cap), face))
-    return vertices, np.concatenate(caps), np.concatenate(own), len(caps) - 1
+        normal = _cross(vertices, new)
+        area = np.maximum(_length(normal), 1e-300)
+        off = OFF_SURFACE * normal / area
+        sides = (vertices[new].mean(axis=1) + np.stack([off, -off])).reshape(-1, 3)
+        winding = igl.fast_winding_number(vertices, faces, sides).reshape(2, -1)
+        for k, cap in enumerate(caps):
+            gap = (np.abs(winding[:, of == k] - 0.5) < 0.25).all(axis=0)
+            wanted[k] = np.average(gap, weights=area[of == k, 0]) > 0.8
+            if wanted[k]:
+                added = igl.fast_winding_number(vertices, cap, sides)
+                winding += added.reshape(2, -1)
+    own = np.array([face for face, _ in rims])[of][wanted[of]]
+    own = np.concatenate([np.arange(len(faces)), own])
+    return vertices, np.concatenate([faces, new[wanted[of]]]), own, int(wanted.sum())
 
 
 def _bridged(vertices, first, second):
@@ -557,12 +553,6 @@ def _is_solid(vertices, faces):
     sdf = igl.signed_distance(points, vertices, faces, kind)[0]
     winding = igl.fast_winding_number(vertices, faces, points)
     return bool(((sdf < 0) == (winding > 0.5))[np.abs(sdf) > OFF_SURFACE / 2].all())
-
-
-def _scene(vertices, faces):
-    scene = EmbreeScene()
-    TriangleMesh(scene, vertices[faces].astype(np.float32))
-    return scene
 
 
 def _probes(vertices, faces, patch, total=PROBES):

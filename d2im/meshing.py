@@ -9,13 +9,14 @@ Lipschitz bound, nothing can.
 """
 
 import math
+from itertools import product
 
 import torch
 import trimesh
 from skimage.measure import marching_cubes
 from torch.nn.functional import interpolate, max_pool2d
 
-from .fields import front_mask, sample_maps
+from .fields import sample_maps, value_and_front
 from .sampling import HALF_BOX
 
 # Gradients that the band reckons with where no bound is given. At the last level it
@@ -31,6 +32,7 @@ CPU_BYTES = 2**26  # for a chunk: more would not stay in a processor's cache
 DIAGONAL = 3**0.5 / 2  # from a cell's middle to its corner, in sides
 
 
+@torch.no_grad()
 def extract_mesh(
     field,
     resolution=128,
@@ -78,88 +80,100 @@ def extract_mesh(
         on_gpu = torch.device(device).type == "cuda"
         free = torch.cuda.mem_get_info(device)[0] // 2 if on_gpu else CPU_BYTES
         chunk = free // POINT_BYTES
-    grid = _Grid(field, resolution, relief, both or not relief, chunk)
-    grid.refine(device, lipschitz, coarse)
-    final = grid.settle()
-    mesh = grid.triangulate(final, relief)
+    grid = _Grid(field, resolution, relief, both or not relief, lipschitz, chunk)
+    grid.start(device, coarse)
+    while grid.stride > 1:
+        grid.halve()
+    grid.repair()
+    mesh = grid.triangulate(grid.sums, relief)
     return (grid.triangulate(grid.values), mesh) if both else mesh
 
 
 class _Grid:
-    """A window of one level's samples; arrays have the axes x, y, z."""
+    """A window of one level's samples; arrays have the axes x, y, z.
 
-    def __init__(self, field, resolution, relief, plain, chunk):
+    values are the field's and sums F's (the same array without relief): exact where
+    known, else predicted. `at` is always a list of samples, as flat indices.
+    """
+
+    def __init__(self, field, resolution, relief, plain, lipschitz, chunk):
         self.field, self.resolution, self.chunk = field, resolution, chunk
         self.relief, self.plain = relief, plain  # whether the field itself is meshed
+        self.lipschitz = lipschitz
         self.step, self.evaluations = 2 * HALF_BOX / (resolution - 1), 0
 
     def size(self, stride):
         """Samples along an axis at a stride; the last one may lie beyond the box."""
         return -(-(self.resolution - 1) // stride) + 1
 
-    def points(self, index):
-        """World points of samples (P, 3); what lies beyond the box goes to its face."""
+    def points(self, at):
+        """World points (P, 3) of samples, or of indices (P, 3) that may lie between."""
+        index = at if at.ndim == 2 else self.split(at).T
+        # What lies beyond the box goes to its face.
         index = ((index + self.low) * self.stride).clamp(max=self.resolution - 1)
         return (index * self.step - HALF_BOX).float()
 
-    def ask(self, field, points):
+    def split(self, at):
+        """The indices (3, P) of samples."""
+        return torch.stack(torch.unravel_index(at, self.values.shape))
+
+    def beside(self, at):
+        """Six neighbours, (2, 3, P): below and above; at a border the sample itself."""
+        index = self.split(at)
+        pace = index.new_tensor(self.values.stride())[:, None]
+        last = index.new_tensor(self.values.shape)[:, None] - 1
+        return torch.stack([at - pace * (index > 0), at + pace * (index < last)])
+
+    def gradient(self, at):
+        """Differences of the field to the samples below and above: (2, 3, P)."""
+        values, cell = self.values.view(-1), self.stride * self.step
+        below, above = values[self.beside(at)]
+        return torch.stack([values[at] - below, above - values[at]]) / cell
+
+    def ask(self, at):
+        """The field at samples."""
+        points = self.points(at)
         self.evaluations += len(points)
-        return torch.cat([_ask(field, part) for part in points.split(self.chunk)])
+        parts = [_check(self.field(p), p) for p in points.split(self.chunk)]
+        return torch.cat(parts) if parts else points[:, 0]
 
-    def fill(self, where):
-        index = where.nonzero()
-        self.values[*index.T] = self.ask(self.field, self.points(index))
-        self.known |= where
+    def ask_both(self, at):
+        """The field at samples, and which of them are front-facing."""
+        points, (_, camera, way) = self.points(at), self.relief
+        self.evaluations += len(points)
+        view = camera.rotation[2]
+        parts = points.split(self.chunk)
+        parts = [value_and_front(self.field, part, view, way) for part in parts]
+        value, front = map(torch.cat, zip(*parts, strict=True))
+        return _check(value, points), front
 
-    def front(self, points):
-        _, camera, way = self.relief
-        return front_mask(self.field, points, camera.rotation[2], way)
-
-    def slope(self):
-        """The field's differences along the view; steep ones tell front from back."""
-        parts = torch.gradient(self.values, spacing=self.stride * self.step)
-        direction = self.relief[1].rotation[2]
-        return sum(d * part for d, part in zip(direction, parts, strict=True))
-
-    def displacement(self, points, cell=0.0):
-        """Front and back at points, or the range within half a cell of them: (2, P)."""
+    def displacement(self, at, cell=0.0):
+        """Front, back, least and largest within half a cell of samples: (4, P)."""
         maps, camera, _ = self.relief
+        points = self.points(at)
         maps = maps.to(points)[None]
+        bounds = torch.stack([-maps.amin(1), maps.amax(1)], 1)
         if cell:
             depth = camera.project(points.new_zeros(1, 3))[1].item() - HALF_BOX
             pixels = camera.focal / camera.size * maps.shape[-1] / max(depth, 0.1)
             pad = min(math.ceil(pixels * cell * DIAGONAL), maps.shape[-1] // 2)
-            maps = torch.stack([-maps.amin(1), maps.amax(1)], 1)
             for y, x in ((pad, 0), (0, pad)):
-                maps = max_pool2d(maps, (2 * y + 1, 2 * x + 1), 1, (y, x))
-            maps = maps * maps.new_tensor([-1, 1])[:, None, None]
+                bounds = max_pool2d(bounds, (2 * y + 1, 2 * x + 1), 1, (y, x))
+        maps = torch.cat([maps, bounds * bounds.new_tensor([-1, 1])[:, None, None]], 1)
         return sample_maps(maps, camera.project(points)[0][None])[0]
 
-    def near(self, band, cell=0.0):
-        """Where a surface that is wanted may be within a band of zero."""
-        near = (self.values.abs() <= band) & self.plain
-        if self.relief:
-            most = self.relief[0].abs().max().item()
-            index = ((self.values.abs() <= band + most) & ~near).nonzero()
-            shift = self.displacement(self.points(index), cell)
-            if not cell:
-                slope = self.slope()[*index.T]
-                chosen = torch.where(slope < 0, *shift)
-                shift = torch.where(slope.abs() > STEEP, chosen, shift)
-            low, high = (shift + self.values[*index.T]).aminmax(dim=0)
-            band = band[*index.T]
-            near[*index.T] = (low <= band) & (high >= -band)
-        return near
-
-    def refine(self, device, lipschitz, coarse):
-        """Predict and evaluate, from the first level to the last."""
+    def start(self, device, coarse):
+        """Evaluate the first level."""
         self.stride = 1
         while self.size(2 * self.stride) >= max(coarse, 8):
             self.stride *= 2
         self.low = torch.zeros(3, dtype=torch.long, device=device)  # of the window
-        self.values = torch.zeros((self.size(self.stride),) * 3, device=device)
-        self.known = torch.zeros_like(self.values, dtype=torch.bool)
-        self.fill(~self.known)
+        self.arrays(torch.zeros((self.size(self.stride),) * 3, device=device))
+        self.error = torch.zeros_like(self.values)  # of a prediction, with lipschitz
+        self.listed = torch.arange(self.values.numel(), device=device)
+        self.values.view(-1)[:] = self.ask(self.listed)
+        self.known[:] = True
+        self.settle(self.listed, 2 * self.stride * self.step)
         low, high = (bound.item() for bound in self.values.aminmax())
         self.nothing = (
             f"field has no surface in the box [-{HALF_BOX}, {HALF_BOX}]^3: "
@@ -167,65 +181,132 @@ class _Grid:
         )
         if high <= 0:
             raise ValueError(self.nothing)
-        error = torch.zeros_like(self.values)
-        while self.stride > 1:
-            cell = self.stride * self.step
-            near = self.near(error + (lipschitz or GRADIENT) * DIAGONAL * cell, cell)
-            near |= _ends(self.close(self.values.clone()))
-            if not near.any():
-                raise ValueError(self.nothing)
-            bounds = near.nonzero().aminmax(dim=0)
-            first = (bounds.min - 1).clamp(min=0)
-            window = tuple(map(slice, first.tolist(), (bounds.max + 2).tolist()))
-            self.stride //= 2
-            self.low = 2 * (self.low + first)
-            sizes = [self.size(self.stride) - low for low in self.low.tolist()]
-            self.values = _upsample(self.values[window], sizes)
-            self.known = torch.zeros_like(self.values, dtype=torch.bool)
+
+    def arrays(self, values, sums=None):
+        """Take new values; nothing is known of them yet."""
+        self.values, self.known = values, torch.zeros_like(values, dtype=torch.bool)
+        self.sums, self.settled = self.values, self.known
+        if self.relief:
+            self.sums = values.clone() if sums is None else sums
+            self.settled, self.side = (torch.zeros_like(self.known) for _ in range(2))
+
+    def halve(self):
+        """Go to half the cells: predict, and evaluate what may be near a surface."""
+        cell = self.stride * self.step
+        band = (self.lipschitz or GRADIENT) * DIAGONAL * cell
+        if self.lipschitz:
+            band = band + self.error.view(-1)[self.listed]
+        near = self.near(self.listed, band, cell, self.gradient(self.listed))[0]
+        parents = _ends(self.close(self.values.clone())) & self.plain
+        parents |= _ends(self.close(self.sums.clone()))
+        parents.view(-1)[self.listed[near]] = True
+        parents = parents.nonzero()
+        if not len(parents):
+            raise ValueError(self.nothing)
+        first = (parents.amin(0) - 1).clamp(min=0)
+        window = tuple(map(slice, first.tolist(), (parents.amax(0) + 2).tolist()))
+        self.stride //= 2
+        self.low = 2 * (self.low + first)
+        sizes = [self.size(self.stride) - low for low in self.low.tolist()]
+        known, sums = self.known[window], self.sums[window]
+        self.arrays(
+            _upsample(self.values[window], sizes),
+            _upsample(sums, sizes) if self.relief else None,
+        )
+        even = self.known[::2, ::2, ::2]
+        even[:] = known[tuple(map(slice, even.shape))]
+        # Listed are the samples that one of the parents is nearest to.
+        children = torch.zeros_like(self.known)
+        last = parents.new_tensor(children.shape) - 1
+        for offset in product((-1, 0, 1), repeat=3):
+            child = 2 * (parents - first) + parents.new_tensor(offset)
+            children[*torch.minimum(child.clamp(min=0), last).T] = True
+        self.listed = children.view(-1).nonzero()[:, 0]
+        if self.lipschitz:
             # Interpolation with weights w is off by at most L * sum w |p - corner|,
             # that is L * sqrt(3) / 2 cells, plus the corners' own errors.
-            if lipschitz:
-                error = _upsample(error[window], sizes) + lipschitz * DIAGONAL * cell
-            else:
-                parts = torch.gradient(self.values, spacing=cell / 2)
-                flat = (1 - sum(part**2 for part in parts).sqrt()).clamp(min=0)
-                reckoned = GRADIENT if self.stride > 1 else LAST_GRADIENT
-                error = reckoned * DIAGONAL * cell * (1 + flat) / 2
-            self.fill(self.near(error, cell / 2 if self.stride > 1 else 0.0))
-            error *= ~self.known * bool(lipschitz)
-        self.error = error
+            error = _upsample(self.error[window], sizes)
+            self.error = error + self.lipschitz * DIAGONAL * cell
+            self.settle(self.listed, self.error.view(-1)[self.listed])
+            self.error *= ~self.known
+        else:
+            reckoned = GRADIENT if self.stride > 1 else LAST_GRADIENT
+            self.settle(self.listed, reckoned * DIAGONAL * cell)
 
-    def settle(self):
-        """Make both ends of every edge with a change of sign exact; return F."""
-        final, doubtful = self.close(self.values), torch.zeros_like(self.known)
+    def sides(self, gradient):
+        """Which samples are front-facing, and where the differences tell it surely."""
+        view = gradient.new_tensor(self.relief[1].rotation[2])[:, None]
+        ahead = torch.where(view > 0, gradient[1], gradient[0]).mul(view).sum(0)
+        behind = torch.where(view > 0, gradient[0], gradient[1]).mul(view).sum(0)
+        sure = torch.minimum(ahead * behind.sign(), behind * ahead.sign()) > STEEP
+        return ahead + behind < 0, sure & (self.relief[2] == "gradient")
+
+    def near(self, at, band, cell, gradient):
+        """Which samples may have a surface within a band, and within half a cell.
+
+        Returns:
+            (P,) bool for either surface and for F's; front and back (2, P), which side
+            is seen, and where the differences do not tell that for certain.
+        """
+        values = self.values.view(-1)[at]
+        near = values.abs() <= band
+        if not self.relief:
+            return near, near, None, near, near & False
+        *maps, low, high = self.displacement(at, cell)
+        side, sure = self.sides(gradient)
+        if not cell:
+            shift = torch.where(side, *maps)
+            low, high = (torch.where(sure, shift, bound) for bound in (low, high))
+        final = (values + low <= band) & (values + high >= -band)
+        return near & self.plain | final, final, maps, side, ~sure
+
+    def settle(self, at, band):
+        """Evaluate those samples near zero; know F at all of them.
+
+        At the last level frontness is exact, too: where the differences do not tell it,
+        value and derivative come in one pass.
+        """
+        gradient = self.gradient(at)
+        if not self.lipschitz:
+            flat = (1 - gradient.mean(0).square().sum(0).sqrt()).clamp(min=0)
+            band = band * (1 + flat) / 2
+        last = self.stride == 1
+        cell = 0.0 if last else self.stride * self.step / 2
+        near, final, maps, side, unsure = self.near(at, band, cell, gradient)
+        values, known = self.values.view(-1), self.known.view(-1)
+        unsure &= final & last
+        missing = at[near & ~unsure & ~known[at]]
+        values[missing] = self.ask(missing)
+        known[at[near]] = True
+        if unsure.any():
+            values[at[unsure]], side[unsure] = self.ask_both(at[unsure])
+        if self.relief and last:  # the predicted differences against the true ones
+            easy = (final & ~unsure).nonzero()[:, 0]
+            side[easy], sure = self.sides(self.gradient(at[easy]))
+            if len(hard := easy[~sure]):
+                side[hard] = self.ask_both(at[hard])[1]
         if self.relief:
-            most = self.relief[0].abs().max() + self.error + 2 * self.step
-            index = (self.values.abs() <= most).nonzero()
-            shift = self.values.new_zeros(2, *self.values.shape)
-            shift[:, *index.T] = self.displacement(self.points(index))
-            self.side, exact = (
-                torch.zeros_like(self.known),
-                torch.zeros_like(self.known),
-            )
-        while True:
-            ends = _ends(self.close(self.values)) & self.plain
-            if self.relief:
-                slope = self.slope()
-                self.side = torch.where(exact, self.side, slope < 0)
-                sure = exact | (slope.abs() > STEEP) & (self.relief[2] == "gradient")
-                front, back = self.values + shift
-                final = self.close(torch.where(self.side, front, back))
-                final_ends = _ends(final)
-                doubtful = (final_ends | ((front <= 0) != (back <= 0))) & ~sure
-                ends |= final_ends
-            missing = ends & ~self.known
-            if not (missing.any() or doubtful.any()):
-                return final
-            self.fill(missing)
-            if self.relief:
-                index = doubtful.nonzero()
-                self.side[*index.T] = self.ask(self.front, self.points(index))
-                exact |= doubtful
+            self.side.view(-1)[at] = side
+            self.settled.view(-1)[at[final]] = True
+            self.sums.view(-1)[at] = values[at] + torch.where(side, *maps)
+        if last:
+            self.close(self.values)
+            self.close(self.sums)
+
+    def repair(self):
+        """Make both ends of every edge with a change of sign exact."""
+        done = (self.values, self.known), (self.sums, self.settled)
+        done = done if self.relief and self.plain else done[1:]
+        missing = torch.stack([_ends(values) & ~known for values, known in done])
+        at = missing.any(0).view(-1).nonzero()[:, 0]
+        while len(at):
+            self.settle(at, math.inf)
+            beside, missing = self.beside(at), []
+            for values, known in done:
+                values, known = values.view(-1), known.view(-1)
+                turns = (values[beside] <= 0) != (values[at] <= 0)
+                missing.append(turns & ~known[beside])
+            at = beside[torch.stack(missing).any(0)].unique()
 
     def close(self, values):
         """Make the samples on the box's faces outside ones, in place."""
@@ -253,27 +334,24 @@ class _Grid:
         jump = self.side[*low.T] != self.side[*high.T]
         number = int(jump.sum())
         low, high = low[jump], high[jump]
-        front, back = self.displacement(self.points((low + high) / 2))
+        front, back = self.displacement((low + high) / 2)[:2]
         large = (front - back).abs() > SMALL_JUMP * self.step
         jump[jump.clone()] = large
         low, high = low[large], high[large]
         inside = values[*low.T] <= 0
         for _ in range(BISECTIONS):
             middle = (low + high) / 2
-            points = self.points(middle)
-            shift = torch.where(
-                self.ask(self.front, points), *self.displacement(points)
-            )
-            same = (self.ask(self.field, points) + shift <= 0) == inside
+            value, side = self.ask_both(middle)
+            shift = torch.where(side, *self.displacement(middle)[:2])
+            same = (value + shift <= 0) == inside
             low = torch.where(same[:, None], middle, low)
             high = torch.where(same[:, None], high, middle)
         vertices[jump] = (low + high) / 2
         return number
 
 
-@torch.no_grad()
-def _ask(field, points):
-    answer = field(points)
+def _check(answer, points):
+    """Return a field's answer, if it is one."""
     if not isinstance(answer, torch.Tensor) or answer.shape != points.shape[:1]:
         got = tuple(answer.shape) if hasattr(answer, "shape") else type(answer).__name__
         raise ValueError(

@@ -39,8 +39,8 @@ class ResidualBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
         self.downsample = nn.Sequential()  # empty where the sizes stay
         if stride != 1 or width_in != width:
-            self.downsample.append(nn.Conv2d(width_in, width, 1, stride, bias=False))
-            self.downsample.append(nn.BatchNorm2d(width))
+            conv = nn.Conv2d(width_in, width, 1, stride, bias=False)
+            self.downsample.extend([conv, nn.BatchNorm2d(width)])
 
     def forward(self, x):
         """(B, C_in, H, W) -> (B, C, H / stride, W / stride)."""
@@ -51,11 +51,9 @@ class ResidualBlock(nn.Module):
 class ImageEncoder(nn.Module):
     """A ResNet whose first convolution keeps the full resolution.
 
-    Args:
-        encoder_widths: channels of the first convolution and of the four stages.
-        encoder_blocks: residual blocks of the four stages.
+    Args: encoder_widths: channels of the first convolution and of the four stages.
+        encoder_blocks: residual blocks of the four stages. code_size: C of the code.
         hidden_size: width of the linear layer before the code (ImageNet's 1000).
-        code_size: C of the global code.
     """
 
     def __init__(self, encoder_widths, encoder_blocks, hidden_size, code_size):
@@ -63,11 +61,10 @@ class ImageEncoder(nn.Module):
         self.conv1 = nn.Conv2d(3, encoder_widths[0], 7, 1, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(encoder_widths[0])
         for stage, (width_in, width) in enumerate(pairwise(encoder_widths)):
-            blocks = nn.Sequential(ResidualBlock(width_in, width, 2 if stage else 1))
-            blocks.extend(
-                ResidualBlock(width, width, 1) for _ in range(encoder_blocks[stage] - 1)
-            )
-            self.add_module(f"layer{stage + 1}", blocks)
+            blocks = [ResidualBlock(width_in, width, 2 if stage else 1)]
+            for _ in range(encoder_blocks[stage] - 1):
+                blocks.append(ResidualBlock(width, width, 1))
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
         self.fc = nn.Linear(encoder_widths[-1], hidden_size)
         self.fc1 = nn.Linear(hidden_size, code_size)
 
@@ -77,8 +74,7 @@ class ImageEncoder(nn.Module):
         features = [x]
         x = F.max_pool2d(x, 3, 2, 1)
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = stage(x)
-            features.append(x)
+            features.append(x := stage(x))
         return self.fc1(self.fc(x.mean((2, 3)))), features
 
 
@@ -90,9 +86,7 @@ class BaseDecoder(nn.Module):
     weights from N(0, 2/width) a ReLU network is |p| on the average (Atzmon and Lipman,
     SAL, CVPR 2020, theorem 1). The code enters softly, later xyz inputs begin at 0.
 
-    Args:
-        code_size: C of the code.
-        widths: of the hidden layers.
+    Args: code_size: C of the code. widths: of the hidden layers.
     """
 
     def __init__(self, code_size, widths):
@@ -113,25 +107,37 @@ class BaseDecoder(nn.Module):
         nn.init.normal_(self.out.weight, mean, 1e-3 * SDF_SCALE)
         nn.init.constant_(self.out.bias, -START_RADIUS * SDF_SCALE)
 
-    def forward(self, code, points):
-        """Codes (B, C) and points (B, P, 3) -> (B, P), scaled."""
+    def forward(self, code, points, direction=None):
+        """Codes (B, C) and points (B, P, 3) -> (B, P), scaled.
+
+        With a direction (3,) the derivative along it comes, too, (B, P): forward mode
+        by hand, with two products of matrices a layer where torch's takes three.
+        """
         if points.ndim != 3 or points.shape[-1] != 3:
             raise ValueError(f"points must be (B, P, 3), got {tuple(points.shape)}")
         hidden = code[:, None]  # (B, 1, C): the code's part of layer 1 is done once
+        slope = torch.zeros_like(hidden)
         for layer in self.layers[:-1]:
             # W [h, p] = W_h h + W_p p, without building [h, p]
             weight_hidden, weight_xyz = layer.weight.tensor_split([hidden.shape[-1]], 1)
             from_points = F.linear(points, weight_xyz, layer.bias)
-            hidden = F.relu(F.linear(hidden, weight_hidden) + from_points)  # (B, P, C)
-        return self.out(F.relu(self.layers[-1](hidden)))[..., 0]
+            hidden = from_points.add_(F.linear(hidden, weight_hidden))  # (B, P, C)
+            if direction is not None:
+                slope = F.linear(slope, weight_hidden) + weight_xyz @ direction
+                slope = slope * (hidden > 0)
+            hidden = hidden.relu_()
+        hidden = self.layers[-1](hidden).relu_()
+        value = self.out(hidden)[..., 0]
+        if direction is None:
+            return value
+        slope = F.linear(slope, self.layers[-1].weight) * (hidden > 0)
+        return value, F.linear(slope, self.out.weight)[..., 0]
 
 
 class DisplacementDecoder(nn.Module):
     """Top-down pyramid decoder: front and back displacement maps, times SDF_SCALE.
 
-    Args:
-        widths: channels of the encoder's five maps, finest first.
-        channels: of the decoder.
+    Args: widths: channels of the encoder's five maps, finest first. channels: own.
         maps: how many are used: 2, 1 (front only) or 0; the others are 0.
     """
 
@@ -210,8 +216,7 @@ PRESETS = {
 class ImageModel(nn.Module, PyTorchModelHubMixin):
     """What the models share: an image encoder, presets and model folders.
 
-    Args:
-        image_size: side of the images and maps, a multiple of 16.
+    Args: image_size: side of the images and maps, a multiple of 16.
         frame: that points and cameras are given in; "world" is the library's own.
         background: that the object stands on in the images, "white" or "black".
         encoder: the settings of an ImageEncoder.
@@ -228,11 +233,7 @@ class ImageModel(nn.Module, PyTorchModelHubMixin):
 
     @classmethod
     def preset(cls, name, **changes):
-        """A new model of the size "paper" (224 px) or "small" (112 px).
-
-        Args:
-            name: of the preset. changes: settings that differ from it.
-        """
+        """A new model of the preset "paper" or "small", but for some `changes`."""
         if name not in PRESETS:
             raise ValueError(f"no preset {name!r}; there are: {', '.join(PRESETS)}")
         return cls(**{size: PRESETS[name][size] for size in cls.SIZES} | changes)
@@ -241,14 +242,9 @@ class ImageModel(nn.Module, PyTorchModelHubMixin):
     def from_pretrained(cls, folder):
         """Load a model folder: config.json, whose settings tell its class, and weights.
 
-        Args:
-            folder: path of a folder written by `save_pretrained`, or a hub name.
-
-        Returns:
-            The model, a `cls`, in evaluation mode.
-
-        Raises:
-            FileNotFoundError: a local folder without one of the two files.
+        Args: folder: path of one that `save_pretrained` wrote, or a hub name.
+        Returns: the model, a `cls`, in evaluation mode.
+        Raises: FileNotFoundError: a local folder without one of the two files.
             ValueError: a damaged file, or one of another class or configuration.
         """
         path = Path(folder)
@@ -282,19 +278,16 @@ class ImageModel(nn.Module, PyTorchModelHubMixin):
 
     def encode(self, image):
         """Images (B, 3, H, W), RGB in [0, 1], -> code (B, C), maps, finest first."""
-        side = self.image_size
-        if image.ndim != 4 or image.shape[1:] != (3, side, side):
-            raise ValueError(
-                f"image must be (B, 3, {side}, {side}), got {tuple(image.shape)}"
-            )
+        size, side = tuple(image.shape), self.image_size
+        if len(size) != 4 or size[1:] != (3, side, side):
+            raise ValueError(f"image must be (B, 3, {side}, {side}), got {size}")
         return self.image_encoder(image)
 
 
 class IMNet(ImageModel):
     """IM-NET on the common encoder: the global code and its decoder alone, F = f_B.
 
-    Args:
-        decoder_widths: see BaseDecoder. settings: see ImageModel.
+    Args: decoder_widths: see BaseDecoder. settings: see ImageModel.
     """
 
     SIZES = (*ImageModel.SIZES, "decoder_widths")
@@ -312,9 +305,7 @@ class IMNet(ImageModel):
 class D2IMNet(IMNet):
     """Image encoder, base decoder and displacement decoder.
 
-    Args:
-        displacement_channels, maps: see DisplacementDecoder.
-        settings: see IMNet and ImageModel.
+    Args: displacement_channels, maps: see DisplacementDecoder. settings: see IMNet.
     """
 
     SIZES = (*IMNet.SIZES, "displacement_channels")
@@ -341,12 +332,8 @@ class D2IMNet(IMNet):
     def fields(self, image, camera, way="gradient"):
         """The fields of one picture, which is encoded once.
 
-        Args:
-            image: (1, 3, H, W). camera: Camera of the picture.
-            way: how front and back are told apart, see `fields.front_mask`.
-
-        Returns:
-            f_B and F, fields in world units, and the displacement (2, H, W).
+        Args: image: (1, 3, H, W). camera: Camera of it. way: see `fields.front_mask`.
+        Returns: f_B and F, fields in world units, and the displacement (2, H, W).
         """
         code, features = self.encode(image)
         base = base_field(self.base_decoder, code, SDF_SCALE)
@@ -358,8 +345,7 @@ class DISN(ImageModel):
     """DISN (Xu et al., NeurIPS 2019) on the common encoder: the sum of two streams,
     one of the global code, one of the five feature maps at the point's projection.
 
-    Args:
-        point_widths, head_widths: see Stream. settings: see ImageModel.
+    Args: point_widths, head_widths: see Stream. settings: see ImageModel.
     """
 
     SIZES = (*ImageModel.SIZES, "point_widths", "head_widths")
@@ -394,8 +380,7 @@ class CameraNet(ImageModel):
     The six are two vectors, which Gram-Schmidt makes the rotation's first two rows
     (Zhou et al., CVPR 2019). The camera looks at the origin through the library's lens.
 
-    Args:
-        head_widths: hidden layers of the two heads. settings: see ImageModel.
+    Args: head_widths: hidden layers of the two heads. settings: see ImageModel.
     """
 
     SIZES = (*ImageModel.SIZES, "head_widths")

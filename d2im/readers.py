@@ -27,13 +27,13 @@ from PIL import Image
 from scipy.ndimage import distance_transform_edt, minimum_filter
 from scipy.spatial import cKDTree
 
-from .camera import Camera
+from .camera import Camera, yaw_rotation
 from .dataset import (
     INDEX_COLUMNS,
     keep_settings,
     read_index,
+    record,
     write_example,
-    write_index,
 )
 from .sampling import density_weights
 
@@ -155,11 +155,12 @@ def write_set(readings, out, split, family=""):
     Raises:
         ValueError: `out` holds examples made otherwise.
     """
-    out, new = Path(out), {}
+    out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    known = {row["id"]: row for row in read_index(out)}
-    start = written = time.perf_counter()
-    try:
+    known, written = {row["id"]: row for row in read_index(out)}, []
+
+    def rows():
+        start = time.perf_counter()
         for name, example in readings:
             row = dict.fromkeys(INDEX_COLUMNS, "") | {"id": name, "status": "ok"}
             row |= {"split": split, "family": family}
@@ -167,23 +168,19 @@ def write_set(readings, out, split, family=""):
                 reason = f"{type(example).__name__}: {example}"
                 row |= {"status": "failed", "reason": reason}
             else:
-                yaw, views = float(example["similarity"][0]), 0
-                while f"mask_{views}" in example:
-                    views += 1
+                yaw = float(example["similarity"][0])
+                views = sum(member.startswith("mask_") for member in example)
                 made = {"views": views, "size": len(example["mask_0"]), "yaw": yaw}
                 keep_settings(out / "settings.json", {**made, "poses": "as stored"})
                 row |= {"source": str(example["source"]), "up": "y", "yaw": yaw}
                 stored = {**example, "row": np.array(json.dumps(row))}
                 write_example(out / f"{name}.npz", stored)
-            now = time.perf_counter()
-            new[name] = row | {"seconds": f"{now - start:.2f}"}
-            if now > written + 1:  # a long index takes time to write
-                write_index(out, (known | new).values())
-                written = now
+            written.append(name)
+            yield row | {"seconds": f"{time.perf_counter() - start:.2f}"}
             start = time.perf_counter()
-    finally:
-        write_index(out, (known | new).values())
-    return list(new.values())
+
+    record(out, known, rows())
+    return [known[name] for name in written]
 
 
 def check_yaw(examples, has_back=True):
@@ -209,7 +206,7 @@ def check_yaw(examples, has_back=True):
         inside = example["points"][example["sdf"] < 0].astype(float)
         upper = inside[:, 1] > (inside[:, 1].min() + inside[:, 1].max()) / 2
         lean += inside[upper].mean(0) - inside[~upper].mean(0)
-        turned = np.concatenate([inside @ _turn(90 * i).T for i in range(4)])
+        turned = np.concatenate([inside @ yaw_rotation(90 * i).T for i in range(4)])
         for k in range(sum(name.startswith("camera_") for name in example)):
             camera = Camera.from_array(example[f"camera_{k}"])
             pixel, _, within = _pixels(camera, turned)
@@ -270,7 +267,7 @@ def _example(source, samples, cloud, shots, size, yaw, estimated):
     points, sdf, gradients = samples
     if not (sdf < 0).any():
         raise ValueError("no point is inside")
-    turn = _turn(yaw)
+    turn = yaw_rotation(yaw)
     surface = cloud[0] @ turn.T
     centre = (surface.min(0) + surface.max(0)) / 2
     scale = 0.5 / np.linalg.norm(surface - centre, axis=1).max()
@@ -348,7 +345,7 @@ def _view(k, width, folder, normal_folder=None):
         line = []
     right = len(line) == width and np.isfinite(line).all()
     _demand(right, path, f"line {k + 1} is not the {width} numbers of a view")
-    rotation = camera.rotation @ _turn(-90.0)
+    rotation = camera.rotation @ yaw_rotation(-90.0)
     x, y, z = line[7:] or (0.0, 0.0, 0.0)  # the object's shift, Blender's z being up
     translation = camera.translation + rotation @ [x, z, -y]
     pose = rotation, translation, camera.focal, camera.centre
@@ -402,12 +399,6 @@ def _load(path, read, *names):
 def _demand(right, path, wrong):
     if not right:
         raise ValueError(f"{path}: {wrong}")
-
-
-def _turn(yaw):
-    """Rotation (3, 3) about y by degrees from +z toward +x."""
-    s, c = np.sin(np.radians(yaw)), np.cos(np.radians(yaw))
-    return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
 
 
 def _pixels(camera, points):

@@ -22,6 +22,7 @@ from .networks import CameraNet, D2IMNet
 from .pictures import load_image
 
 MODEL = Path(__file__).parents[1] / "data/models/d2im-small"  # the one in the box
+CAMERA_MODEL = MODEL.with_name("camera-small")
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,10 @@ class Prediction:
     way: str = field(default="gradient", kw_only=True)
     device: str | torch.device = field(default="cpu", kw_only=True)
     frame: str = field(default="world", kw_only=True)
+
+    def parts(self):
+        """The attributes above, by name."""
+        return {name: getattr(self, name) for name in Prediction.__dataclass_fields__}
 
 
 @dataclass(frozen=True)
@@ -177,9 +182,7 @@ def triangulate(prediction, resolution=128, *, base_mesh=True):
         options |= {"relief": (maps, camera, way), "both": base_mesh}
     found = extract_mesh(prediction.base_sdf, resolution, **options)
     base, mesh = found if isinstance(found, tuple) else (found, found)
-    known = {
-        name: getattr(prediction, name) for name in Prediction.__dataclass_fields__
-    }
+    known = prediction.parts()
     return Reconstruction(**known, mesh=mesh, base_mesh=base if base_mesh else None)
 
 
@@ -211,7 +214,8 @@ def main(arguments=None):
     parser.add_argument("--model", default=MODEL, help="folder of a model")
     pose = ("AZIMUTH", "ELEVATION", "RATIO")
     parser.add_argument("--camera", type=float, nargs=3, metavar=pose)
-    parser.add_argument("--camera-model", help="folder of a CameraNet")
+    net = CAMERA_MODEL if CAMERA_MODEL.is_dir() else None
+    parser.add_argument("--camera-model", default=net, help="folder of a CameraNet")
     parser.add_argument("--resolution", type=int, default=128)
     parser.add_argument("--mesh", default="final", choices=["final", "base", "colored"])
     parser.add_argument("--maps", help="folder for the displacement maps")
@@ -222,7 +226,10 @@ def main(arguments=None):
             camera = Camera(*given.camera, model.image_size)
         elif given.camera_model:
             camera = CameraNet.from_pretrained(given.camera_model).camera
-        found = reconstruct(model, given.image, camera, given.resolution)
+        base = given.mesh == "base"
+        found = reconstruct(
+            model, given.image, camera, given.resolution, base_mesh=base
+        )
         found.export(given.out, given.mesh)
         if given.maps:
             found.export_maps(given.maps)

@@ -24,15 +24,10 @@ UNUSED = "detail_decoder.up_conv0", "detail_decoder.up_conv1"  # stored, never c
 def load_released_checkpoint(path):
     """Load a D²IM-Net that its authors trained: their `.pt.tar` file.
 
-    Args:
-        path: of the file, with `state_dict` among its entries.
-
-    Returns:
-        D2IMNet of the preset "paper" in evaluation mode; it takes RGB images on black,
-        and points and cameras in ShapeNet's frame.
-
-    Raises:
-        FileNotFoundError, ValueError: no such file, or of something else.
+    Args: path: of the file, with `state_dict` among its entries.
+    Returns: D2IMNet of the preset "paper" in evaluation mode; it takes RGB images on
+        black, and points and cameras in ShapeNet's frame.
+    Raises: FileNotFoundError, ValueError: no such file, or of something else.
     """
     stored = _read_tensors(path).get("state_dict")
     if not isinstance(stored, dict):
@@ -58,13 +53,10 @@ def load_imagenet_weights(model, path=None):
     They were trained on normalised pictures; as in the released code none is needed
     here, since batch normalisation takes the difference up. `fc1` keeps its values.
 
-    Args:
-        model: of the preset "paper"; changed in place.
+    Args: model: of the preset "paper"; changed in place.
         path: file in torchvision's format. None: fetched from where torchvision has
             it, checked by its hash, and kept in torch's cache.
-
-    Raises:
-        ConnectionError: not fetched. FileNotFoundError, ValueError: as above.
+    Raises: ConnectionError: not fetched. FileNotFoundError, ValueError: as above.
     """
     if path is None:
         path = Path(torch.hub.get_dir(), "checkpoints", Path(IMAGENET_URL).name)

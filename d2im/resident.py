@@ -11,20 +11,16 @@ import torch
 
 from .dataset import VIEW_TYPES
 
-POINT_TYPES = {"points": "f4", "sdf": "f4", "gradients": "f2"}
+POINT_TYPES = {"points": "f4", "sdf": "f4", "base_sdf": "f4", "weights": "f4"}
+POINT_TYPES |= {"gradients": "f2"}
 
 
 class ResidentShapes:
     """All examples of a ShapeDataset on a device, for batches without a loader.
 
-    Args:
-        dataset: ShapeDataset; every shape has as many points and views, and views of
-            one size.
-        device: of the batches.
-        room: bytes that they may take.
-
-    Raises:
-        ValueError: the shapes differ in size, or do not fit.
+    Args: dataset: ShapeDataset; every shape has as many points and views, and views of
+        one size. device: of the batches. room: bytes that they may take.
+    Raises: ValueError: the shapes differ in size, or do not fit.
     """
 
     def __init__(self, dataset, device="cpu", room=float("inf")):
@@ -32,13 +28,11 @@ class ResidentShapes:
         self._generator = torch.Generator(self.device)
         first = dataset.example(0)
         self.views = dataset.view_count(0)
-        point_types = {**POINT_TYPES, "weights": "f4"}
-        if "base_sdf" in first:
-            point_types["base_sdf"] = "f4"
-        shapes = {name: first[name].shape for name in point_types}
+        kinds = {name: kind for name, kind in POINT_TYPES.items() if name in first}
+        shapes = {name: first[name].shape for name in kinds}
+        kinds |= {**VIEW_TYPES, "camera": "f4"}
         for name in (*VIEW_TYPES, "camera"):
             shapes[name] = (self.views, *first[f"{name}_0"].shape)
-        kinds = {**point_types, **VIEW_TYPES, "camera": "f4"}
         size = sum(np.prod(shapes[k]) * np.dtype(kinds[k]).itemsize for k in kinds)
         if size * len(dataset) > room:
             raise ValueError(
@@ -69,15 +63,10 @@ class ResidentShapes:
                 tensor[index] = torch.from_numpy(value.astype(kinds[name]))
 
     def batch(self, keys):
-        """Draw one view and points of each shape.
+        """Draw one view and points of each shape, by (seed, index, draw) alone.
 
-        Like an item of the dataset, each is a function of (seed, index, draw) alone.
-
-        Args:
-            keys: (index, draw) pairs, B of them.
-
-        Returns:
-            dict of tensors as ShapeDataset's items, stacked.
+        Args: keys: (index, draw) pairs, B of them.
+        Returns: dict of tensors as ShapeDataset's items, stacked.
         """
         data, tensors = self.dataset, self.tensors
         clock = torch.empty(len(keys), tensors["sdf"].shape[1], device=self.device)

@@ -32,24 +32,18 @@ class SDFSamples(NamedTuple):
 def sample_surface(mesh, count, rng):
     """Draw points on a surface, uniform by area.
 
-    Args:
-        mesh: trimesh.Trimesh, world frame.
-        count: number of points. rng: numpy Generator.
-
-    Returns:
-        points (count, 3) and the unit normals (count, 3) of their faces.
-
-    Raises:
-        ValueError: the mesh has no area.
+    Args: mesh: trimesh.Trimesh, world frame. count: of points. rng: numpy Generator.
+    Returns: points and the unit normals of their faces, each (count, 3).
+    Raises: ValueError: the mesh has no area.
     """
-    triangles = np.asarray(mesh.vertices)[np.asarray(mesh.faces).reshape(-1, 3)]
-    a, b, c = triangles[:, 0], triangles[:, 1], triangles[:, 2]
+    corners = np.asarray(mesh.faces).reshape(-1, 3).T
+    a, b, c = np.asarray(mesh.vertices)[corners]  # (F, 3) each
     cross = np.cross(b - a, c - a)
     double_area = np.linalg.norm(cross, axis=1)
     if not double_area.sum() > 0:
         raise ValueError(f"cannot sample a surface of no area ({len(a)} faces)")
     cumulative = np.cumsum(double_area) / double_area.sum()
-    # The sum may end just under 1, and no draw may fall behind the last face.
+    # the sum may end just under 1, and no draw may fall behind the last face
     face = np.searchsorted(cumulative, rng.random(count)).clip(max=len(a) - 1)
     u, v = rng.random((2, count, 1))
     outside = u + v > 1  # fold the square back onto the triangle
@@ -59,7 +53,7 @@ def sample_surface(mesh, count, rng):
 
 
 def is_solid(mesh):
-    """Whether a mesh is one closed body, by its metadata or by itself."""
+    """Whether pseudonormals tell a mesh's inside: one closed body, or metadata says."""
     solid = mesh.metadata.get("solid")
     return mesh.is_volume and mesh.body_count == 1 if solid is None else solid
 
@@ -67,14 +61,8 @@ def is_solid(mesh):
 def signed_distance(mesh, points):
     """Signed distance to a mesh and its exact gradient, from the closest point.
 
-    Args:
-        mesh: trimesh.Trimesh. `metadata["solid"]` says whether pseudonormal signs are
-            right; where it is missing, one closed body counts as solid.
-        points: (P, 3), the mesh's frame.
-
-    Returns:
-        sdf (P,), negative inside, and gradients (P, 3), unit.
-
+    Args: mesh: trimesh.Trimesh, see `is_solid`. points: (P, 3), the mesh's frame.
+    Returns: sdf (P,), negative inside, and gradients (P, 3), unit.
     Raises: ValueError: points of another shape or not finite.
     """
     import igl  # absent on a machine that only trains
@@ -119,19 +107,19 @@ def density_weights(points, inside):
     """
     weights = np.empty(len(points), dtype=np.float32)
     for side in (inside, ~inside):
-        if side.any():
-            weights[side] = 1.0 / _neighbour_counts(points[side])
+        if not side.any():
+            continue
+        own = points[side]
+        tree = cKDTree(own, leafsize=32, balanced_tree=False)
+        some = own[:: len(own) // 500 + 1]
+        counts = tree.query_ball_point(some, DENSITY_RADIUS, return_length=True)
+        if counts.mean() * len(own) > MOST_PAIRS:  # a crowd, such as around a rod
+            counts = tree.query_ball_point(own, DENSITY_RADIUS, return_length=True)
+        else:
+            pairs = tree.query_pairs(DENSITY_RADIUS, output_type="ndarray")
+            counts = 1 + np.bincount(pairs.reshape(-1), minlength=len(own))
+        weights[side] = 1.0 / counts
     return weights
-
-
-def _neighbour_counts(points):
-    tree = cKDTree(points, leafsize=32, balanced_tree=False)
-    some = points[:: len(points) // 500 + 1]
-    found = tree.query_ball_point(some, DENSITY_RADIUS, return_length=True)
-    if found.mean() * len(points) > MOST_PAIRS:  # a crowd, such as around a rod
-        return tree.query_ball_point(points, DENSITY_RADIUS, return_length=True)
-    pairs = tree.query_pairs(DENSITY_RADIUS, output_type="ndarray")
-    return 1 + np.bincount(pairs.reshape(-1), minlength=len(points))
 
 
 def sample_points(mesh, count, rng):
@@ -165,13 +153,9 @@ def weighted_draw(sdf, weights, count, rng):
     A side with too few points gives all it has and the other side fills up; where both
     together are too few, points repeat.
 
-    Args:
-        sdf: (P,), negative inside.
-        weights: (P,), positive; None draws uniformly.
-        count: number of points. rng: numpy Generator.
-
-    Returns:
-        (count,) indices, inside points first.
+    Args: sdf: (P,), negative inside. weights: (P,), positive; None draws uniformly.
+        count: of points. rng: numpy Generator.
+    Returns: (count,) indices, inside points first.
     """
     if weights is None:
         weights = np.ones(len(sdf), dtype=np.float32)

@@ -51,13 +51,10 @@ class TrainingConfig:
 def batch_losses(model, batch, config):
     """The loss terms of one batch, unweighted.
 
-    Args:
-        model: D2IMNet, IMNet, DISN or CameraNet. config: TrainingConfig.
+    Args: model: D2IMNet, IMNet, DISN or CameraNet. config: TrainingConfig.
         batch: collated items of ShapeDataset on the model's device.
-
-    Returns:
-        dict of scalars: base, sdf, laplacian; of IMNet base, of DISN sdf alone; of
-        CameraNet camera.
+    Returns: dict of scalars: base, sdf, laplacian; of IMNet base, of DISN sdf alone;
+        of CameraNet camera.
     """
     points, cameras, target = batch["points"], batch["camera"], batch["sdf"]
     if isinstance(model, CameraNet):
@@ -89,17 +86,7 @@ def batch_losses(model, batch, config):
     return terms
 
 
-def train(
-    model,
-    dataset,
-    out,
-    config=None,
-    *,
-    validation=None,
-    resume=True,
-    workers=0,
-    resident=None,
-):
+def train(model, dataset, out, config=None, *, validation=None, resume=True, **reading):
     """Train a model; a generator that yields one record a step.
 
     Args:
@@ -107,8 +94,8 @@ def train(
         out: folder of the checkpoint, see `checkpoints`.
         validation: ShapeDataset, scored with every checkpoint; the best model is kept.
         resume: go on from the checkpoint in `out`, if there is one.
-        workers: processes that read data.
-        resident: keep the data on the device; None does so on a GPU where they fit.
+        reading: workers, a number of processes that read data; resident, True to keep
+            the data on the device, which None does on a GPU where they fit.
 
     Yields:
         dict: step (from 1), loss, its terms, learning_rate, seconds, and validation
@@ -124,10 +111,8 @@ def train(
     state = PartialState(cpu=not torch.cuda.is_available())
     device, processes = state.device, state.num_processes
     if config.batch_size % processes:
-        raise ValueError(
-            f"a batch of {config.batch_size} has no equal shares for {processes} "
-            "processes"
-        )
+        shares = f"no equal shares for {processes} processes"
+        raise ValueError(f"a batch of {config.batch_size} has {shares}")
     known = find_checkpoint(out)
     state.wait_for_everyone()
     model.to(device)
@@ -142,10 +127,9 @@ def train(
     if device.type == "cuda":  # on a CPU torch 2.13 crashes where channels are few
         model.to(memory_format=torch.channels_last)
     step_losses = torch.compile(batch_losses) if config.compile else batch_losses
-    keys = _batch_keys(len(dataset), config, len(records))
-    share = slice(state.process_index, None, processes)
-    keys = (batch_keys[share] for batch_keys in keys)
-    for batch in _batches(dataset, keys, device, workers, resident):
+    every = _batch_keys(len(dataset), config, len(records))
+    keys = (batch_keys[state.process_index :: processes] for batch_keys in every)
+    for batch in _batches(dataset, keys, device, **reading):
         begun, step = time.perf_counter(), len(records) + 1
         model.train()
         with torch.autocast(device.type, torch.bfloat16, config.precision == "bf16"):
@@ -158,14 +142,10 @@ def train(
         rate = config.learning_rate * _learning_rate_factor(step - 1, config)
         optimizer.param_groups[0]["lr"] = rate
         optimizer.step()
-        values = torch.stack([loss.detach(), *(t.detach() for t in terms.values())])
+        values = torch.stack([loss, *terms.values()]).detach()
         values = mean_over_processes(values).tolist()  # the one wait for the device
-        record = {
-            "step": step,
-            **dict(zip(["loss", *terms], values, strict=True)),
-            "learning_rate": rate,
-            "seconds": time.perf_counter() - begun,
-        }
+        record = {"step": step, **dict(zip(["loss", *terms], values, strict=True))}
+        record |= {"learning_rate": rate, "seconds": time.perf_counter() - begun}
         records.append(record)
         if problem := _problem(records):
             raise FloatingPointError(
@@ -193,25 +173,19 @@ def total_loss(terms, config):
 
 @torch.no_grad()
 def validation_loss(model, dataset, config):
-    """The loss of a model over a data set, each shape with one fixed draw.
-
-    Args:
-        model: on any device. dataset: ShapeDataset. config: TrainingConfig.
-
-    Returns:
-        The mean of `total_loss` over the shapes.
-    """
+    """The mean of `total_loss` over a ShapeDataset, each shape with one fixed draw."""
     model.eval()
     device = next(model.parameters()).device
     size, keys = config.batch_size, [(index, 0) for index in range(len(dataset))]
     parts = [keys[k : k + size] for k in range(0, len(keys), size)]
     total = 0.0
-    for part, batch in zip(parts, _batches(dataset, parts, device), strict=True):
-        total += total_loss(batch_losses(model, batch, config), config) * len(part)
+    for batch in _batches(dataset, parts, device, resident=False):
+        loss = total_loss(batch_losses(model, batch, config), config)
+        total += loss * len(batch["image"])
     return float(total) / len(keys)
 
 
-def _batches(dataset, keys, device, workers=0, resident=False):
+def _batches(dataset, keys, device, workers=0, resident=None):
     """Batches of lists of keys on a device, drawn there or by a loader."""
     if resident or (resident is None and device.type == "cuda"):
         free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
@@ -245,11 +219,12 @@ def _problem(records, window=100, factor=5.0):
 
 
 def smoke_model(data, out):
-    """Train the small preset for 20 steps on examples at 112 px, for a notebook."""
+    """Train the small preset for 20 steps at the examples' size, for a notebook."""
     torch.manual_seed(0)
-    model = D2IMNet.preset("small")
-    config = TrainingConfig(steps=20, batch_size=4, warmup_steps=5)
     dataset = ShapeDataset(data, None, points=512)
+    size = dataset.example(0)["image_0"].shape[-1]
+    model = D2IMNet.preset("small", image_size=size)
+    config = TrainingConfig(steps=20, batch_size=4, warmup_steps=5)
     list(train(model, dataset, out, config, resume=False))
     return model.eval()
 

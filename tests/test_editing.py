@@ -1,5 +1,10 @@
 """Edits change what they should and nothing else; true relief arrives in the mesh."""
 
+import re
+import runpy
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -101,6 +106,15 @@ def test_a_relief_transferred_to_a_flat_front_shows_in_the_mesh(place):
     assert 0.5 * 0.03 <= rise <= 1.1 * 0.03
     away = front_height(edited.mesh, 66, 36) - front_height(edited.base_mesh, 66, 36)
     assert abs(away) < 1e-3
+
+
+def test_true_relief_of_a_cabinet_arrives_on_another_one(monkeypatch, capsys):
+    benchmark = runpy.run_path(Path(__file__).parents[1] / "benchmarks" / "pasting.py")
+    arguments = ["pasting.py", "--seeds", "10100", "10101", "--resolution", "96"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    benchmark["main"]()
+    least = float(re.search("true fields .* least (.*)", capsys.readouterr().out)[1])
+    assert 0.5 <= least <= 1.1  # of the amplitude
 
 
 def test_a_homography_takes_corners_to_corners(rng):

@@ -244,6 +244,22 @@ def test_a_hollow_box_stays_hollow(tmp_path):
     assert signed_distance(mesh, np.zeros((1, 3)))[0] > 0
 
 
+def test_an_inside_out_body_with_a_hole_in_a_closed_room_is_turned_over(tmp_path):
+    bodies = [trimesh.creation.icosphere(subdivisions=2, radius=0.5)]
+    for k, axis in enumerate(np.eye(3)):  # six slabs about [-1, 1]^3, of no shared edge
+        low, high = -3 - 0.1 * k * (1 - axis), 3 + 0.1 * k * (1 - axis)
+        bodies += [box(low, high - 4 * axis), box(low + 4 * axis, high)]
+    volumes = []
+    for name in ("clean.obj", "spoilt.obj"):
+        whole = trimesh.util.concatenate(bodies)
+        mesh = load_mesh(write_obj(tmp_path / name, whole.vertices, whole.faces))
+        assert mesh.metadata["solid"]
+        volumes.append(mesh.volume)
+        bodies[0].invert()
+        bodies[0].update_faces(np.arange(len(bodies[0].faces)) != 7)
+    assert mesh.metadata["report"].turned == 319 and np.ptp(volumes) < 1e-9
+
+
 def test_an_inside_out_body_and_a_flipped_face_are_turned_over(tmp_path):
     first, second = box([0, 0, 0], [1, 1, 1]), box([2, 0, 0], [3, 1, 1])
     first.invert()
@@ -301,6 +317,14 @@ def test_a_sheet_is_made_as_thick_as_asked(tmp_path, sides):
     assert mesh.metadata["solid"] and report.sheets == 1 and report.thickness == 0.02
     assert np.isclose(mesh.extents.min(), 0.02, rtol=1e-3)
     assert np.isclose(mesh.volume, 0.02 / 2, rtol=2e-3)
+
+
+def test_sheets_upon_each_other_become_one_solid(tmp_path):
+    vertices = np.vstack([SHEET + [0, 0, 2e-5 * k] for k in range(3)])
+    faces = np.vstack([SHEET_FACES[:2] + 4 * k for k in range(3)])
+    mesh = load_mesh(write_obj(tmp_path / "s.obj", vertices, faces), thickness=0.02)
+    assert mesh.metadata["solid"] and mesh.metadata["report"].sheets == 3
+    assert np.isclose(mesh.volume, 0.02 / 2, rtol=5e-3)
 
 
 def test_a_sheet_is_refused_where_no_thickness_is_given(tmp_path):

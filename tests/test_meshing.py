@@ -1,13 +1,19 @@
 """The sparse mesh is the dense grid's mesh, closed, outward and where it should be."""
 
+import runpy
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from scipy.spatial import cKDTree
 
+from d2im import meshing
 from d2im.camera import Camera
 from d2im.fields import box, displaced_field, sphere, torus
 from d2im.meshing import extract_mesh
+
+BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "equality.py"
 
 
 @pytest.fixture(autouse=True)
@@ -190,8 +196,23 @@ def test_base_and_relief_have_the_meshes_of_their_dense_grids(field, way):
         assert sparse.body_count == dense.body_count
         moved = cKDTree(dense.vertices).query(sparse.vertices)[0] > 1e-6
         assert moved.sum() <= sparse.metadata["jumps"]  # 0 for the base
+    treated = extract_mesh(field, 70, relief=(maps, camera, way), coarse=70)
+    assert_same_mesh(both[1], treated)  # jumps, too
     assert both[1].metadata["jumps"] > 50
     assert both[1].metadata["evaluations"] < 70**3 / 3
+
+
+@pytest.mark.parametrize("family", ["chair", "lamp", "bench"])
+def test_furniture_with_thin_parts_has_the_mesh_of_the_dense_grid(family, monkeypatch):
+    fields = runpy.run_path(BENCHMARK)["true_fields"](family, 10_200, knots=37)
+    args = {"relief": fields[1], "both": True}
+    found = extract_mesh(fields[0], 64, **args)
+    monkeypatch.setattr(meshing, "STEEP", np.inf)  # the exact derivative everywhere
+    dense = extract_mesh(fields[0], 64, **args, coarse=64)
+    for pair in zip(found, dense, strict=True):
+        assert_same_mesh(*pair)
+    assert found[1].metadata["jumps"] > 50
+    assert found[1].metadata["evaluations"] < 64**3 / 5
 
 
 def test_a_narrow_high_bump_of_the_map_is_not_lost():

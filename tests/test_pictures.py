@@ -1,0 +1,207 @@
+"""Pictures of every kind become a framed tensor, or a one-line error."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from d2im.camera import Camera, random_camera
+from d2im.pictures import REACH, cut_out, load_image
+from d2im.rendering import render
+from d2im.shapes import make_shape
+
+PICTURES = sorted((Path(__file__).parents[2] / "shared" / "images").glob("*.png"))
+
+
+def picture(alpha=True):
+    """A red square in the middle of a transparent (or white) picture."""
+    rgba = np.zeros((64, 64, 4), dtype=np.uint8)
+    rgba[16:48, 16:48] = (255, 0, 0, 255)
+    if not alpha:
+        rgba[rgba[..., 3] == 0] = 255
+        rgba = rgba[..., :3]
+    return rgba
+
+
+@pytest.mark.parametrize("alpha", [True, False])
+def test_every_kind_of_picture_gives_the_same_tensor(alpha, tmp_path):
+    rgba = picture(alpha)
+    Image.fromarray(rgba).save(tmp_path / "a.png")
+    expected = load_image(tmp_path / "a.png", 32, framed=True)
+    assert expected.shape == (3, 32, 32)
+    assert expected[:, 16, 16].tolist() == [1, 0, 0]
+    assert expected[:, 0, 0].tolist() == [1, 1, 1]
+    white = torch.from_numpy(picture(False)).permute(2, 0, 1) / 255
+    for source in (rgba, Image.fromarray(rgba), str(tmp_path / "a.png")):
+        assert torch.equal(load_image(source, 32, framed=True), expected)
+    for source in (white, white.numpy()):  # 8 bits and floats round otherwise
+        assert torch.allclose(load_image(source, 32), expected, atol=0.003)
+
+
+def test_a_busy_background_is_refused():
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    with pytest.raises(ValueError, match="cut the object out"):
+        load_image(noise, 32)
+
+
+@pytest.mark.parametrize(
+    "source, error, message",
+    [
+        (np.ones((3, 40, 32)), ValueError, "square"),
+        (np.ones((3, 1, 1)), ValueError, "16 px at least"),
+        (np.ones((32, 32, 3)), ValueError, r"\(3, H, W\)"),
+        (np.full((3, 32, 32), 255.0), ValueError, r"\[0, 1\]"),
+        (np.full((3, 32, 32), np.nan), ValueError, r"\[0, 1\]"),
+        (np.ones((3, 32, 32), dtype=int), ValueError, "float"),
+        (np.zeros((32, 32, 2), dtype=np.uint8), ValueError, "3 or 4"),
+        (np.zeros((1, 1, 4), dtype=np.uint8), ValueError, "1 x 1 px"),
+        (np.full((64, 64, 3), 200, dtype=np.uint8), ValueError, "shows nothing"),
+        (np.zeros((32, 32, 4), dtype=np.uint8), ValueError, "fully transparent"),
+        ([1, 2, 3], TypeError, "not list"),
+    ],
+)
+def test_a_wrong_picture_is_refused_in_one_line(source, error, message):
+    with pytest.raises(error, match=message) as caught:
+        load_image(source, 32)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_and_corrupt_files_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no image file .*none.png"):
+        load_image(tmp_path / "none.png", 32)
+    for content in (b"", b"text", b"\x89PNG\r\n\x1a\n broken"):
+        (tmp_path / "bad.png").write_bytes(content)
+        with pytest.raises(ValueError, match="bad.png is not a readable image"):
+            load_image(tmp_path / "bad.png", 32)
+
+
+def test_an_object_with_alpha_may_fill_its_picture():
+    rgba = picture()[16:48, 16:48].copy()
+    rgba[:2, :2, 3] = 0
+    assert load_image(rgba, 32, framed=True)[:, 16, 16].tolist() == [1, 0, 0]
+
+
+def test_more_than_8_bits_are_refused_not_clipped():
+    image = Image.fromarray(np.full((64, 64), 30000, dtype=np.uint16))
+    with pytest.raises(ValueError, match="8 bits"):
+        load_image(image, 32)
+
+
+def test_flipped_and_half_precision_arrays_are_read():
+    white = np.ones((3, 32, 32), dtype=np.float32)
+    white[0, 8:24, 8:20] = 0.25
+    flipped = load_image(white[:, :, ::-1], 32)
+    assert torch.equal(flipped, torch.tensor(white).flip(2))
+    half = load_image(torch.tensor(white).bfloat16(), 32)
+    assert torch.equal(half, torch.tensor(white))
+
+
+def box_of(mask):
+    """Middle (x, y) of a mask's box and its farthest pixel from there."""
+    y, x = np.nonzero(mask)
+    middle = np.array([x.min() + x.max() + 1, y.min() + y.max() + 1]) / 2
+    reach = np.hypot(x + 0.5 - middle[0], y + 0.5 - middle[1]).max()
+    return middle, reach
+
+
+def wall(height, width):
+    """A light grey wall, darker toward its sides and at a soft shadow."""
+    v, u = np.mgrid[:height, :width]
+    shade = 0.9 - 0.1 * ((u / width - 0.5) * 2) ** 2
+    shadow = 0.15 * np.exp(-(((v - 0.8 * height) / 25) ** 2) - ((u - 220) / 60) ** 2)
+    return np.repeat((shade - shadow)[..., None], 3, -1)
+
+
+@pytest.mark.parametrize("family", ["chair", "table", "sofa"])
+@pytest.mark.parametrize("alpha", [True, False])
+def test_a_cut_out_object_stands_as_training_rendered_it(family, alpha, rng):
+    camera = random_camera(rng, 224)
+    view = render(make_shape(family, 3).detailed, camera, rng)
+    # the same object at another size and place, on a grey wall with a shadow
+    picture = wall(400, 480)
+    mask = np.zeros((400, 480), dtype=bool)
+    mask[30:254, 110:334] = view.mask
+    picture[mask] = view.image.transpose(1, 2, 0)[view.mask] * 0.8
+    if alpha:
+        picture = np.dstack([picture, mask])
+    found = load_image((picture * 255).astype(np.uint8), 224, camera=camera)
+    (middle, reach), (true_middle, true_reach) = map(
+        box_of, ((found < 0.97).any(0).numpy(), view.mask)
+    )
+    assert reach == pytest.approx(true_reach, rel=0.1)
+    # The middle of what is seen is not the object's where perspective is strong.
+    assert np.abs(middle - true_middle).max() < 14  # of 224 px
+
+
+@pytest.mark.parametrize("family", ["chair", "table", "cabinet"])
+def test_a_grey_wall_and_its_soft_shadow_are_removed(family, rng):
+    camera = Camera(25, 15, 1, 224)
+    view = render(make_shape(family, 1).detailed, camera, rng)
+    picture = wall(400, 480)
+    mask = np.zeros((400, 480), dtype=bool)
+    mask[80:304, 110:334] = view.mask
+    picture[mask] = view.image.transpose(1, 2, 0)[view.mask] * 0.7
+    found = cut_out(picture) > 0
+    assert (found & mask).sum() / (found | mask).sum() > 0.9
+
+
+@pytest.mark.skipif(not PICTURES, reason="the studio pictures are not at hand")
+@pytest.mark.parametrize("path", PICTURES, ids=lambda path: path.stem)
+def test_a_studio_picture_is_framed_and_cut_out(path):
+    found = load_image(path, 112)
+    assert (found[:, [0, -1]] == 1).all() and (found[:, :, [0, -1]] == 1).all()
+    middle, reach = box_of((found < 0.97).any(0).numpy())
+    radius = 245 / 224 * 112 * 0.5 / (1.75 * 0.9)
+    assert reach == pytest.approx(REACH * radius, rel=0.08)
+    assert np.abs(middle - 56).max() < 6
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "P", "LA", "GIF"])
+def test_every_mode_of_picture_gives_a_result(mode, tmp_path):
+    first = Image.fromarray(picture(alpha=False)).resize((200, 200))
+    path = tmp_path / ("a.gif" if mode == "GIF" else "a.tiff")
+    if mode == "GIF":
+        first.save(path, save_all=True, append_images=[first.rotate(90)] * 3)
+    else:
+        first.convert(mode).save(path)
+    found = load_image(path, 64)
+    assert found.shape == (3, 64, 64) and found[:, 0, 0].min() == 1
+    assert found[1, 32, 32] < 0.5
+
+
+@pytest.mark.parametrize(
+    "image, message",
+    [
+        (Image.new("RGB", (1, 1)), "1 x 1 px"),
+        (Image.new("RGBA", (64, 64)), "fully transparent"),
+        (Image.new("1", (20_000, 100)), "20000 x 100 px"),
+        (Image.fromarray(np.full((64, 64), 30000, dtype=np.uint16)), "8 bits"),
+    ],
+)
+def test_a_bad_picture_file_is_a_one_line_error(image, message, tmp_path):
+    image.save(tmp_path / "bad.png")
+    with pytest.raises(ValueError, match=message) as caught:
+        load_image(tmp_path / "bad.png", 32)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_huge_picture_is_refused_before_it_is_read(tmp_path):
+    header = b"IHDR" + struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    content = b"\x89PNG\r\n\x1a\n" + chunk + b"\0\0\0\0IDAT"
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(ValueError, match="too large an image"):
+        load_image(tmp_path / "a.png", 32)
+
+
+def test_a_truncated_picture_is_a_one_line_error(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "whole.png")
+    content = (tmp_path / "whole.png").read_bytes()
+    (tmp_path / "bad.png").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="bad.png is not a readable image"):
+        load_image(tmp_path / "bad.png", 32)
