@@ -7,11 +7,12 @@ STAMP := $(VENV)/.ready
 LOG := $(VENV)/setup.log
 CELL_SECONDS := 300
 
-.PHONY: help demo test test-browser lab lint clean setup
+.PHONY: help demo gallery test test-browser lab lint clean setup
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    make shapes, train on them, and report what the model does"
+	@echo "make gallery reports/gallery anew, from the models in the box"
 	@echo "make test    all tests: code, notebooks, and the road from data to numbers"
 	@echo "make test-browser   notebooks and scenes in a real Chromium"
 	@echo "make lab     open the notebooks in JupyterLab"
@@ -22,6 +23,9 @@ demo: $(STAMP)
 	@echo "Making shapes, training, evaluating: some minutes on two cores."
 	@$(RUN) -m d2im.run 01 02 03 04 05 --params notebooks/params/demo.yaml --name demo
 	@echo "Open reports/demo/index.html in a browser."
+
+gallery: $(STAMP)
+	$(RUN) notebooks/gallery.py
 
 # The notebooks are tried in a copy, so that nothing made before is found or lost.
 test: $(STAMP)

@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import html
 import io
 
 from jinja2 import Environment, PackageLoader
@@ -39,9 +40,12 @@ def markdown_table(columns, rows):
 
 def write_page(folder, **content):
     """Write index.html: a run's record, or the `columns` and `rows` of a sweep."""
+    from nbconvert.filters import markdown2html  # seconds, wanted by runs only
+
     # autoescape: captions, errors and parameters are anybody's text
     environment = Environment(loader=PackageLoader(__package__, ""), autoescape=True)
     environment.filters |= {"duration": duration, "number": number, "csv": csv.reader}
     environment.filters["base64"] = base64.b64encode
+    environment.filters["markdown"] = lambda text: markdown2html(html.escape(text))
     page = environment.get_template("page.html").render(folder=folder, **content)
     (folder / "index.html").write_text(page, encoding="utf-8")

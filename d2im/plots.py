@@ -168,11 +168,13 @@ def draw_decomposition(fig, parts):
     Returns:
         dict of Axes, "a" to "e".
     """
-    axes = fig.subplot_mosaic("aabbcc;dddeee", height_ratios=(5, 6))
+    axes = fig.subplot_mosaic("aabbcc;dddeee")
     known = np.concatenate([f[np.isfinite(f).all(1)] for f in parts.fronts])
     if not len(known):
         known = np.reshape(parts.sections[0].extent, (2, 2)).T
-    low, high = known.min(0) - (0.05, 0.12), known.max(0) + (0.05, 0.12)
+    low, high = known.min(0) - 0.05, known.max(0) + 0.05
+    spare = max(0, 0.6 * (high - low)[0] - (high - low)[1]) / 2
+    low, high = low - (0, spare), high + (0, spare)
     titles = dict(a="SDF of the shape", b="SDF of the coarse shape", c="displacement")
     for k, (name, title) in enumerate(titles.items()):
         ax, (values, extent, (right, up)) = axes[name], parts.sections[k]
@@ -180,8 +182,8 @@ def draw_decomposition(fig, parts):
         if name == "c":
             limit = max(np.abs(parts.values[2]).max(initial=0), 1e-9)
             colors = dict(cmap=MAP_COLORS, norm=CenteredNorm(halfrange=limit))
-            bar = dict(ax=[axes[n] for n in titles], shrink=0.6, label="world units")
-            fig.colorbar(ax.imshow(values, **colors, **place), **bar)
+            artist = ax.imshow(values, **colors, **place)
+            fig.colorbar(artist, ax=ax, shrink=0.6, label="world units")
         else:
             colors = dict(cmap=SDF_COLORS, vmin=-0.1, vmax=0.1, linestyles="dashed")
             ax.contour(values, np.linspace(-0.3, 0.3, 31), **colors, **place)
@@ -194,8 +196,9 @@ def draw_decomposition(fig, parts):
     units = {"d": ("values", "world units"), "e": ("Laplacians", "1 / world unit")}
     for name, curves in zip(units, parts[3:], strict=True):
         ax, (title, unit), sign = axes[name], units[name], "Δ " * (name == "e")
+        gap = np.diff(parts.at, prepend=np.nan) > DELTA
         for curve, label, style in zip(curves, PARTS, FIELD_LINES, strict=True):
-            ax.plot(parts.at, curve, label=sign + label, **style)
+            ax.plot(parts.at, np.where(gap, np.nan, curve), label=sign + label, **style)
         if curves.size:  # edges would dwarf the relief
             top = 1.6 * max(np.percentile(np.abs(curves), 95), 1e-9)
             ax.set(ylim=(-top, top))
@@ -361,27 +364,32 @@ def image_grid(rows, titles=None, labels=None, size=1.5):
         ax.set_title(title, fontsize=8)
     for ax, label in zip(axes[:, 0], labels or (), strict=False):
         ax.set_ylabel(label, fontsize=8)
+    zoom(axes.flat)
+    shown = next((ax for ax in axes.flat if ax.images), None)
+    if shown:  # low things need low rows
+        low = np.ptp(shown.get_ylim()) / np.ptp(shown.get_xlim())
+        fig.set_figheight(0.3 + size * len(rows) * min(low, 1))
     return fig
 
 
-def comparison(cases, camera, size=1.5):
-    """Draw a case a row: pictures as they are, meshes shaded from one camera.
+def zoom(axes):
+    """Cut pictures down to the window that holds all that is not white in any.
 
     Args:
-        cases: {name of the row: {title of the column: picture or mesh}}; None, or a
-            title that a row lacks, leaves a gap. The first row orders the columns.
-        camera: Camera, or {name of the row: Camera}. size: of a picture, inches.
-
-    Returns:
-        The Figure.
+        axes: of the pictures, which show one view or stand in one sheet.
     """
-    titles = list(dict.fromkeys(title for case in cases.values() for title in case))
-    rows = []
-    for name, case in cases.items():
-        eye = camera[name] if isinstance(camera, dict) else camera
-        items = [case.get(title) for title in titles]
-        rows.append([shade(x, eye) if hasattr(x, "faces") else x for x in items])
-    return image_grid(rows, titles, list(cases), size)
+    pictures = [(ax, artist.get_array()) for ax in axes for artist in ax.images]
+    low, high = np.ones(2), np.zeros(2)  # of rows and columns, in sides of a picture
+    for _, values in pictures:
+        shown = (values < 0.99).any(-1) if values.ndim == 3 else values.filled(0) != 0
+        spots = np.argwhere(shown) / shown.shape
+        low = np.minimum(low, spots.min(0, initial=1))
+        high = np.maximum(high, spots.max(0, initial=0))
+    for ax, values in pictures if (low < high).all() else ():
+        (top, left), (bottom, right) = np.array([low - 0.03, high + 0.04]).clip(0, 1)
+        height, width = values.shape[:2]
+        ax.set(xlim=(left * width - 0.5, right * width - 0.5))
+        ax.set(ylim=(bottom * height - 0.5, top * height - 0.5))
 
 
 def draw_curves(ax, records, names=("loss", "base", "sdf", "laplacian"), window=25):
@@ -411,29 +419,6 @@ def draw_curves(ax, records, names=("loss", "base", "sdf", "laplacian"), window=
     ax.grid(alpha=0.3)
     ax.legend()
     return lines
-
-
-def draw_distribution(ax, values):
-    """Draw each method's values as dots, with a box from quartile to quartile.
-
-    Args:
-        ax: Axes.
-        values: {method: numbers}; NaN is left out.
-
-    Returns:
-        The boxes, a list.
-    """
-    values = {name: np.asarray(v, dtype=float) for name, v in values.items()}
-    values = {name: v[np.isfinite(v)] for name, v in values.items()}
-    boxes = ax.boxplot(list(values.values()), widths=0.6, showfliers=False)
-    for place, numbers in enumerate(values.values(), 1):
-        # spread by rank, so that no draw is needed and equal values stay apart
-        spread = 0.15 * np.sin(2.4 * np.arange(len(numbers)))
-        ax.scatter(place + spread, numbers, s=12, alpha=0.5)
-    turned = dict(rotation=30, ha="right") if len(values) > 4 else {}
-    ax.set_xticks(range(1, len(values) + 1), list(values), fontsize=8, **turned)
-    ax.grid(axis="y", alpha=0.3)
-    return boxes["boxes"]
 
 
 def _frameless(ax):

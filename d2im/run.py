@@ -26,7 +26,7 @@ from . import pages
 
 ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT = 3600  # seconds for one cell: an hour is a long training cell on two cores
-VERSIONS = "torch numpy scipy trimesh manifold3d libigl embreex scikit-image".split()
+VERSIONS = "k3d torch numpy trimesh manifold3d libigl embreex scikit-image".split()
 
 
 class NotebookFailed(RuntimeError):
@@ -40,7 +40,7 @@ def write_outputs(out, *, data="", model="", summary=None, figures=None, note=""
         out: the notebook's folder, made when missing; its `metrics.csv` is shown too.
         data, model: the folders that later notebooks should read.
         summary: {name: number}, the columns of a sweep's table; NaN: not measured.
-        figures: {picture file relative to `out`: caption}.
+        figures: {file relative to `out`: caption}: PNG, or a scene's HTML snapshot.
         note: a sentence or two that the page shows first.
 
     Raises:

@@ -149,17 +149,6 @@ def test_a_field_of_another_shape_is_refused():
         plots.slice_values(lambda p: p, resolution=4)
 
 
-def test_a_distribution_has_a_dot_a_value_and_a_box_between_quartiles(ax):
-    values = {"base": [0.0, 1.0, 2.0, np.nan, 3.0, 4.0], "final": [5.0, np.inf]}
-    boxes = plots.draw_distribution(ax, values)
-    dots = [c.get_offsets() for c in ax.collections]
-    assert [sorted(d[:, 1]) for d in dots] == [[0, 1, 2, 3, 4], [5]]
-    assert np.abs(dots[0][:, 0] - 1).max() < 0.3  # beside their own tick
-    box = boxes[0].get_path().vertices[:, 1]
-    assert (box.min(), box.max()) == (1, 3)
-    assert [t.get_text() for t in ax.get_xticklabels()] == ["base", "final"]
-
-
 CAMERA = Camera(0, 0, 0.7, 64)  # 1.225 in front of the origin
 
 
@@ -219,10 +208,13 @@ def test_paint_colours_a_surface_by_the_field_at_it():
     assert blue[:, 34:].any() and not blue[:, :30].any()
 
 
-def test_a_comparison_has_a_column_for_each_title_of_any_row():
-    ball = trimesh.creation.icosphere(subdivisions=1, radius=0.4)
-    cases = {"one": {"input": np.zeros((3, 8, 8)), "base": ball}, "two": {"true": ball}}
-    figure = plots.comparison(cases, Camera(0, 0, 1.0, 16))
-    assert [ax.get_title() for ax in figure.axes][:3] == ["input", "base", "true"]
-    assert [len(ax.images) for ax in figure.axes] == [1, 1, 0, 0, 0, 1]
+def test_pictures_of_a_sheet_are_cut_to_one_window_of_what_they_show():
+    white, grey = np.ones((3, 100, 100)), np.zeros((50, 50))
+    white[:, 40:60, 20:30] = 0.5
+    grey[35, 40] = 1.0
+    figure = plots.image_grid([[white, None, grey, np.ones((3, 8, 8))]])
+    shown = [figure.axes[k] for k in (0, 2, 3)]
+    for ax, side in zip(shown, (100, 50, 8), strict=True):
+        window = (np.array([ax.get_xlim(), ax.get_ylim()[::-1]]) + 0.5) / side
+        assert np.allclose(window, [[0.17, 0.84], [0.37, 0.74]])  # x, then y
     plt.close(figure)

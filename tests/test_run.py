@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import csv
+import html
 import io
 import json
 import os
@@ -61,8 +62,12 @@ def project(tmp_path_factory):
         "import base64, pathlib\npathlib.Path(out, 'dot.png').write_bytes("
         f"base64.b64decode('{base64.b64encode(PNG).decode()}'))",
         "pathlib.Path(out, 'metrics.csv').write_text('shape,iou\\nchair,0.123456789')",
+        "pathlib.Path(out, 'turn.html').write_text('<p title=\"x\">a scene</p>')",
+        "pathlib.Path(out, 'table.md').write_text("
+        "'### all\\n\\n| <m> | iou |\\n|---|---|\\n| a | 0.5 |\\n\\n### chairs\\n')",
         OUTPUTS + "write_outputs(out, summary={'rate': rate, 'read': len(data)},"
-        "\n    figures={'dot.png': 'A <dot>'}, note='All & well.')",
+        "\n    figures={'dot.png': 'A <dot>', 'turn.html': 'Turn it'},"
+        "\n    note='All & well.')",
     )
     return root
 
@@ -126,11 +131,11 @@ def test_the_page_shows_pictures_numbers_times_and_settings(done):
     assert re.search(r"<td>\d+\.\d s</td>", page) and "torch 2" in page
 
 
-def test_the_page_shows_what_differs_from_the_defaults_and_links_the_copies(done):
+def test_the_page_shows_each_setting_with_another_default_and_links_the_copies(done):
     page = (done[0] / "index.html").read_text()
     rows = re.findall(r"<tr><td>(\w+)</td><td>([^<]*)</td><td>([^<]*)</td></tr>", page)
-    assert rows == [("data", "data/set", "–"), ("rate", "0.001", "0.1")]
-    assert "All settings are the notebook's defaults" in page
+    assert rows[:2] == [("count", "2", "–"), ("seed", "7", "–")]
+    assert rows[2:] == [("data", "data/set", "–"), ("rate", "0.001", "0.1")]
     for copy in ("02_make.html", "02_make.ipynb", "03_use.html", "03_use.ipynb"):
         assert f'href="{copy}"' in page
 
@@ -138,6 +143,15 @@ def test_the_page_shows_what_differs_from_the_defaults_and_links_the_copies(done
 def test_the_page_escapes_what_notebooks_say(done):
     page = (done[0] / "index.html").read_text()
     assert "Making &lt;shapes&gt;" in page and "<shapes>" not in page
+
+
+def test_the_page_holds_scenes_and_tables_in_itself(done):
+    page = (done[0] / "index.html").read_text()
+    frame = re.search(r'<iframe[^>]*title="Turn it"[^>]*srcdoc="([^"]*)"', page)
+    assert html.unescape(frame[1]) == '<p title="x">a scene</p>'
+    cells = re.findall(r"<t[hd]>([^<]*)</t[hd]>", re.sub(r"\s*\n\s*", "", page))
+    assert "&lt;m&gt;" in cells and cells[cells.index("&lt;m&gt;") + 3] == "0.5"
+    assert 'id="chairs"' in page[page.index("the same by group") :]
 
 
 def test_widget_state_is_dropped_from_the_copies(done):

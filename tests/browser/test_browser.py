@@ -209,36 +209,61 @@ def test_a_notebook_runs_and_a_slider_moved_by_keyboard_changes_its_scene(
         assert differ(before, after) > 0.002  # a ray is a thin line
 
 
-def test_snapshots_of_scenes_render_and_turn_without_a_kernel(page, project, tmp_path):
-    for maker in ("widgets.field_explorer(F, B, eye)", "mesh"):
-        target = tmp_path / f"{maker[:4]}.html"
-        make = (
-            "widgets.mesh_scene(shape.detailed, eye)"
-            if maker == "mesh"
-            else (maker + ".plot")
-        )
-        code = f"""
-from d2im import Camera, make_shape, plots, widgets
+def turns(page, canvas, name, tmp_path):
+    """Turn a scene by the mouse; both pictures show something, not the same."""
+    canvas.wait_for(timeout=60_000)
+    canvas.scroll_into_view_if_needed()
+    before = picture(page, canvas)
+    box = canvas.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 150, y + 40, steps=8)
+    page.mouse.up()
+    after = picture(page, canvas)
+    keep = Path(os.environ.get("BROWSER_SHOTS", tmp_path))
+    Image.fromarray(after.astype(np.uint8)).save(keep / f"{name}.png")
+    assert before.std() > 5, "the scene is blank"
+    assert differ(before, after) > 0.02
+
+
+MAKE_REPORT = """
+from pathlib import Path
+from d2im import Camera, make_shape, plots, run, widgets
+from d2im.pages import write_page
 from d2im.sampling import signed_distance
 shape, eye = make_shape("cabinet", 5), Camera(30, 20, 1.0, 300)
 F, B = (plots.grid_values(lambda p, m=m: signed_distance(m, p)[0], 32)
         for m in (shape.detailed, shape.coarse))
-widgets.snapshot({make}, {str(target)!r})
+out = Path("01_scenes")
+out.mkdir()
+widgets.snapshot(widgets.field_explorer(F, B, eye).plot, out / "fields.html")
+widgets.snapshot(widgets.mesh_scene(shape.detailed, eye), out / "mesh.html")
+names = {"fields.html": "slices", "mesh.html": "a mesh"}
+figures = [{"file": f, "caption": c} for f, c in names.items()]
+entry = dict(notebook=out.name, title="Scenes", seconds=1.0, error="", status="ok")
+entry |= dict(parameters={"out": ""}, defaults={"out": ""})
+entry |= dict(outputs=dict(summary={}, figures=figures, note=""))
+write_page(Path.cwd(), notebooks=[entry], **run._settings())
 """
-        paths = os.environ | {"PYTHONPATH": str(project)}
-        subprocess.run([sys.executable, "-c", code], check=True, env=paths)
-        page.goto(target.as_uri())
-        canvas = page.locator("canvas").first
-        canvas.wait_for(timeout=60_000)
-        before = picture(page, canvas)
-        box = canvas.bounding_box()
-        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-        page.mouse.move(x, y)
-        page.mouse.down()
-        page.mouse.move(x + 150, y + 40, steps=8)
-        page.mouse.up()
-        after = picture(page, canvas)
-        keep = Path(os.environ.get("BROWSER_SHOTS", tmp_path))
-        Image.fromarray(after.astype(np.uint8)).save(keep / f"snapshot_{maker[:4]}.png")
-        assert before.std() > 5, "the scene is blank"
-        assert differ(before, after) > 0.02
+
+
+def test_scenes_of_a_report_render_and_turn_without_a_kernel(page, project, tmp_path):
+    code = [sys.executable, "-c", MAKE_REPORT]
+    paths = os.environ | {"PYTHONPATH": str(project)}
+    subprocess.run(code, check=True, env=paths, cwd=tmp_path)
+    page.goto((tmp_path / "index.html").as_uri())
+    assert page.locator("iframe").count() == 2
+    for k in range(2):
+        page.locator("iframe").nth(k).scroll_into_view_if_needed()  # it loads lazily
+        canvas = page.frame_locator("iframe").nth(k).locator("canvas").first
+        turns(page, canvas, f"report_{k}", tmp_path)
+
+
+GALLERY = sorted((ROOT / "reports/gallery").glob("*.html"))
+
+
+@pytest.mark.parametrize("scene", GALLERY, ids=lambda path: path.stem)
+def test_scenes_of_the_gallery_render_and_turn(page, scene, tmp_path):
+    page.goto(scene.as_uri())
+    turns(page, page.locator("canvas").first, scene.stem, tmp_path)

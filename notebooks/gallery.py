@@ -1,0 +1,127 @@
+"""Make reports/gallery/, what readers without a kernel see.
+
+    python notebooks/gallery.py        # `... gallery.py 07` runs that one alone again
+
+All notebooks run with the models in the box. Their pictures, scenes and executed copies
+go to reports/gallery/, made small, with a page that code hosts show.
+"""
+
+import base64
+import io
+import json
+import re
+import shutil
+import sys
+
+import matplotlib.pyplot as plt
+import nbformat
+from PIL import Image
+
+from d2im.checkpoints import read_records
+from d2im.plots import draw_curves
+from d2im.reconstruction import MODEL
+from d2im.run import ROOT, run_notebooks
+
+GALLERY = ROOT / "reports/gallery"
+ORDER = "02 00 01 04 05 06 07 03".split()  # 02's shapes go to 04 and 05, not 03's
+RIVALS = [MODEL.parent / name for name in ("imnet-small", "disn-small")]
+CURVES = ("base", "sdf", "laplacian", "camera")
+LIMITS = {".png": 300_000, ".html": 1_000_000, ".ipynb": 1_000_000}  # bytes
+SCRIPT = "k3d.js"  # all scenes' own program, 1.2 MB, stands in one file beside them
+
+
+def small(png, colors=256):
+    """A PNG of so many colours; a photo has more, a figure hardly."""
+    page = io.BytesIO()
+    image = Image.open(io.BytesIO(png)).convert("RGB")
+    image.quantize(colors, kmeans=3, dither=0).save(page, "PNG", optimize=True)
+    return page.getvalue()
+
+
+def executed(path):
+    """An executed notebook with text and pictures alone, its links as of here."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata.pop("papermill", None)
+    for cell in notebook.cells:
+        cell.metadata = {"tags": cell.metadata.get("tags", [])}
+        if cell.cell_type == "markdown":
+            cell.source = cell.source.replace("](../", "](../../")
+        outputs = [o for o in cell.get("outputs", []) if o.get("name") != "stderr"]
+        for data in [output["data"] for output in outputs if "data" in output]:
+            if "image/png" in data:
+                png = small(base64.b64decode(data["image/png"]), 128)
+                data["image/png"] = base64.b64encode(png).decode()
+            for kind in set(data) - {"image/png", "text/plain", "text/markdown"}:
+                del data[kind]
+        if cell.cell_type == "code":
+            cell.outputs = outputs
+    return nbformat.writes(notebook).encode()
+
+
+def shared(scene):
+    """A scene's page that reads k3d from the file beside it, and that file."""
+    script = re.search(r"window\.k3dCompressed = '[^']*';", scene)[0]
+    tag = f'<script src="{SCRIPT}"></script>\n    <script>'
+    return scene.replace(f"<script>\n        {script}", tag), script
+
+
+def training_curves(target):
+    """Draw how the models in the box were trained, where they have their records."""
+    logs = sorted(MODEL.parent.glob("*/metrics.csv"))
+    if not logs:
+        return ""
+    size = dict(figsize=(3.6 * len(logs), 3.2), layout="constrained", squeeze=False)
+    fig, axes = plt.subplots(1, len(logs), sharey=True, **size)
+    for ax, log in zip(axes[0], logs, strict=True):
+        rows = read_records(log.parent)
+        draw_curves(ax, rows, [name for name in CURVES if name in rows[0]])
+        seen = [(r["step"], r["validation"]) for r in rows if "validation" in r]
+        ax.plot(*zip(*seen, strict=True), "k.-", label="all, unseen shapes")
+        ax.set_title(log.parent.name)
+        ax.legend(fontsize=7)
+    fig.savefig(target, dpi=100)
+    target.write_bytes(small(target.read_bytes()))
+    return f"## How they were trained\n\n![Losses by step]({target.name})\n"
+
+
+def main():
+    there = [path.relative_to(ROOT).as_posix() for path in RIVALS if path.is_dir()]
+    model = MODEL.relative_to(ROOT).as_posix() if MODEL.is_dir() else ""
+    values = {"05_evaluate": {"model": model, "others": there}}
+    names, params = sys.argv[1:] or ORDER, [ROOT / "notebooks/params/gallery.yaml"]
+    run = run_notebooks(names, "for_gallery", params=params, values=values)
+    new = run / "gallery"
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir()
+    text = ["# Gallery\n\nMade by `make gallery` from the models in the box: pictures,"]
+    text.append("executed notebooks, and scenes that turn in a browser")
+    text.append("(download the folder, open them from there; k3d.js is K3D-jupyter's,")
+    text.append("MIT licence).\n")
+    for entry in json.loads((run / "run.json").read_text())["notebooks"]:
+        name, outputs = entry["notebook"], entry["outputs"]
+        (new / f"{name}.ipynb").write_bytes(executed(run / f"{name}.ipynb"))
+        text.append(f"## [{entry['title']}]({name}.ipynb)\n\n{outputs['note']}\n")
+        for figure in outputs["figures"]:
+            source, caption = run / name / figure["file"], figure["caption"]
+            target = new / f"{name[:2]}_{source.name}"
+            if source.suffix == ".html":
+                page, script = shared(source.read_text())
+                target.write_text(page)
+                (new / SCRIPT).write_text(script)
+                text.append(f"[{caption}, in a browser]({target.name})\n")
+            else:
+                target.write_bytes(small(source.read_bytes()))
+                text.append(f"![{caption}]({target.name})\n\n*{caption}*\n")
+    text.append(training_curves(new / "training.png"))
+    (new / "README.md").write_text("\n".join(text))
+    for path in new.iterdir():
+        size, limit = path.stat().st_size, LIMITS.get(path.suffix, 1_500_000)
+        if size > limit:
+            raise ValueError(f"{path} has {size:,} of {limit:,} bytes")
+    shutil.rmtree(GALLERY, ignore_errors=True)
+    shutil.move(new, GALLERY)
+    print(f"{GALLERY.relative_to(ROOT)}: {len(list(GALLERY.iterdir()))} files")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""The gallery: what its maker does to pictures, notebooks, scenes; what is in it."""
+
+import base64
+import importlib.util
+import io
+import re
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import nbformat
+import numpy as np
+import pytest
+import trimesh
+from PIL import Image
+
+from d2im import widgets
+from d2im.camera import Camera
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+FOLDER = ROOT / "reports/gallery"
+
+
+@pytest.fixture(scope="module")
+def gallery():
+    spec = importlib.util.spec_from_file_location(
+        "gallery", ROOT / "notebooks/gallery.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def png():
+    figure, ax = plt.subplots(figsize=(4, 3))
+    ax.imshow(np.add.outer(np.arange(30.0), np.arange(40.0)), cmap="coolwarm")
+    page = io.BytesIO()
+    figure.savefig(page)
+    plt.close(figure)
+    return page.getvalue()
+
+
+def pixels(png):
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(float)
+
+
+def test_a_small_picture_looks_the_same_and_is_smaller(gallery, png):
+    small = gallery.small(png)
+    assert len(small) < 0.8 * len(png)
+    assert np.abs(pixels(small) - pixels(png)).mean() < 2  # of 255
+
+
+def test_an_executed_copy_keeps_text_and_pictures_alone(gallery, png, tmp_path):
+    output, cell = nbformat.v4.new_output, nbformat.v4.new_code_cell("1")
+    picture = {"image/png": base64.b64encode(png).decode(), "text/html": "<b>"}
+    picture |= {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "x"}
+    cell.outputs = [output("display_data", picture), output("stream", text="said")]
+    cell.outputs.append(output("stream", name="stderr", text="/home/me: a warning"))
+    cell.metadata = {"papermill": {"duration": 1}, "tags": ["parameters"]}
+    text = nbformat.v4.new_markdown_cell("[code](../d2im/run.py), [02](02_a.ipynb)")
+    notebook = nbformat.v4.new_notebook(cells=[text, cell])
+    nbformat.write(notebook, tmp_path / "a.ipynb")
+    made = nbformat.reads(gallery.executed(tmp_path / "a.ipynb").decode(), 4)
+    assert made.cells[0].source == "[code](../../d2im/run.py), [02](02_a.ipynb)"
+    assert made.cells[1].metadata == {"tags": ["parameters"]}
+    shown, said = made.cells[1].outputs
+    assert set(shown.data) == {"image/png", "text/plain"} and said.text == "said"
+
+
+def test_a_scene_reads_k3d_from_the_file_beside_it(gallery, tmp_path):
+    scene = widgets.mesh_scene(trimesh.creation.box(), Camera(30, 20, 1.0, 32))
+    widgets.snapshot(scene, tmp_path / "a.html")
+    whole = (tmp_path / "a.html").read_text()
+    page, script = gallery.shared(whole)
+    tag = f'<script src="{gallery.SCRIPT}"></script>\n    <script>'
+    assert page.replace(tag, f"<script>\n        {script}") == whole
+    assert len(page) < 200_000 and script.startswith("window.k3dCompressed")
+
+
+needs_gallery = pytest.mark.skipif(
+    not (FOLDER / "README.md").is_file(), reason="the gallery is not made yet"
+)
+
+
+@needs_gallery
+def test_the_gallery_is_small(gallery):
+    for path in FOLDER.iterdir():
+        assert path.stat().st_size <= gallery.LIMITS.get(path.suffix, 1_500_000), path
+
+
+@needs_gallery
+@pytest.mark.parametrize("page", [FOLDER / "README.md", ROOT / "README.md"])
+def test_pages_link_what_is_there(page):
+    links = re.findall(r"\]\(([^)#:]+)\)", page.read_text())
+    assert links and [x for x in links if not (page.parent / x).exists()] == []
+
+
+@needs_gallery
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_each_notebook_links_its_executed_copy_of_text_and_pictures(path):
+    first = nbformat.read(path, as_version=4).cells[0]
+    assert f"(../reports/gallery/{path.name})" in first.source
+    copy = nbformat.read(FOLDER / path.name, as_version=4)
+    outputs = [o for cell in copy.cells for o in cell.get("outputs", [])]
+    assert not [o for o in outputs if o.output_type == "error"]
+    kinds = {kind for o in outputs for kind in o.get("data", {})}
+    assert "image/png" in kinds <= {"image/png", "text/plain", "text/markdown"}
