@@ -29,6 +29,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from d2im import benchmark, losses
+from d2im.checkpoints import read_records
 from d2im.dataset import ShapeDataset, prepare, write_whole
 from d2im.metrics import Result
 from d2im.networks import DISN, CameraNet, D2IMNet, ImageModel, IMNet
@@ -271,6 +272,11 @@ def pack(options, out):
         half = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
         save_file(half, target / "model.safetensors")
         (target / "config.json").write_bytes((source / "config.json").read_bytes())
+        records = read_records(source)
+        kept = [r for r in records if r["step"] % 20 == 0 or "validation" in r]
+        names = list(dict.fromkeys(key for record in kept for key in record))
+        lines = [[format(r[n], ".5g") if n in r else "" for n in names] for r in kept]
+        (target / "metrics.csv").write_text(csv_table(names, lines))
         trained = json.loads((source / "training.json").read_text())["settings"]
         mine, methods = [], (f"{name}-0", f"{name}-0 base")
         for rows in scores.values():
@@ -284,6 +290,8 @@ def pack(options, out):
             cell = cell.replace("nan [nan, nan]", "–")
             cells.setdefault(part + line["measure"], {})[line["group"]] = cell
         lines = [[key, *(row.get(g, "") for g in groups)] for key, row in cells.items()]
+        told = {"–", "0 [0, 0]", ""}  # of a model without displacement, say
+        lines = [line for line in lines if not told.issuperset(line[1:])]
         figures = markdown_table(["mean, 95 % interval over shapes", *groups], lines)
         model = ImageModel.from_pretrained(source)
         card = CARD.format(
