@@ -222,9 +222,9 @@ def read_scores(out):
 
 
 def write_tables(out):
-    """Sum the scores up as Markdown and CSV."""
+    """Sum the scores up: all in CSV and Markdown, what tells most in a short table."""
     (out / "results").mkdir(exist_ok=True)
-    text = []
+    text, told = [], []
     for kind, rows in read_scores(out).items():
         if rows:
             summary = benchmark.summarise(rows)
@@ -232,7 +232,32 @@ def write_tables(out):
             table = csv_table(list(summary[0]), lines)
             (out / "results" / f"{kind}.csv").write_text(table)
             text.append(f"## {kind.capitalize()}\n\n{benchmark.markdown(summary)}")
+            told += [line for line in summary if line["measure"] in IN_THE_CARD]
+    (out / "results" / "all.md").write_text("\n".join(text))
+    text = []
+    eyes = [line for line in told if line["method"].startswith("camera")]
+    for split in ("split test", "split unseen", "split real"):
+        mine = [x for x in told if x["group"] == split and x not in eyes]
+        text.append(f"## {split.capitalize()}\n\n{short_table(mine, 'method')}")
+    eyes = [line for line in eyes if line["group"].startswith("split")]
+    text.append(f"## The camera\n\n{short_table(eyes, 'group')}")
     (out / "results" / "results.md").write_text("\n".join(text))
+
+
+def short_table(summary, across):
+    """Means and intervals as Markdown: measures down, methods or groups across."""
+    cells, columns = {}, dict.fromkeys(line[across] for line in summary)
+    for line in summary:
+        name = line["measure"]
+        if across == "group" and line["method"].endswith(" base"):
+            name = f"base, {name}"
+        cell = "{mean:.3g} [{low:.3g}, {high:.3g}]".format(**line)
+        cells.setdefault(name, {})[line[across]] = cell
+    unknown = {"nan [nan, nan]", "0 [0, 0]", "–"}  # without displacement, say
+    lines = [[key, *(row.get(c, "–") for c in columns)] for key, row in cells.items()]
+    lines = [["–" if cell in unknown else cell for cell in line] for line in lines]
+    lines = [line for line in lines if not unknown.issuperset(line[1:])]
+    return markdown_table(["mean, 95 % interval over shapes", *columns], lines)
 
 
 IN_THE_CARD = """base_error final_error laplacian_correlation displacement_correlation
@@ -282,17 +307,8 @@ def pack(options, out):
         for rows in scores.values():
             mine += benchmark.summarise([r for r in rows if r["method"] in methods])
         mine = [line for line in mine if line["measure"] in IN_THE_CARD]
-        groups = ["split test", "split unseen", "split real"]
-        cells = {}
-        for line in mine:
-            part = "base, " if line["method"].endswith(" base") else ""
-            cell = "{mean:.3g} [{low:.3g}, {high:.3g}]".format(**line)
-            cell = cell.replace("nan [nan, nan]", "–")
-            cells.setdefault(part + line["measure"], {})[line["group"]] = cell
-        lines = [[key, *(row.get(g, "") for g in groups)] for key, row in cells.items()]
-        told = {"–", "0 [0, 0]", ""}  # of a model without displacement, say
-        lines = [line for line in lines if not told.issuperset(line[1:])]
-        figures = markdown_table(["mean, 95 % interval over shapes", *groups], lines)
+        mine = [line for line in mine if line["group"].startswith("split")]
+        figures = short_table(mine, "group")
         model = ImageModel.from_pretrained(source)
         card = CARD.format(
             title=title,
