@@ -113,6 +113,9 @@ def main():
                 target.write_bytes(small(source.read_bytes()))
                 text.append(f"![{caption}]({target.name})\n\n*{caption}*\n")
     text.append(training_curves(new / "training.png"))
+    if (results := GALLERY / "results.md").is_file():  # a campaign's, not made here
+        shutil.copy(results, new)
+        text.append("[How good the models are](results.md)\n")
     (new / "README.md").write_text("\n".join(text))
     for path in new.iterdir():
         size, limit = path.stat().st_size, LIMITS.get(path.suffix, 1_500_000)
