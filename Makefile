@@ -40,7 +40,7 @@ test: $(STAMP)
 # Chromium is the system's: apt-get install chromium, where that is allowed.
 test-browser: $(STAMP)
 	$(RUN) -m pip install --quiet -c constraints.txt -e '.[browser]'
-	@command -v chromium >/dev/null || apt-get install -y chromium
+	@command -v chromium >/dev/null || { apt-get update && apt-get install -y chromium; }
 	$(RUN) -m pytest tests/browser -o norecursedirs=
 
 lab: $(STAMP)
