@@ -21,7 +21,7 @@ from scipy.spatial.distance import cdist
 
 from . import losses
 from .fields import sample_maps
-from .sampling import HALF_BOX, sample_surface, signed_distance
+from .sampling import HALF_BOX, is_solid, sample_surface, signed_distance
 
 ON_SURFACE = 0.005  # world units: the stored points that count as surface points
 BOX_DIAGONAL = 2 * HALF_BOX * 3**0.5  # world units: no distance in the box is larger
@@ -245,18 +245,27 @@ def iou(prediction, truth):
     return float((prediction & truth).sum() / union) if union else float("nan")
 
 
-def inside(mesh, points):
+def inside(mesh, points, scene=None):
     """Which points (P, 3) lie in a mesh: winding number above 1/2, (P,) bool.
 
-    The generalised one (Jacobson et al. 2013; Barill et al. 2018), so that open and
-    overlapping bodies are scored too.
+    That of one closed body is counted along rays, as signed crossings, by two of three
+    directions; any other's is the generalised one (Jacobson et al. 2013), so that open
+    and overlapping bodies are scored too. `scene` is the mesh's `ray_scene`.
     """
-    import igl  # absent on a machine that only trains
+    found = np.zeros(len(points), dtype=bool)
+    near = ((points > mesh.bounds[0]) & (points < mesh.bounds[1])).all(1)
+    points = points[near]
+    if is_solid(mesh):
+        scene = scene or ray_scene(mesh)
+        axes = np.array([[0.79, 0.53, 0.31], [-0.37, 0.83, 0.42], [0.19, -0.44, 0.88]])
+        votes = [_crossings(scene, mesh.face_normals, points, a) > 0 for a in axes]
+        found[near] = np.sum(votes, axis=0) >= 2
+    else:
+        import igl  # absent on a machine that only trains
 
-    found = ((points > mesh.bounds[0]) & (points < mesh.bounds[1])).all(1)
-    vertices = np.ascontiguousarray(mesh.vertices, dtype=np.float64)
-    faces = np.ascontiguousarray(mesh.faces, dtype=np.int64)
-    found[found] = igl.fast_winding_number(vertices, faces, points[found]) > 0.5
+        faces = np.ascontiguousarray(mesh.faces, dtype=np.int64)
+        vertices = np.ascontiguousarray(mesh.vertices, dtype=np.float64)
+        found[near] = igl.fast_winding_number(vertices, faces, points) > 0.5
     return found
 
 
@@ -351,7 +360,7 @@ class _Pair:
 
     def __init__(self, prediction, truth, rules, scale, camera):
         self.meshes, self.scale, self.camera = (prediction, truth), scale, camera
-        self.scenes = [ray_scene(mesh) for mesh in self.meshes] if camera else ()
+        self.scenes = [ray_scene(mesh) for mesh in self.meshes]
         self.clouds, self.known = [], {}  # (points, normals, seen) of each
         drawn = [rule for rule in rules if rule.sampling != "volume"]
         count = max([rule.points for rule in drawn], default=1)
@@ -412,7 +421,8 @@ class _Pair:
             rng = np.random.default_rng([rule.seed, 2])
             points = rng.uniform(-HALF_BOX, HALF_BOX, (rule.points, 3)) / self.scale
             points += 0 if rule.frame == "world" else self.meshes[1].bounds.mean(0)
-            self.known["box"] = points, [inside(m, points) for m in self.meshes]
+            pairs = zip(self.meshes, self.scenes, strict=True)
+            self.known["box"] = points, [inside(m, points, s) for m, s in pairs]
         points, held = self.known["box"]
         if side:
             depths = [behind(scene, self.camera, points) for scene in self.scenes]
@@ -583,3 +593,19 @@ def _nearest(points, others, within):
     distance, index = tree.query(points[order], distance_upper_bound=within)
     back = np.argsort(order)
     return distance[back], index[back]
+
+
+def _crossings(scene, face_normals, points, direction):
+    """Winding number of a closed mesh: crossings out of it less those into it."""
+    winding, left = np.zeros(len(points)), np.arange(len(points))
+    rays = np.tile(direction, (len(points), 1)).astype(np.float32)
+    starts = points.astype(np.float32)
+    for _ in range(100):  # layers; a ray that sticks to an edge is outvoted
+        hits = scene.run(starts, rays[left], output=True)
+        met = hits["primID"] >= 0
+        if not met.any():
+            break
+        left = left[met]
+        winding[left] += np.sign(face_normals[hits["primID"][met]] @ direction)
+        starts = starts[met] + (hits["tfar"][met, None] + 1e-5) * rays[left]
+    return winding
