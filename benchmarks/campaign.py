@@ -174,11 +174,9 @@ def score_one(options, out, name):
                 found, made = benchmark.predict_meshes(
                     model, image, camera, options.resolution
                 )
-                if isinstance(model, D2IMNet) or "final" in made:
-                    scores = benchmark.field_scores(
-                        model, found, example, view, truth, coarse
-                    )
-                    fields.append(info | {"status": "ok"} | results(scores))
+                given = model, found, example, view, truth, coarse
+                scores = results(benchmark.field_scores(*given))
+                fields.append(info | {"status": "ok"} | scores)
                 for part, (mesh, why) in made.items():
                     method = name + (" base" if part == "base" else "")
                     jobs.append((info | {"method": method}, mesh, why, truth, camera))
@@ -270,7 +268,7 @@ CARD = """# {title}
 `d2im.networks.{kind}.from_pretrained` loads it.
 
 - Data: {shapes:,} procedural shapes of the ten training families x {views} views, seeds
-  from {first} of `data/splits.json`'s training range; bench, bookshelf and vase never
+  from 0 of `data/splits.json`'s training range; bench, bookshelf and vase never
   seen; nothing from ShapeNet, no pretrained weights.
 - Budget: {steps} steps of {batch} pictures x {points} points, Adam, peak rate {rate},
   {precision}, seed {seed}, on {machine}; the best checkpoint by validation.
@@ -318,7 +316,6 @@ def pack(options, out):
             parameters=sum(p.numel() for p in model.parameters()),
             shapes=len(ShapeDataset(out / "train")),
             views=options.views,
-            first=0,
             steps=trained["steps"],
             batch=trained["batch_size"],
             points=options.points,
