@@ -6,9 +6,10 @@
 Every stage goes on where it was stopped, so that the same command finishes a campaign
 that was killed. `--gpu` takes more shapes, seeds and steps, and trains several models
 at a time. `--parts` writes models and tables as pieces of 15 MiB with their checksums;
-`--join FOLDER` puts them together again in `--out`. A machine that generates the data
-needs the packages of pyproject.toml; training alone needs torch, accelerate,
-huggingface_hub and safetensors.
+`--join FOLDER` puts them together again in `--out`. `--stages` names those to go
+through, so that one machine can train and another score. A machine that generates the
+data needs the packages of pyproject.toml; training alone needs torch, accelerate,
+huggingface_hub, joblib and safetensors.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -34,6 +36,7 @@ from d2im.dataset import ShapeDataset, prepare, write_whole
 from d2im.metrics import Result
 from d2im.networks import DISN, CameraNet, D2IMNet, ImageModel, IMNet
 from d2im.pages import csv_table, markdown_table
+from d2im.resident import ResidentShapes
 from d2im.shapes import split_pairs
 from d2im.training import TrainingConfig, train
 
@@ -53,8 +56,8 @@ IN_THE_BOX |= {"camera": "camera-small"}
 # `shapes` of each training family; `test`, `unseen`: of each family on the list.
 CPU = dict(shapes=500, views=8, count=20_000, steps=7000, batch=16, seeds=1, at_once=2)
 CPU |= dict(models=" ".join(MODELS), test=3, unseen=10, workers=2)
-GPU = CPU | dict(views=12, count=40_000, steps=5000, batch=64, seeds=3, at_once=6)
-GPU |= dict(workers=16)
+GPU = CPU | dict(views=12, steps=5000, batch=64, seeds=3, at_once=18, workers=16)
+seeding = threading.Lock()  # torch's random numbers belong to all threads
 
 
 def make_data(options, out):
@@ -84,7 +87,7 @@ def listed(options):
     return kept
 
 
-def train_one(options, out, name, seed):
+def train_one(options, out, name, seed, resident=None):
     """Train one model with one seed, or go on with it."""
     kind, changes, weighted, share = MODELS[name]
     data = {"points": options.points, "weighted": weighted, "seed": seed}
@@ -102,11 +105,13 @@ def train_one(options, out, name, seed):
         checkpoint_every=max(1, min(500, steps // 4)),
         **changes,
     )
-    torch.manual_seed(seed)
-    model = kind.preset(options.preset)
+    with seeding:
+        torch.manual_seed(seed)
+        model = kind.preset(options.preset)
     started = time.perf_counter()
     folder = out / "runs" / f"{name}-{seed}"
-    for record in train(model, shapes, folder, config, validation=held_out):
+    given = {"validation": held_out, "resident": resident}
+    for record in train(model, shapes, folder, config, **given):
         if "validation" in record:
             left = (time.perf_counter() - started) / record["step"]
             left *= steps - record["step"]
@@ -117,10 +122,18 @@ def train_one(options, out, name, seed):
 
 
 def train_all(options, out):
-    """Train every model and seed, each in a process of its own."""
+    """Train every model and seed: on a GPU side by side over the same data there, on
+    CPUs each in a process of its own."""
     names = options.models.split()
-    jobs = [(name, str(seed)) for seed in range(options.seeds) for name in names]
-    run_apart(options, [("--only", *job) for job in jobs])
+    jobs = [(name, seed) for seed in range(options.seeds) for name in names]
+    if not torch.cuda.is_available():
+        run_apart(options, [("--only", name, str(seed)) for name, seed in jobs])
+        return
+    shared = ResidentShapes(ShapeDataset(out / "train"), "cuda")
+    with ThreadPoolExecutor(options.at_once) as pool:
+        work = [pool.submit(train_one, options, out, *job, shared) for job in jobs]
+    for done in work:
+        done.result()
 
 
 def score_all(options, out):
@@ -351,12 +364,19 @@ def write_parts(out, parts):
     parts.mkdir(parents=True, exist_ok=True)
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w:gz") as tar:
-        for folder in ("models", "results", "scores"):
-            tar.add(out / folder, folder)
+        for folder in ("runs", "models", "results", "scores"):
+            if (out / folder).is_dir():
+                tar.add(out / folder, folder, filter=what_is_carried)
     data = archive.getvalue()
     for k in range(0, len(data), PIECE):
         (parts / f"campaign.{k // PIECE}").write_bytes(data[k : k + PIECE])
     (parts / "campaign.sha256").write_text(hashlib.sha256(data).hexdigest())
+
+
+def what_is_carried(entry):
+    """All but what only training on needs."""
+    left = ("optimizer.safetensors", "last.safetensors")
+    return None if entry.name.endswith(left) else entry
 
 
 def join_parts(parts, out):
@@ -389,6 +409,8 @@ def main():
     parser.add_argument("--precision", default="bf16")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--resolution", type=int, default=128)
+    stages = {"data": make_data, "train": train_all, "score": score_all, "pack": pack}
+    parser.add_argument("--stages", nargs="+", choices=stages, default=list(stages))
     options = parser.parse_args()
     out = options.out
     if options.join:
@@ -400,10 +422,10 @@ def main():
     if options.score:
         score_one(options, out, options.score)
         return
-    for stage in (make_data, train_all, score_all, pack):
+    for stage in options.stages:
         started = time.perf_counter()
-        stage(options, out)
-        print(f"{stage.__name__}: {time.perf_counter() - started:.0f} s", flush=True)
+        stages[stage](options, out)
+        print(f"{stage}: {time.perf_counter() - started:.0f} s", flush=True)
     if options.parts:
         write_parts(out, options.parts)
 

@@ -14,6 +14,7 @@ GPU and streams them on a CPU. The card's rate is that of a large product in bf1
 """
 
 import argparse
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -185,6 +186,7 @@ def main():
         scratch = Path(scratch)
         pairs = split_pairs("train")[: options.shapes]
         made = {"count": 32_768, "views": 12, "size": size, "progress": False}
+        made["workers"] = os.cpu_count()
         prepare(pairs, scratch / "data", **made)
         dataset = ShapeDataset(scratch / "data", points=options.points)
         examples = [dataset.example(k) for k in range(len(dataset))]

@@ -109,11 +109,11 @@ def camera_errors(predicted, true, points):
 
 def pixel_index(uv, height, width):
     """Index (B, P) of uv's pixels in a flattened map, clamped; inside (B, P), bool."""
-    size = uv.new_tensor([width, height])
-    pixel = ((uv + 1) / 2 * size).floor()
-    inside = ((pixel >= 0) & (pixel < size)).all(-1)
-    pixel = torch.minimum(pixel.clamp(min=0), size - 1).long()
-    return pixel[..., 1] * width + pixel[..., 0], inside
+    x, y = ((uv + 1) / 2).unbind(-1)
+    x, y = (x * width).floor(), (y * height).floor()
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    x, y = x.clamp(0, width - 1).long(), y.clamp(0, height - 1).long()
+    return y * width + x, inside
 
 
 def visible_near(uv, point_depth, front, sdf, mask, depth):

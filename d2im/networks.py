@@ -199,6 +199,17 @@ PRESETS = {
         "point_widths": (64, 256, 512),
         "head_widths": (512, 256),
     },
+    "base": {  # a GPU trains it, a CPU still runs it in about a second
+        "image_size": 224,
+        "encoder_widths": (32, 32, 64, 128, 256),
+        "encoder_blocks": (1, 1, 1, 1),
+        "hidden_size": 512,
+        "code_size": 256,
+        "decoder_widths": (256, 256, 128, 64, 32),
+        "displacement_channels": 32,
+        "point_widths": (64, 128, 256),
+        "head_widths": (256, 128),
+    },
     "small": {  # a CPU trains it in minutes
         "image_size": 112,
         "encoder_widths": (16, 16, 32, 64, 128),
@@ -233,7 +244,7 @@ class ImageModel(nn.Module, PyTorchModelHubMixin):
 
     @classmethod
     def preset(cls, name, **changes):
-        """A new model of the preset "paper" or "small", but for some `changes`."""
+        """A new model of the preset "paper", "base" or "small", but for `changes`."""
         if name not in PRESETS:
             raise ValueError(f"no preset {name!r}; there are: {', '.join(PRESETS)}")
         return cls(**{size: PRESETS[name][size] for size in cls.SIZES} | changes)
@@ -393,6 +404,8 @@ class CameraNet(ImageModel):
         # Both start at the camera in front of the object, at ratio 1.
         self.distance[1].bias.data[:] = 1.0
         self.rotation[1].bias.data[:] = torch.tensor([1.0, 0, 0, 0, -1, 0])
+        lens = torch.tensor([LENS_MM / SENSOR_MM, 0.5, 0.5, 1]) * self.image_size
+        self.register_buffer("lens", lens, persistent=False)
 
     def forward(self, image):
         """(B, 3, H, W) -> (B, 16), rows of `Camera.to_array`."""
@@ -402,8 +415,7 @@ class CameraNet(ImageModel):
         forward = F.normalize(torch.linalg.cross(right, down), dim=-1)
         down = torch.linalg.cross(forward, right)
         translation = F.pad(DISTANCE * self.distance(code), (2, 0))
-        lens = code.new_tensor([LENS_MM / SENSOR_MM, 0.5, 0.5, 1]) * self.image_size
-        lens = lens.expand(len(image), 4)
+        lens = self.lens.expand(len(image), 4)
         return torch.cat([right, down, forward, translation, lens], -1)
 
     @torch.no_grad()

@@ -6,8 +6,11 @@ batch is a few gathers and one race for the points (`sampling.weighted_draw`, wh
 draw this is, with other random numbers).
 """
 
+import copy
+
 import numpy as np
 import torch
+from joblib import Parallel, cpu_count, delayed
 
 from .dataset import VIEW_TYPES
 
@@ -25,7 +28,6 @@ class ResidentShapes:
 
     def __init__(self, dataset, device="cpu", room=float("inf")):
         self.dataset, self.device = dataset, torch.device(device)
-        self._generator = torch.Generator(self.device)
         first = dataset.example(0)
         self.views = dataset.view_count(0)
         kinds = {name: kind for name, kind in POINT_TYPES.items() if name in first}
@@ -47,8 +49,9 @@ class ResidentShapes:
             )
             for name in kinds
         }
-        for index in range(len(dataset)):
-            example = dataset.example(index)
+        readers = Parallel(min(8, cpu_count()), prefer="threads", return_as="generator")
+        examples = readers(delayed(dataset.example)(k) for k in range(len(dataset)))
+        for index, example in enumerate(examples):
             for name, tensor in self.tensors.items():
                 value = example.get(name)
                 if value is None:
@@ -62,22 +65,31 @@ class ResidentShapes:
                     )
                 tensor[index] = torch.from_numpy(value.astype(kinds[name]))
 
+    def drawn_as(self, dataset):
+        """The same tensors, drawn from as another ShapeDataset of the shapes says."""
+        if [row["id"] for row in dataset.rows] != [r["id"] for r in self.dataset.rows]:
+            raise ValueError(f"{dataset.folders} and the data on the device differ")
+        other = copy.copy(self)
+        other.dataset = dataset
+        return other
+
     def batch(self, keys):
         """Draw one view and points of each shape, by (seed, index, draw) alone.
 
-        Args: keys: (index, draw) pairs, B of them.
+        Args: keys: (index, draw) pairs, B of them, or a tensor (B, 2) on the device.
         Returns: dict of tensors as ShapeDataset's items, stacked.
         """
         data, tensors = self.dataset, self.tensors
-        clock = torch.empty(len(keys), tensors["sdf"].shape[1], device=self.device)
-        views = []
-        for row, key in zip(clock, keys, strict=True):
-            rng = np.random.default_rng([data.seed, *key])
-            views.append(rng.integers(self.views) if data.view is None else data.view)
-            generator = self._generator.manual_seed(int(rng.integers(2**62)))
-            row.exponential_(generator=generator)
-        index = torch.tensor([key[0] for key in keys], device=self.device)
-        view = torch.tensor(np.array(views), device=self.device)
+        keys = torch.as_tensor(keys, device=self.device)  # (B, 2)
+        index, draw = keys.unbind(1)
+        row = _hash(_hash(_hash(draw) + index) + data.seed)[:, None]  # (B, 1)
+        view = torch.zeros_like(index) + (data.view or 0)
+        if data.view is None:
+            view = _hash(row[:, 0]) % self.views
+        place = torch.arange(1, tensors["sdf"].shape[1] + 1, device=self.device)
+        # (B, P), uniform in (0, 1): as many bits as float32 holds
+        share = ((_hash(_hash(row + _hash(place)) + row) >> 9) + 0.5) / 2**23
+        clock = -torch.log1p(-share)
         if data.weighted:
             clock /= tensors["weights"][index]
         chosen = _race(clock, tensors["sdf"][index] < 0, data.points)  # (B, points)
@@ -90,6 +102,17 @@ class ResidentShapes:
         item["image"] /= 255
         item["mask"] = item["mask"] > 0
         return item
+
+
+def _hash(x):
+    """Whole numbers (int64) -> as good as random ones in [0, 2^32), on any device.
+
+    The numbers of a counter, hashed, are random without a generator's state (Salmon et
+    al., SC 2011); here by two rounds of shift, exclusive or and product.
+    """
+    x = (x ^ (x >> 16)) * 0x7FEB352D & 0xFFFFFFFF
+    x = (x ^ (x >> 15)) * 0x846CA68B & 0xFFFFFFFF
+    return x ^ (x >> 16)
 
 
 def _race(clock, inside, count):

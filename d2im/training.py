@@ -3,12 +3,15 @@
 The rivals and the camera network run in the same loop, each with its own loss. A batch
 is a function of (seed, step) alone, so what a run must keep to go on bit for bit is the
 weights and the optimiser, see `checkpoints`. Several processes, started by torchrun,
-share each batch and do what one would do with it, see `distributed`.
+share each batch and do what one would do with it, see `distributed`. On one GPU with
+its data there a step is recorded and replayed, see `_replayed_steps`.
 """
 
 import math
+import threading
 import time
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +28,8 @@ from .networks import DISN, SDF_SCALE, CameraNet, D2IMNet
 from .resident import ResidentShapes
 
 DISN_NEAR = 0.01  # world units: nearer points weigh more in DISN's loss
+BLOCK = 50  # steps that a GPU takes without a word
+_recording = threading.Lock()  # one graph at a time: several trainings share a GPU
 
 
 @dataclass(frozen=True)
@@ -57,10 +62,14 @@ def batch_losses(model, batch, config):
         of CameraNet camera.
     """
     points, cameras, target = batch["points"], batch["camera"], batch["sdf"]
+    exact = torch.autocast(points.device.type, enabled=False)  # 8 bits miss the pixel
     if isinstance(model, CameraNet):
-        return {"camera": losses.camera_loss(model(batch["image"]), cameras, points)}
+        found = model(batch["image"]).float()
+        with exact:
+            return {"camera": losses.camera_loss(found, cameras, points)}
     code, features = model.encode(batch["image"])
-    uv, camera_points = project(points, cameras)
+    with exact:
+        uv, camera_points = project(points, cameras)
     scaled = target * SDF_SCALE
     if isinstance(model, DISN):
         field, near = model.decode(code, features, points, uv), target.abs() < DISN_NEAR
@@ -86,7 +95,17 @@ def batch_losses(model, batch, config):
     return terms
 
 
-def train(model, dataset, out, config=None, *, validation=None, resume=True, **reading):
+def train(
+    model,
+    dataset,
+    out,
+    config=None,
+    *,
+    validation=None,
+    resume=True,
+    workers=0,
+    resident=None,
+):
     """Train a model; a generator that yields one record a step.
 
     Args:
@@ -94,8 +113,9 @@ def train(model, dataset, out, config=None, *, validation=None, resume=True, **r
         out: folder of the checkpoint, see `checkpoints`.
         validation: ShapeDataset, scored with every checkpoint; the best model is kept.
         resume: go on from the checkpoint in `out`, if there is one.
-        reading: workers, a number of processes that read data; resident, True to keep
-            the data on the device, which None does on a GPU where they fit.
+        workers: processes that read data, where they are not on the device.
+        resident: True keeps the data on the device, which None does on a GPU where
+            they fit; or ResidentShapes of the same shapes, which trainings may share.
 
     Yields:
         dict: step (from 1), loss, its terms, learning_rate, seconds, and validation
@@ -116,21 +136,24 @@ def train(model, dataset, out, config=None, *, validation=None, resume=True, **r
     known = find_checkpoint(out)
     state.wait_for_everyone()
     model.to(device)
-    optimizer = torch.optim.Adam(
-        model.parameters(), config.learning_rate, weight_decay=config.weight_decay
-    )
     settings = {**asdict(config), "data": dataset.fingerprint()}
+    on_gpu, rate = device.type == "cuda", torch.tensor(config.learning_rate)
+    optimizer = torch.optim.Adam(
+        model.parameters(),
+        rate.to(device),
+        weight_decay=config.weight_decay,
+        capturable=on_gpu,
+        fused=on_gpu,
+    )
     records, best = [], None
     if resume and known:
         records, best = load_checkpoint(out, model, optimizer, settings)
     share_batch_norms(model)
-    if device.type == "cuda":  # on a CPU torch 2.13 crashes where channels are few
+    if on_gpu:  # on a CPU torch 2.13 crashes where channels are few
         model.to(memory_format=torch.channels_last)
     step_losses = torch.compile(batch_losses) if config.compile else batch_losses
-    every = _batch_keys(len(dataset), config, len(records))
-    keys = (batch_keys[state.process_index :: processes] for batch_keys in every)
-    for batch in _batches(dataset, keys, device, **reading):
-        begun, step = time.perf_counter(), len(records) + 1
+
+    def update(batch):
         model.train()
         with torch.autocast(device.type, torch.bfloat16, config.precision == "bf16"):
             terms = step_losses(model, batch, config)
@@ -139,14 +162,23 @@ def train(model, dataset, out, config=None, *, validation=None, resume=True, **r
         loss.backward()
         average_gradients(model.parameters())
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-        rate = config.learning_rate * _learning_rate_factor(step - 1, config)
-        optimizer.param_groups[0]["lr"] = rate
         optimizer.step()
-        values = torch.stack([loss, *terms.values()]).detach()
-        values = mean_over_processes(values).tolist()  # the one wait for the device
-        record = {"step": step, **dict(zip(["loss", *terms], values, strict=True))}
-        record |= {"learning_rate": rate, "seconds": time.perf_counter() - begun}
-        records.append(record)
+        return {"loss": loss.detach()} | {k: v.detach() for k, v in terms.items()}
+
+    shapes = _on_device(dataset, device, resident)
+    held_out = validation
+    if shapes and validation is not None:
+        held_out = _on_device(validation, device, None) or validation
+    every = _batch_keys(len(dataset), config, len(records))
+    keys = (batch_keys[state.process_index :: processes] for batch_keys in every)
+    if _can_replay(shapes, device, processes):
+        steps = _replayed_steps(update, optimizer, shapes, keys, config, len(records))
+    else:
+        batches = _batches(shapes or dataset, keys, device, workers)
+        steps = _single_steps(update, optimizer, batches, config, len(records))
+    for values in steps:
+        step = len(records) + 1
+        records.append(record := {"step": step, **values})
         if problem := _problem(records):
             raise FloatingPointError(
                 f"{problem} at step {step}: train anew with a lower learning rate; "
@@ -155,14 +187,88 @@ def train(model, dataset, out, config=None, *, validation=None, resume=True, **r
         if step % config.checkpoint_every == 0 or step == config.steps:
             if validation is not None:
                 scored = [r["validation"] for r in records if "validation" in r]
-                record["validation"] = validation_loss(model, validation, config)
+                record["validation"] = validation_loss(model, held_out, config)
                 if record["validation"] < min(scored, default=math.inf):
-                    best = {k: v.cpu().clone() for k, v in model.state_dict().items()}
+                    weights = model.state_dict().items()
+                    best = {k: v.cpu().clone().contiguous() for k, v in weights}
             if state.is_main_process:
                 save_checkpoint(out, model, best, optimizer, records, settings)
             state.wait_for_everyone()
         yield record
     model.eval()
+
+
+def _single_steps(update, optimizer, batches, config, start):
+    """Take a step a batch; yields what a record says of it."""
+    begun = time.perf_counter()
+    for step, batch in enumerate(batches, start):
+        rate = _learning_rate(step, config)
+        optimizer.param_groups[0]["lr"].fill_(rate)
+        terms = update(batch)
+        values = mean_over_processes(torch.stack(list(terms.values())))
+        record = dict(zip(terms, values.tolist(), strict=True))  # waits for the device
+        seconds = time.perf_counter() - begun
+        yield record | {"learning_rate": rate, "seconds": seconds}
+        begun = time.perf_counter()
+
+
+def _can_replay(shapes, device, processes):
+    return shapes is not None and device.type == "cuda" and processes == 1
+
+
+def _replayed_steps(update, optimizer, shapes, keys, config, start):
+    """The same on one GPU that holds the data: a step is recorded and then replayed.
+
+    A step is some hundred kernels, and of a small network each takes less time than
+    Python to start it. As a CUDA graph a whole step (drawing its batch, losses,
+    gradients, the optimiser) starts at once; what differs from step to step lies on
+    the device, for a block of steps. A block ends with every checkpoint.
+    """
+    device, graph, log, names = shapes.device, None, None, []
+    rows = torch.zeros(BLOCK, config.batch_size, 2, dtype=torch.long, device=device)
+    rates, place = torch.zeros(BLOCK, device=device), torch.zeros_like(rows[0, 0, :1])
+
+    def step():
+        nonlocal log
+        optimizer.param_groups[0]["lr"].copy_(rates.index_select(0, place)[0])
+        terms = update(shapes.batch(rows.index_select(0, place)[0]))
+        names[:], values = terms, torch.stack([v.float() for v in terms.values()])
+        log = values.new_zeros(BLOCK, len(values)) if log is None else log
+        log.index_copy_(0, place, values[None])
+        place.add_(1)
+
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    done = start
+    while done < config.steps:
+        begun, every = time.perf_counter(), config.checkpoint_every
+        count = min(BLOCK, every - done % every, config.steps - done)
+        with torch.cuda.stream(stream):
+            used = [_learning_rate(done + k, config) for k in range(count)]
+            rates[:count] = torch.tensor(used)
+            rows[:count] = torch.tensor(list(islice(keys, count)))
+            place.zero_()
+            for k in range(count):
+                if graph is None and done + k < start + 3:
+                    step()  # libraries and the optimiser make ready in the first ones
+                    continue
+                graph = graph or _record(step, stream)
+                graph.replay()
+            values = log[:count].tolist()  # waits for the device
+        seconds = (time.perf_counter() - begun) / count
+        for row, rate in zip(values, used, strict=True):
+            record = dict(zip(names, row, strict=True))
+            yield record | {"learning_rate": rate, "seconds": seconds}
+        done += count
+
+
+def _record(step, stream):
+    """The CUDA graph of a step; nothing of it is done yet."""
+    graph = torch.cuda.CUDAGraph()
+    only = {"stream": stream, "capture_error_mode": "thread_local"}
+    with _recording, torch.cuda.graph(graph, **only):
+        step()
+    return graph
 
 
 def total_loss(terms, config):
@@ -173,32 +279,43 @@ def total_loss(terms, config):
 
 @torch.no_grad()
 def validation_loss(model, dataset, config):
-    """The mean of `total_loss` over a ShapeDataset, each shape with one fixed draw."""
+    """The mean of `total_loss` over the shapes, each with one fixed draw.
+
+    Args: dataset: ShapeDataset, or ResidentShapes on the model's device.
+    """
     model.eval()
-    device = next(model.parameters()).device
-    size, keys = config.batch_size, [(index, 0) for index in range(len(dataset))]
-    parts = [keys[k : k + size] for k in range(0, len(keys), size)]
-    total = 0.0
-    for batch in _batches(dataset, parts, device, resident=False):
+    device, size = next(model.parameters()).device, config.batch_size
+    count, total = len(getattr(dataset, "dataset", dataset)), 0.0
+    keys = [(index, 0) for index in range(count)]
+    parts = (keys[k : k + size] for k in range(0, count, size))
+    for batch in _batches(dataset, parts, device):
         loss = total_loss(batch_losses(model, batch, config), config)
         total += loss * len(batch["image"])
-    return float(total) / len(keys)
+    return float(total) / count
 
 
-def _batches(dataset, keys, device, workers=0, resident=None):
-    """Batches of lists of keys on a device, drawn there or by a loader."""
-    if resident or (resident is None and device.type == "cuda"):
-        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
-        try:
-            shapes = ResidentShapes(dataset, device, 0.7 * free)
-        except ValueError:
-            if resident:
-                raise
-        else:
-            yield from map(shapes.batch, keys)
-            return
+def _on_device(dataset, device, resident):
+    """ResidentShapes where they are wanted and fit, else None."""
+    if isinstance(resident, ResidentShapes):
+        return resident.drawn_as(dataset)
+    if not (resident or (resident is None and device.type == "cuda")):
+        return None
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
+    try:
+        return ResidentShapes(dataset, device, 0.7 * free)
+    except ValueError:
+        if resident:
+            raise
+    return None
+
+
+def _batches(source, keys, device, workers=0):
+    """Batches of lists of keys on a device, from ResidentShapes or by a loader."""
+    if isinstance(source, ResidentShapes):
+        yield from map(source.batch, keys)
+        return
     loader = torch.utils.data.DataLoader(
-        dataset, batch_sampler=keys, num_workers=workers
+        source, batch_sampler=keys, num_workers=workers
     )
     for batch in loader:
         yield {name: value.to(device) for name, value in batch.items()}
@@ -229,12 +346,13 @@ def smoke_model(data, out):
     return model.eval()
 
 
-def _learning_rate_factor(step, config):
-    """Linear warm-up, then half a cosine down to a hundredth."""
+def _learning_rate(step, config):
+    """Linear warm-up, then half a cosine down to a hundredth of the peak."""
     warm = min(1.0, (step + 1) / max(config.warmup_steps, 1))
     rest = max(config.steps - config.warmup_steps, 1)
     done = min(max(0, step - config.warmup_steps) / rest, 1.0)
-    return warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+    factor = warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+    return config.learning_rate * factor
 
 
 def _batch_keys(count, config, start):

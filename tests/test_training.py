@@ -4,13 +4,15 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from d2im import losses
+from d2im import losses, training
 from d2im.camera import Camera
 from d2im.checkpoints import read_records
 from d2im.dataset import ShapeDataset
@@ -173,6 +175,55 @@ def test_data_on_the_device_teach_as_well(data, tmp_path):
     run = train(new_model(), data, tmp_path / "run", config, resident=True)
     losses_ = [record["loss"] for record in run]
     assert sum(losses_[-10:]) < 0.6 * sum(losses_[:10])
+
+
+def test_blocks_of_replayed_steps_are_the_same_steps(data, tmp_path, monkeypatch):
+    """What a GPU replays, taken here by a stand-in for its graph and stream."""
+    config = replace(CONFIG, steps=130, checkpoint_every=40)
+    expected = list(train(new_model(), data, tmp_path / "a", config, resident=True))
+    assert expected[0]["learning_rate"] < expected[1]["learning_rate"]
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    taken = []
+
+    def record(step, stream):
+        taken.append(len(taken))
+        return SimpleNamespace(replay=step)
+
+    monkeypatch.setattr(training, "_record", record)
+    monkeypatch.setattr(training, "_single_steps", None)
+    monkeypatch.setattr(training, "_can_replay", lambda shapes, device, count: True)
+    run = train(new_model(), data, tmp_path / "b", config, resident=True)
+    found = [next(run) for _ in range(60)]  # the last checkpoint is of step 40
+    run.close()
+    found = found[:40] + list(
+        train(new_model(), data, tmp_path / "b", config, resident=True)
+    )
+    assert len(taken) == 2
+    for mine, theirs in zip(found, expected, strict=True):
+        assert mine | {"seconds": 0} == pytest.approx(theirs | {"seconds": 0})
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("kind", [D2IMNet, IMNet, DISN, CameraNet])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_a_gpu_replays_what_it_would_do_step_by_step(
+    data, tmp_path, kind, precision, monkeypatch
+):
+    sizes = {"point_widths": (32, 64), "head_widths": (64, 32)}
+    sizes |= {k: TINY[k] for k in ("decoder_widths", "displacement_channels")}
+    config = replace(CONFIG, steps=30, precision=precision, learning_rate=1e-3)
+    runs = []
+    for name in "ab":
+        torch.manual_seed(0)
+        model = kind(**{k: sizes[k] if k in sizes else TINY[k] for k in kind.SIZES})
+        runs.append(list(train(model, data, tmp_path / name, config, validation=data)))
+        monkeypatch.setattr(training, "_can_replay", lambda *given: False)
+    for one, other in zip(*runs, strict=True):
+        for name in set(one) - {"seconds"}:
+            assert one[name] == pytest.approx(other[name], rel=0.03), (name, one)
 
 
 def test_bf16_gives_nearly_the_same_losses(data, tmp_path):
