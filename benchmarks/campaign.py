@@ -47,10 +47,11 @@ MODELS = {
     "d2im": (D2IMNet, {}, True, 1.0),
     "imnet": (IMNet, {}, True, 1.0),
     "disn": (DISN, {}, True, 1.0),
-    "camera": (CameraNet, {}, True, 0.5),
+    "camera": (CameraNet, {}, True, 0.75),
     "d2im-no-laplacian": (D2IMNet, {"laplacian_weight": 0.0}, True, 1.0),
     "d2im-uniform": (D2IMNet, {}, False, 1.0),
 }
+ONE_SEED = "camera", "d2im-uniform"
 IN_THE_BOX = {"d2im": "d2im-small", "imnet": "imnet-small", "disn": "disn-small"}
 IN_THE_BOX |= {"camera": "camera-small"}
 # `shapes` of each training family; `test`, `unseen`: of each family on the list.
@@ -93,7 +94,12 @@ def train_one(options, out, name, seed, resident=None):
     data = {"points": options.points, "weighted": weighted, "seed": seed}
     shapes = ShapeDataset(out / "train", **data)
     held_out = ShapeDataset(out / "val", "val", points=options.points)
-    steps = max(1, round(share * options.steps))
+    pictures, first = share * options.steps * options.batch, None
+    if options.start:
+        first = options.start / f"{name}-{seed}"
+        before = json.loads((first / "training.json").read_text())
+        pictures -= before["step"] * before["settings"]["batch_size"]
+    steps = max(1, round(pictures / options.batch))
     config = TrainingConfig(
         steps=steps,
         batch_size=options.batch,
@@ -108,6 +114,9 @@ def train_one(options, out, name, seed, resident=None):
     with seeding:
         torch.manual_seed(seed)
         model = kind.preset(options.preset)
+    if first:
+        last = [first / f"{kind}.safetensors" for kind in ("last", "model")]
+        model.load_state_dict(load_file(next(path for path in last if path.is_file())))
     started = time.perf_counter()
     folder = out / "runs" / f"{name}-{seed}"
     given = {"validation": held_out, "resident": resident}
@@ -125,7 +134,12 @@ def train_all(options, out):
     """Train every model and seed: on a GPU side by side over the same data there, on
     CPUs each in a process of its own."""
     names = options.models.split()
-    jobs = [(name, seed) for seed in range(options.seeds) for name in names]
+    jobs = [
+        (name, seed)
+        for seed in range(options.seeds)
+        for name in names
+        if not seed or name not in ONE_SEED
+    ]
     if not torch.cuda.is_available():
         run_apart(options, [("--only", name, str(seed)) for name, seed in jobs])
         return
@@ -397,6 +411,12 @@ def main():
     parser.add_argument("--join", type=Path, help="folder of pieces to join in --out")
     parser.add_argument("--only", nargs=2, metavar=("MODEL", "SEED"))
     parser.add_argument("--score", metavar="RUN")
+    parser.add_argument(
+        "--start",
+        type=Path,
+        help="runs/ of a campaign that was cut short: train on from its last weights, "
+        "their pictures counted in",
+    )
     parser.add_argument("--real", help="folder of meshes to score too, at four views")
     defaults = GPU if "--gpu" in sys.argv else CPU
     for name, value in defaults.items():

@@ -15,6 +15,7 @@ import os
 import shutil
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 
@@ -36,6 +37,24 @@ def find_checkpoint(out):
     return known
 
 
+def on_host(tensors):
+    """Contiguous copies of named tensors in main memory.
+
+    They come over in one piece a type: each piece waits for the GPU's turn, which
+    other trainings there may hold.
+    """
+    kinds = {}
+    for name, tensor in tensors.items():
+        kinds.setdefault(tensor.dtype, []).append(name)
+    copies = {}
+    for names in kinds.values():
+        flat = torch.cat([tensors[name].detach().reshape(-1) for name in names]).cpu()
+        parts = flat.split([tensors[name].numel() for name in names])
+        for name, part in zip(names, parts, strict=True):
+            copies[name] = part.reshape(tensors[name].shape).clone()
+    return copies
+
+
 def save_checkpoint(out, model, best, optimizer, records, settings):
     """Write a checkpoint beside the last one, then change places with it.
 
@@ -49,16 +68,18 @@ def save_checkpoint(out, model, best, optimizer, records, settings):
     shutil.rmtree(fresh, ignore_errors=True)
     try:
         fresh.mkdir(parents=True)
-        model.save_pretrained(fresh)
+        config = json.dumps(model._hub_mixin_config, sort_keys=True, indent=2)
+        (fresh / "config.json").write_text(config)  # as save_pretrained does
+        last = on_host(model.state_dict())
+        save_file(last if best is None else best, fresh / "model.safetensors")
         if best is not None:
-            os.replace(fresh / "model.safetensors", fresh / "last.safetensors")
-            save_file(best, fresh / "model.safetensors")
+            save_file(last, fresh / "last.safetensors")
         tensors = {
-            f"{index}.{name}": value.detach().cpu().contiguous()
+            f"{index}.{name}": value
             for index, state in optimizer.state_dict()["state"].items()
             for name, value in state.items()
         }
-        save_file(tensors, fresh / "optimizer.safetensors")
+        save_file(on_host(tensors), fresh / "optimizer.safetensors")
         with open(fresh / "metrics.csv", "w", newline="", encoding="utf-8") as file:
             names = dict.fromkeys(name for record in records for name in record)
             writer = csv.DictWriter(file, names)

@@ -42,7 +42,7 @@ def extract_mesh(
     device="cpu",
     lipschitz=None,
     chunk=None,
-    coarse=16,
+    coarse=None,
 ):
     """Triangulate the zero surface of a field in the box [-0.55, 0.55]^3.
 
@@ -62,7 +62,8 @@ def extract_mesh(
         lipschitz: a bound on the field's gradient (1 for a true signed distance). The
             mesh is then the dense grid's for certain, at more evaluations.
         chunk: points in one call of the field; by default by memory.
-        coarse: the first level has at least as many samples along an axis;
+        coarse: the first level has at least as many samples along an axis; by default
+            16, and 64 on a GPU, where a level costs more than its evaluations.
             `coarse=resolution` evaluates the dense grid.
 
     Returns:
@@ -76,12 +77,12 @@ def extract_mesh(
     """
     if resolution < 8:
         raise ValueError(f"resolution must be 8 samples or more, got {resolution}")
+    on_gpu = torch.device(device).type == "cuda"
     if chunk is None:
-        on_gpu = torch.device(device).type == "cuda"
         free = torch.cuda.mem_get_info(device)[0] // 2 if on_gpu else CPU_BYTES
         chunk = free // POINT_BYTES
     grid = _Grid(field, resolution, relief, both or not relief, lipschitz, chunk)
-    grid.start(device, coarse)
+    grid.start(device, coarse or (64 if on_gpu else 16))
     while grid.stride > 1:
         grid.halve()
     grid.repair()

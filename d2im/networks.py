@@ -410,7 +410,7 @@ class CameraNet(ImageModel):
     def forward(self, image):
         """(B, 3, H, W) -> (B, 16), rows of `Camera.to_array`."""
         code, _ = self.encode(image)
-        right, down = self.rotation(code).split(3, -1)
+        right, down = self.rotation(code).to(self.lens).split(3, -1)
         right = F.normalize(right, dim=-1)
         forward = F.normalize(torch.linalg.cross(right, down), dim=-1)
         down = torch.linalg.cross(forward, right)

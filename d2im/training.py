@@ -20,7 +20,7 @@ from accelerate import PartialState
 
 from . import losses
 from .camera import project
-from .checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
+from .checkpoints import find_checkpoint, load_checkpoint, on_host, save_checkpoint
 from .dataset import ShapeDataset
 from .distributed import average_gradients, mean_over_processes, share_batch_norms
 from .fields import displaced_sdf
@@ -189,8 +189,7 @@ def train(
                 scored = [r["validation"] for r in records if "validation" in r]
                 record["validation"] = validation_loss(model, held_out, config)
                 if record["validation"] < min(scored, default=math.inf):
-                    weights = model.state_dict().items()
-                    best = {k: v.cpu().clone().contiguous() for k, v in weights}
+                    best = on_host(model.state_dict())
             if state.is_main_process:
                 save_checkpoint(out, model, best, optimizer, records, settings)
             state.wait_for_everyone()
