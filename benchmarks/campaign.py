@@ -57,7 +57,7 @@ IN_THE_BOX |= {"camera": "camera-small"}
 # `shapes` of each training family; `test`, `unseen`: of each family on the list.
 CPU = dict(shapes=500, views=8, count=20_000, steps=7000, batch=16, seeds=1, at_once=2)
 CPU |= dict(models=" ".join(MODELS), test=3, unseen=10, workers=2)
-GPU = CPU | dict(views=12, steps=5000, batch=64, seeds=3, at_once=18, workers=16)
+GPU = CPU | dict(views=12, steps=15_000, batch=64, seeds=3, at_once=18, workers=16)
 seeding = threading.Lock()  # torch's random numbers belong to all threads
 
 
@@ -94,11 +94,8 @@ def train_one(options, out, name, seed, resident=None):
     data = {"points": options.points, "weighted": weighted, "seed": seed}
     shapes = ShapeDataset(out / "train", **data)
     held_out = ShapeDataset(out / "val", "val", points=options.points)
-    pictures, first = share * options.steps * options.batch, None
-    if options.start:
-        first = options.start / f"{name}-{seed}"
-        before = json.loads((first / "training.json").read_text())
-        pictures -= before["step"] * before["settings"]["batch_size"]
+    first, taken, batch = started(options, f"{name}-{seed}")
+    pictures = share * options.steps * options.batch - taken * batch
     steps = max(1, round(pictures / options.batch))
     config = TrainingConfig(
         steps=steps,
@@ -117,17 +114,25 @@ def train_one(options, out, name, seed, resident=None):
     if first:
         last = [first / f"{kind}.safetensors" for kind in ("last", "model")]
         model.load_state_dict(load_file(next(path for path in last if path.is_file())))
-    started = time.perf_counter()
+    begun = time.perf_counter()
     folder = out / "runs" / f"{name}-{seed}"
     given = {"validation": held_out, "resident": resident}
     for record in train(model, shapes, folder, config, **given):
         if "validation" in record:
-            left = (time.perf_counter() - started) / record["step"]
+            left = (time.perf_counter() - begun) / record["step"]
             left *= steps - record["step"]
             shown = {k: v for k, v in record.items() if k not in ("step", "seconds")}
             said = ", ".join(f"{k} {v:.4g}" for k, v in shown.items())
             step = f"step {record['step']} of {steps}, {left / 60:.0f} min left"
             print(f"{name}-{seed} {step}: {said}", flush=True)
+
+
+def started(options, run):
+    """The run that one goes on from: folder, steps, their batch; or None, 0, 0."""
+    if not options.start:
+        return None, 0, 0
+    state = json.loads((options.start / run / "training.json").read_text())
+    return options.start / run, state["step"], state["settings"]["batch_size"]
 
 
 def train_all(options, out):
@@ -297,8 +302,9 @@ CARD = """# {title}
 - Data: {shapes:,} procedural shapes of the ten training families x {views} views, seeds
   from 0 of `data/splits.json`'s training range; bench, bookshelf and vase never
   seen; nothing from ShapeNet, no pretrained weights.
-- Budget: {steps} steps of {batch} pictures x {points} points, Adam, peak rate {rate},
-  {precision}, seed {seed}, on {machine}; the best checkpoint by validation.
+- Budget: {before}{steps} steps of {batch} pictures x {points} points,
+  Adam, peak rate {rate}, {precision}, seed {seed}, on {machine}; the best checkpoint by
+  validation.
 - Made by `python benchmarks/campaign.py {command}`.
 
 {figures}
@@ -322,7 +328,9 @@ def pack(options, out):
         half = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
         save_file(half, target / "model.safetensors")
         (target / "config.json").write_bytes((source / "config.json").read_bytes())
-        records = read_records(source)
+        first, taken, batch = started(options, source.name)
+        records = read_records(first) if first else []
+        records += [r | {"step": r["step"] + taken} for r in read_records(source)]
         kept = [r for r in records if r["step"] % 20 == 0 or "validation" in r]
         names = list(dict.fromkeys(key for record in kept for key in record))
         lines = [[format(r[n], ".5g") if n in r else "" for n in names] for r in kept]
@@ -343,6 +351,7 @@ def pack(options, out):
             parameters=sum(p.numel() for p in model.parameters()),
             shapes=len(ShapeDataset(out / "train")),
             views=options.views,
+            before=f"{taken} steps of {batch} pictures on a GPU, then " * bool(first),
             steps=trained["steps"],
             batch=trained["batch_size"],
             points=options.points,
