@@ -43,13 +43,14 @@ from d2im.training import TrainingConfig, train
 PIECE = 15 * 2**20
 # What is trained: class, settings that differ from TrainingConfig's, weighted draw, and
 # the share of d2im's steps.
+FRONT = {"visible_weight": 1.0}
 MODELS = {
-    "d2im": (D2IMNet, {}, True, 1.0),
+    "d2im": (D2IMNet, FRONT, True, 1.0),
     "imnet": (IMNet, {}, True, 1.0),
     "disn": (DISN, {}, True, 1.0),
     "camera": (CameraNet, {}, True, 0.75),
-    "d2im-no-laplacian": (D2IMNet, {"laplacian_weight": 0.0}, True, 1.0),
-    "d2im-uniform": (D2IMNet, {}, False, 1.0),
+    "d2im-no-laplacian": (D2IMNet, FRONT | {"laplacian_weight": 0.0}, True, 1.0),
+    "d2im-uniform": (D2IMNet, FRONT, False, 1.0),
 }
 ONE_SEED = "camera", "d2im-uniform"
 IN_THE_BOX = {"d2im": "d2im-small", "imnet": "imnet-small", "disn": "disn-small"}
@@ -94,9 +95,8 @@ def train_one(options, out, name, seed, resident=None):
     data = {"points": options.points, "weighted": weighted, "seed": seed}
     shapes = ShapeDataset(out / "train", **data)
     held_out = ShapeDataset(out / "val", "val", points=options.points)
-    first, taken, batch = started(options, f"{name}-{seed}")
-    pictures = share * options.steps * options.batch - taken * batch
-    steps = max(1, round(pictures / options.batch))
+    first, *_ = started(options, f"{name}-{seed}")
+    steps = max(1, round(share * options.steps))
     config = TrainingConfig(
         steps=steps,
         batch_size=options.batch,
@@ -423,8 +423,7 @@ def main():
     parser.add_argument(
         "--start",
         type=Path,
-        help="runs/ of a campaign that was cut short: train on from its last weights, "
-        "their pictures counted in",
+        help="runs/ of a campaign cut short: take --steps from its last weights",
     )
     parser.add_argument("--real", help="folder of meshes to score too, at four views")
     defaults = GPU if "--gpu" in sys.argv else CPU

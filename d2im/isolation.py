@@ -33,11 +33,13 @@ def run_isolated(function, *arguments, timeout=None, memory_gb=None):
         worker = _idle.get_nowait()
     except queue.Empty:
         command = "from d2im.isolation import _serve; _serve()"
+        path = os.pathsep.join(p for p in sys.path if p)
         worker = subprocess.Popen(
             [sys.executable, "-c", command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+            # libigl takes all cores for each of the workers where it is not told
+            env={"IGL_NUM_THREADS": "1", **os.environ, "PYTHONPATH": path},
         )
     late = threading.Event()
     timer = threading.Timer(timeout or 1e9, lambda: (late.set(), worker.kill()))

@@ -1,4 +1,5 @@
-"""The three loss terms of the paper, unweighted, and the map operators behind them.
+"""The three loss terms of the paper, unweighted, and the map operators behind them;
+a term of our own, and the rivals' losses.
 
 Maps are (B, H, W) with x along the last axis; differences are central and per pixel.
 Points near the silhouette or a depth step have no Laplacian: `stencil_mask` drops them.
@@ -127,6 +128,17 @@ def visible_near(uv, point_depth, front, sdf, mask, depth):
     on_object = mask.flatten(1).gather(1, index) & inside
     near = (sdf.abs() < DELTA) & ((point_depth - surface_depth).abs() < DELTA)
     return front & near & on_object
+
+
+def visible_loss(displaced, sdf, chosen, share=lambda count: count):
+    """L_vis, ours: mean absolute error of the composed field at the chosen points.
+
+    L_sdf's mean over all points hardly sees the surface that the picture shows.
+
+    Args: displaced, sdf: (B, P). chosen: (B, P) bool. share: see `laplacian_loss`.
+    """
+    error = torch.where(chosen, (displaced - sdf).abs(), 0.0)
+    return error.sum() / share(chosen.sum().float()).clamp(min=1e-6)
 
 
 def laplacian_loss(predicted, target, valid, uv, chosen, share=lambda count: count):

@@ -46,6 +46,7 @@ class TrainingConfig:
     weight_decay: float = 1e-5
     clip_norm: float = 100.0  # for a bad step only: at 1, learning took a third longer
     laplacian_weight: float = 1.0  # λ
+    visible_weight: float = 0.0  # of L_vis, which the paper does not have
     laplacian_form: str = "transformed"  # or "image"
     precision: str = "float32"  # or "bf16": matrix products alone, losses stay float32
     compile: bool = False  # torch.compile: pays on a GPU, after a minute
@@ -89,6 +90,10 @@ def batch_losses(model, batch, config):
     chosen = losses.visible_near(
         uv, camera_points[..., 2], front, target, batch["mask"], batch["depth"]
     )
+    if config.visible_weight:
+        terms["visible"] = losses.visible_loss(
+            displaced, scaled, chosen, mean_over_processes
+        )
     terms["laplacian"] = losses.laplacian_loss(
         predicted, lap_target, valid, uv, chosen, mean_over_processes
     )
@@ -271,8 +276,8 @@ def _record(step, stream):
 
 
 def total_loss(terms, config):
-    """L: the sum of the terms of `batch_losses`, of which only L_lap has a weight."""
-    weights = {"laplacian": config.laplacian_weight}
+    """L: the weighted sum of the terms of `batch_losses`."""
+    weights = {"laplacian": config.laplacian_weight, "visible": config.visible_weight}
     return sum(weights.get(name, 1) * term for name, term in terms.items())
 
 

@@ -248,3 +248,13 @@ def test_base_and_sdf_loss_are_mean_square_and_mean_absolute():
     a, b = torch.tensor([[1.0, 3.0]]), torch.tensor([[0.0, 0.0]])
     assert losses.base_loss(a, b).item() == 5
     assert losses.sdf_loss(a, b).item() == 2
+
+
+def test_visible_loss_is_the_mean_error_over_the_chosen_points():
+    displaced = torch.tensor([[1.0, -3.0, 7.0]], requires_grad=True)
+    chosen = torch.tensor([[True, True, False]])
+    loss = losses.visible_loss(displaced, torch.zeros(1, 3), chosen)
+    loss.backward()
+    assert loss.item() == 2
+    assert displaced.grad.tolist() == [[0.5, -0.5, 0.0]]
+    assert losses.visible_loss(displaced, torch.zeros(1, 3), chosen & False) == 0
