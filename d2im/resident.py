@@ -53,17 +53,18 @@ class ResidentShapes:
         examples = readers(delayed(dataset.example)(k) for k in range(len(dataset)))
         for index, example in enumerate(examples):
             for name, tensor in self.tensors.items():
-                value = example.get(name)
-                if value is None:
-                    views = [example.get(f"{name}_{k}") for k in range(self.views)]
-                    ok = all(v is not None for v in views)
-                    value = np.stack(views) if ok else np.empty(0)
-                if value.shape != shapes[name]:
-                    raise ValueError(
-                        f"{dataset.rows[index]['id']} has {name} of {value.shape}, "
-                        f"the first shape {shapes[name]}: stream them with a loader"
-                    )
-                tensor[index] = torch.from_numpy(value.astype(kinds[name]))
+                rows, names = tensor[index : index + 1], [name]
+                if name not in POINT_TYPES:
+                    rows, names = rows[0], [f"{name}_{k}" for k in range(self.views)]
+                for row, member in zip(rows, names, strict=True):
+                    if (
+                        value := example.get(member)
+                    ) is None or value.shape != row.shape:
+                        raise ValueError(
+                            f"{dataset.rows[index]['id']} has no {member} of the first "
+                            f"shape's {tuple(row.shape)}: stream them with a loader"
+                        )
+                    row.copy_(torch.from_numpy(value))
 
     def drawn_as(self, dataset):
         """The same tensors, drawn from as another ShapeDataset of the shapes says."""
