@@ -36,6 +36,7 @@ CELLS = {
     "motifs": ((0.15, 0.15), (0.22, 0.22)),
 }
 QUILTS = ("louvers", "waves", "lattice", "tufts", "motifs")  # on flat faces
+SUNK = ("flutes", "hollows", "dimples", "dish")  # cut into a flat face
 
 # Each side of a body as columns (right, up, outward) in the world frame.
 SIDES = {
@@ -78,16 +79,11 @@ def _loft(width, height, corner, rings):
         radius = min(max(corner - inset, 0.3 * corner), *halves)
         flat = _outline(*halves, radius)
         layers.append(np.column_stack([flat, np.full(len(flat), z)]))
-    return _skin(layers)[0]
+    return _skin(layers)
 
 
 def _skin(layers):
-    """Close (R, K, 3) rings, counter-clockwise about the way they go, by fans.
-
-    Returns:
-        the solid, its original id, which with a face id leads back to the faces, and
-        these faces (F, 3): indices of the rings' points, then of the two middles.
-    """
+    """Close (R, K, 3) rings, counter-clockwise about the way they go, by fans."""
     layers = np.asarray(layers, dtype=float)
     grid = np.arange(layers.shape[0] * layers.shape[1]).reshape(layers.shape[:2])
     after = np.roll(grid, -1, axis=1)
@@ -101,15 +97,8 @@ def _skin(layers):
     faces = np.concatenate([np.stack(f, -1).reshape(-1, 3) for f in faces])
     middles = layers[[0, -1]].mean(1)
     vertices = np.concatenate([layers.reshape(-1, 3), middles])
-    original = Manifold.reserve_ids(1)
-    solid = Mesh64(
-        vertices,
-        faces.astype(np.uint64),
-        run_index=np.array([0, faces.size], np.uint64),
-        run_original_id=np.array([original], np.uint32),
-        face_id=np.arange(len(faces), dtype=np.uint64),
-    )
-    return Manifold(solid), original, faces
+    ids = np.arange(len(faces), dtype=np.uint64)  # or coplanar ones would merge
+    return Manifold(Mesh64(vertices, faces.astype(np.uint64), face_id=ids))
 
 
 def _ramp(bevel, depth):
@@ -259,32 +248,29 @@ class Piece:
     depth: float  # of its relief
     bodies: list = field(default_factory=list)
     holes: list = field(default_factory=list)
+    carved: list = field(default_factory=list)  # a body's detailed form, what is cut
     raised: list = field(default_factory=list)
-    sunk: dict = field(default_factory=dict)  # body's index -> what is cut out of it
     names: list = field(default_factory=list)
     part_of: dict = field(default_factory=dict)  # manifold's original id -> part id
     amplitude: float = 0.0
-    carved: dict = field(default_factory=dict)  # body's index -> body with relief
-    bearing: dict = field(default_factory=dict)  # original id -> (F,) faces with relief
-    covers: list = field(default_factory=list)  # (frame, half size) of flat relief
-    kinds: set = field(default_factory=set)  # (kind, "flat" or "curved")
 
-    def mark(self, solid, part, original=None):
+    def pick(self, words, p=None):
+        """Draw one of several words."""
+        return str(self.rng.choice(words.split(), p=p))
+
+    def mark(self, solid, part):
         """The same solid, remembered as belonging to a part."""
         if part not in self.names:
             self.names.append(part)
-        if original is None:
-            solid = solid.as_original()
-            original = solid.original_id()
-        self.part_of[original] = self.names.index(part)
+        self.part_of[solid.to_mesh64().run_original_id[0]] = self.names.index(part)
         return solid
 
-    def block(self, part, low, high, axis="top", corner=0, edge=0, taper=0, frame=None):
+    def block(self, part, x, y, z, axis="top", corner=0, edge=0, taper=0, frame=None):
         """Add a box whose outline across `axis` and whose rims may be rounded.
 
         Args:
             part: name of the part, for colouring.
-            low, high: (3,) opposite corners.
+            x, y, z: its range (low, high) on each axis, or half of one around 0.
             axis: side toward which the rounded outline is extruded.
             corner: radius of the outline's corners.
             edge: radius of the rims at both ends of the axis.
@@ -294,7 +280,9 @@ class Piece:
         Returns:
             dict of its flat faces by side.
         """
-        extent, centre = np.subtract(high, low), np.add(high, low) / 2
+        ranges = [(-s, s) if np.ndim(s) == 0 else s for s in (x, y, z)]
+        low, high = np.transpose(ranges)
+        extent, centre = high - low, (high + low) / 2
         frame = np.eye(4) if frame is None else frame
         rotation = SIDES[axis]
         width, height, length = np.abs(rotation.T) @ extent
@@ -307,7 +295,9 @@ class Piece:
         rings = np.concatenate([rings[::-1] * (1, -1) + (taper, 0), rings])
         solid = _loft(width, height, corner, rings)
         solid = solid.transform((frame @ _frame(rotation, centre))[:3])
-        self.bodies.append(self.mark(solid, part))
+        solid = self.mark(solid.as_original(), part)
+        self.bodies.append(solid)
+        self.carved.append([solid])
         faces = {}
         for side, turn in SIDES.items():
             size = np.abs(turn.T) @ extent
@@ -330,7 +320,7 @@ class Piece:
             outline: (K, 2) closed polygon, counter-clockwise.
             rings: (R, 2 or 4) rows (scale, z) or (scale, z, x, y) that the outline runs
                 through along a smooth curve.
-            relief: rows (kinds, (from, to), (low, high)): kinds to draw from, fractions
+            relief: rows (kinds, (from, to), (low, high)): words to draw from, fractions
                 of the outline, which may start below 0, and of the way up the wall.
             axis: side toward which z goes.
             at: (3,) where the rings' origin lies.
@@ -360,26 +350,23 @@ class Piece:
         normals /= np.linalg.norm(normals, axis=2, keepdims=True)
         height = np.zeros(layers.shape[:2])
         for kinds, (left, right), (low, high) in relief:
-            kind = str(self.rng.choice(kinds))
+            kind = self.pick(kinds)
             a, b = (u - left) % 1 / (right - left), (v - low) / (high - low)
             scales = scale[(b > 0) & (b < 1)]
             size = (right - left) * edge[-1] * scales.min(), (high - low) * way[-1]
             bump = _pattern(kind, a, b, np.array(size), self.rng, right - left == 1)
             sign = -0.65 if kind == "flutes" else 1  # hollows turn more sharply
             height += sign * min(self.depth, _gentle(bump, layers)) * bump
-            self.kinds.add((kind, "curved"))
         place = _frame(SIDES[axis], at)
         solids = []
         for rows in (layers, layers + height[..., None] * normals)[: 1 + bool(relief)]:
-            solid, original, faces = _skin(rows)
-            solids.append(self.mark(solid.transform(place[:3]), part, original))
-            self.bearing[original] = np.append(height != 0, [False] * 2)[faces].any(1)
+            solids.append(self.mark(_skin(rows), part).transform(place[:3]))
         if cut:
-            for bodies in (self.bodies, self.carved):
-                bodies[len(self.bodies) - 1] -= solids[-1]
+            self.bodies[-1] -= solids[-1]
+            self.carved[-1][0] -= solids[-1]
         else:
             self.amplitude = max(self.amplitude, np.abs(height).max())
-            self.carved[len(self.bodies)] = solids[-1]
+            self.carved.append(solids[-1:])
             self.bodies.append(solids[0])
         low, high = layers[-1].min(0), layers[-1].max(0)
         roof = place @ _frame(np.eye(3), (low + high) / 2)
@@ -389,26 +376,39 @@ class Piece:
         """Cut the face's rectangle `depth` deep: a hole of the coarse body too."""
         rings = np.array([(0, -depth), (0, 0.04)])
         solid = _loft(face.width, face.height, corner, rings)
-        self.holes.append(self.mark(solid.transform(face.frame[:3]), face.part))
+        solid = solid.transform(face.frame[:3]).as_original()
+        self.holes.append(self.mark(solid, face.part))
 
-    def emboss(self, face, centres, size, corner, bevel, depth, sunk, part, end=1.0):
+    def emboss(
+        self,
+        face,
+        size,
+        corner,
+        bevel,
+        part,
+        share=1.0,
+        sunk=False,
+        end=1.0,
+        centres=((0, 0),),
+    ):
         """Put copies of one smooth bump or hollow on a face.
 
         Args:
             face: the face; it carries its level over the coarse surface.
-            centres: (K, 2) places in the face's frame.
             size: (width, height) of the bump.
             corner, bevel: radius of its outline, width of its slope.
-            depth: its height, cut down where slope or stack would be too high.
-            sunk: cut into the face instead of standing on it.
             part: name of its part.
+            share: its height as one of the piece's depth, cut down where slope or stack
+                would be too high.
+            sunk: cut into the face instead of standing on it.
             end: height of the middle over the rim's; below 1 makes a moulding.
+            centres: (K, 2) places in the face's frame.
 
         Returns:
             its flat middles, as faces.
         """
         bevel = min(bevel, (0.24 if end < 1 else 0.47) * min(size))
-        depth = min(depth, STEEPEST * bevel, TALLEST - max(face.level, 0))
+        depth = min(share * self.depth, STEEPEST * bevel, TALLEST - max(face.level, 0))
         rings = _ramp(bevel, depth)
         # The profile crosses the face within its first facet, not along an edge.
         rings[0, 1] = -rings[1, 1]
@@ -420,9 +420,8 @@ class Piece:
         if sunk:
             solid, depth, rise = solid.mirror((0, 0, 1)), -depth, -rise
         self.amplitude = max(self.amplitude, abs(face.level + depth))
-        self.covers += [(face.frame, (face.width / 2, face.height / 2, 1e-6))]
-        solid = self.mark(solid, part)
-        copies = self.sunk.setdefault(face.body, []) if sunk else self.raised
+        solid = self.mark(solid.as_original(), part)
+        copies = self.carved[face.body] if sunk else self.raised
         middles = []
         for x, y in centres:
             place = face.frame @ _frame(np.eye(3), (x, y, 0))
@@ -431,22 +430,21 @@ class Piece:
             middles.append(replace(middle, level=face.level + rise))
         return middles
 
-    def dress(self, faces, *kinds):
+    def dress(self, faces, kinds):
         """Cover faces with relief of one kind, drawn once so that they match.
 
         Args:
             faces: those too small for a feature stay plain.
-            kinds: names to draw from: ribs, flutes, panels, hollows, mouldings, domes,
+            kinds: words to draw from: ribs, flutes, panels, hollows, mouldings, domes,
                 dimples, pad, dish, or one of `QUILTS`.
         """
-        kind, seed = str(self.rng.choice(kinds)), self.rng.integers(2**32)
+        kind, seed = self.pick(kinds), self.rng.integers(2**32)
         suffix = f" {kind}" if self.rng.random() < 0.35 else ""
         for face in faces:
             area = face.inset(0.012)
             extent = np.array([area.width, area.height])
             if extent.min() < FEATURE:
                 continue
-            self.kinds.add((kind, "flat"))
             if kind in QUILTS:
                 self.quilt(area, kind, face.part + suffix, np.random.default_rng(seed))
                 continue
@@ -454,9 +452,8 @@ class Piece:
             grid, size, corner, bevel, end = layout
             cells = np.array(list(np.ndindex(*grid)))
             centres = ((cells + 0.5) / grid - 0.5) * extent
-            sunk = kind in ("flutes", "hollows", "dimples", "dish")
-            part = face.part + suffix
-            self.emboss(area, centres, size, corner, bevel, self.depth, sunk, part, end)
+            how = dict(sunk=kind in SUNK, end=end, centres=centres)
+            self.emboss(area, size, corner, bevel, face.part + suffix, **how)
 
     def quilt(self, face, kind, part, rng):
         """Cover a face with a pattern: a slab whose top is a height field."""
@@ -469,9 +466,8 @@ class Piece:
         depth = min(self.depth, TALLEST - max(face.level, 0), _gentle(bump, grid))
         top = np.concatenate([grid, depth * bump[..., None] - SUBMERGED], 2)
         under = top[:, [-1, 0]] * (1, 1, 0) - (0, 0, ROOT)
-        solid = self.mark(_skin(np.concatenate([top, under], 1))[0], part)
+        solid = self.mark(_skin(np.concatenate([top, under], 1)).as_original(), part)
         self.raised.append(solid.transform(face.frame[:3]))
-        self.covers += [(face.frame, (*size / 2, 1e-6))]
         self.amplitude = max(self.amplitude, face.level + depth * bump.max())
 
     def bead(self, part, centre, radius):
@@ -485,57 +481,25 @@ class Piece:
         rings = np.stack([-rings[:, 1], rings[:, 0] - FEATURE / 2], 1)
         solid = _loft(2 * radius, 2 * radius, radius, rings)
         place = _frame(SIDES["top"], centre)
-        self.covers += [(place, (1.1 * radius, 1.1 * radius, FEATURE / 2))]
-        self.kinds.add(("beads", "curved"))
-        solid = solid.transform(place[:3])
+        solid = solid.transform(place[:3]).as_original()
         self.raised.append(self.mark(solid, part))
 
     def meshes(self):
         """The coarse and the detailed body, closed, with a part id per face."""
         # Relief is cut before the union, so that it cuts no neighbouring body.
-        carved = [
-            Manifold.batch_boolean(
-                [self.carved.get(i, body), *self.sunk.get(i, ())], OpType.Subtract
-            )
-            for i, body in enumerate(self.bodies)
-        ]
+        carved = [Manifold.batch_boolean(b, OpType.Subtract) for b in self.carved]
         for bodies in (self.bodies, [*carved, *self.raised]):
             body = Manifold.batch_boolean(bodies, OpType.Add)
-            raw = Manifold.batch_boolean(
-                [body, *self.holes], OpType.Subtract
-            ).to_mesh64()
-            runs = np.diff(raw.run_index) // 3
+            body = Manifold.batch_boolean([body, *self.holes], OpType.Subtract)
+            raw = body.to_mesh64()
             parts = [self.part_of[i] for i in raw.run_original_id]
             yield trimesh.Trimesh(
                 raw.vert_properties,
                 raw.tri_verts.astype(np.int64),
-                face_attributes={
-                    "part": np.repeat(parts, runs),
-                    "relief": self._bears(raw, np.repeat(raw.run_original_id, runs)),
-                },
+                face_attributes={"part": np.repeat(parts, np.diff(raw.run_index) // 3)},
                 metadata={"solid": True, "parts": tuple(self.names)},
                 process=False,
             )
-
-    def _bears(self, raw, original):
-        """Which faces bear relief, wholly or in part: (F,) bool."""
-        faces = raw.tri_verts.astype(np.int64)
-        bears, face_id = np.zeros(len(original), bool), np.asarray(raw.face_id)
-        for i, flags in self.bearing.items():
-            bears[original == i] = flags[face_id[original == i]]
-        for frame, half in self.covers:
-            low, high = -np.array(half), np.array(half)
-            corners = (raw.vert_properties - frame[:3, 3]) @ frame[:3, :3]
-            # Flat relief covers what lies in its plane, not what stands on it.
-            level = (corners[:, 2] > low[2]) & (corners[:, 2] < high[2])
-            flat = high[2] < 1e-5
-            near = (
-                np.flatnonzero(level[faces].all(1)) if flat else np.arange(len(faces))
-            )
-            near_corners = corners[faces[near]]
-            met = (near_corners.min(1) <= high) & (near_corners.max(1) >= low)
-            bears[near[met.all(1)]] = True
-        return bears
 
 
 def _layout(kind, extent, rng):
