@@ -46,9 +46,7 @@ class Slice(NamedTuple):
     axes: tuple  # names of the world axes that run right and up
 
 
-def slice_values(
-    field, axis="z", at=0.0, resolution=200, *, extent=None, device="cpu"
-) -> Slice:
+def slice_values(field, axis="z", at=0.0, resolution=200):
     """Evaluate a field on a plane across one axis.
 
     Args:
@@ -56,9 +54,7 @@ def slice_values(
             array, so that `lambda p: signed_distance(mesh, p)[0]` is one.
         axis: "x" (the picture's axes are z, y), "y" (x, z) or "z" (x, y).
         at: coordinate of the plane, world units.
-        resolution: samples along a side, at the centres of equal cells.
-        extent: left, right, bottom, top, world units; by default the whole box.
-        device: where the points given to the field live.
+        resolution: samples along a side of the box, at the centres of equal cells.
 
     Returns:
         Slice.
@@ -68,33 +64,34 @@ def slice_values(
     """
     if axis not in SLICE_AXES:
         raise ValueError(f'axis must be "x", "y" or "z", got {axis!r}')
-    extent = extent or (-HALF_BOX, HALF_BOX, -HALF_BOX, HALF_BOX)
-    centres = (np.arange(resolution) + 0.5) / resolution
-    right = extent[0] + (extent[1] - extent[0]) * centres
-    up = extent[2] + (extent[3] - extent[2]) * centres
     place = {axis: np.full((resolution, resolution), at)}
-    place |= dict(zip(SLICE_AXES[axis], np.meshgrid(right, up), strict=True))
+    plane = np.meshgrid(*2 * [_cells(resolution)])
+    place |= dict(zip(SLICE_AXES[axis], plane, strict=True))
     points = np.stack([place[name] for name in "xyz"], -1)
-    return Slice(_values(field, points, device), tuple(extent), SLICE_AXES[axis])
+    extent = (-HALF_BOX, HALF_BOX, -HALF_BOX, HALF_BOX)
+    return Slice(_values(field, points), extent, SLICE_AXES[axis])
 
 
-def grid_values(field, resolution=64, *, device="cpu"):
+def grid_values(field, resolution=64):
     """Evaluate a field at the centres of equal cells of the box, for a living scene.
 
     Args:
-        field, device: see `slice_values`. resolution: cells along a side.
+        field: see `slice_values`. resolution: cells along a side.
 
     Returns:
         (R, R, R) f4, indexed [z, y, x], world units.
     """
-    line = HALF_BOX * ((np.arange(resolution) + 0.5) * 2 / resolution - 1)
-    z, y, x = np.meshgrid(line, line, line, indexing="ij")
-    return _values(field, np.stack([x, y, z], -1), device)
+    z, y, x = np.meshgrid(*3 * [_cells(resolution)], indexing="ij")
+    return _values(field, np.stack([x, y, z], -1))
 
 
-def _values(field, points, device="cpu"):
+def _cells(resolution):
+    return HALF_BOX * ((np.arange(resolution) + 0.5) * 2 / resolution - 1)
+
+
+def _values(field, points):
     """A field's answer at points (..., 3), as f4 array (...)."""
-    flat = torch.tensor(points.reshape(-1, 3), dtype=torch.float32, device=device)
+    flat = torch.tensor(points.reshape(-1, 3), dtype=torch.float32)
     with torch.no_grad():
         answers = [field(part) for part in flat.split(65_536)]
     values = np.concatenate([torch.as_tensor(answer).cpu() for answer in answers])
@@ -113,7 +110,7 @@ class Decomposition(NamedTuple):
     laplacians: np.ndarray  # (3, N) there, 1 / world unit
 
 
-def decompose(fields, camera, row, *, step=DELTA / 2, resolution=240, device="cpu"):
+def decompose(fields, camera, row, *, step=DELTA / 2, resolution=240):
     """Cut F, f_B and f_D along one row of pixels: the paper's figure, computed.
 
     Values and Laplacians are taken along the front surface of the base: f_B is 0 there,
@@ -123,7 +120,7 @@ def decompose(fields, camera, row, *, step=DELTA / 2, resolution=240, device="cp
         fields: F, f_B and p -> f_D(u(p)), callables (P, 3) world -> (P,), world units.
         camera: Camera. row: of its pixels.
         step: of the 7-point stencil, world units; for a map, a pixel's width or more.
-        resolution: samples along the plane's sides. device: see `slice_values`.
+        resolution: samples along the plane's sides.
 
     Returns:
         Decomposition.
@@ -136,10 +133,10 @@ def decompose(fields, camera, row, *, step=DELTA / 2, resolution=240, device="cp
         return (local - camera.translation) @ camera.rotation
 
     extent = (-HALF_BOX, HALF_BOX, middle - HALF_BOX, middle + HALF_BOX)
-    cells = HALF_BOX * ((np.arange(resolution) + 0.5) * 2 / resolution - 1)
+    cells = _cells(resolution)
     plane = place(*np.meshgrid(cells, middle + cells))
     axes = ("camera x", "depth")
-    cuts = tuple(Slice(_values(f, plane, device), extent, axes) for f in fields)
+    cuts = tuple(Slice(_values(f, plane), extent, axes) for f in fields)
 
     pixel = np.arange(camera.size)
     slope = (pixel + 0.5 - camera.centre[0]) / camera.focal  # x / depth of each ray
@@ -147,7 +144,7 @@ def decompose(fields, camera, row, *, step=DELTA / 2, resolution=240, device="cp
     rays = place(*np.broadcast_arrays(slope * depth[:, None], depth[:, None]))
     fronts = []
     for field in fields[:2]:
-        along = _values(field, rays, device)  # (depths, W)
+        along = _values(field, rays)  # (depths, W)
         enters = (along[:-1] > 0) & (along[1:] <= 0)
         first = enters.argmax(0)
         low, high = along[first, pixel], along[first + 1, pixel]
@@ -157,7 +154,7 @@ def decompose(fields, camera, row, *, step=DELTA / 2, resolution=240, device="cp
     at = fronts[1][np.isfinite(fronts[0] + fronts[1]).all(1)]
     stencil = np.concatenate([np.zeros((1, 3)), step * np.eye(3), -step * np.eye(3)])
     points = place(*at.T) + stencil[:, None]  # (7, N, 3)
-    around = np.stack([_values(field, points, device) for field in fields])
+    around = np.stack([_values(field, points) for field in fields])
     laplacians = (around[:, 1:].sum(1) - 6 * around[:, 0]) / step**2
     return Decomposition(cuts, tuple(fronts), at[:, 0], around[:, 0], laplacians)
 
@@ -207,7 +204,7 @@ def draw_decomposition(fig, parts):
     return axes
 
 
-def draw_slice(ax, section, *, limit=None, step=0.05, surface=None):
+def draw_slice(ax, section, *, limit=None, step=0.05):
     """Draw a slice: RdBu centred at 0, iso-lines, the surface in black.
 
     Args:
@@ -216,8 +213,6 @@ def draw_slice(ax, section, *, limit=None, step=0.05, surface=None):
         limit: the colours' range is [-limit, limit], world units; by default the
             slice's own.
         step: between iso-lines, world units; 0 draws none.
-        surface: Slice whose zero contour is drawn in black; by default this one's. A
-            difference of fields shows the surface of one of them.
 
     Returns:
         The AxesImage.
@@ -233,9 +228,8 @@ def draw_slice(ax, section, *, limit=None, step=0.05, surface=None):
         if len(levels := levels[levels != 0]):
             style = dict(colors="0.35", linewidths=0.5, linestyles="solid")
             ax.contour(values, levels, **style, **place)
-    outline = values if surface is None else surface.values
-    if outline.min() < 0 < outline.max():
-        ax.contour(outline, [0], colors="black", linewidths=1.6, **place)
+    if low < 0 < high:
+        ax.contour(values, [0], colors="black", linewidths=1.6, **place)
     ax.set(xlabel=right, ylabel=up)
     return artist
 
