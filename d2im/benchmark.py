@@ -88,7 +88,6 @@ def read_list():
 def prepare_list(entries, folder, size, workers=1, count=20_000):
     """Check the listed shapes and write their examples: pictures of `size` pixels."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     jobs = [delayed(_prepare_one)(e, folder, size, count) for e in entries]
     dataset.write_index(folder, Parallel(workers)(jobs))
 

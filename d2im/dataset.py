@@ -87,7 +87,8 @@ def write_example(path, example):
 
 
 def write_whole(path, fill):
-    """Let `fill` write a binary file, whole or not at all."""
+    """Let `fill` write a binary file, whole or not at all; make its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -158,7 +159,6 @@ def prepare(
     """
     items = _items(source, up, yaw)
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
     known = {row["id"]: row for row in read_index(out)}
     settings = dict(count=count, views=views, size=size, poses=poses)
     settings["backgrounds"] = bool(backgrounds)

@@ -156,7 +156,6 @@ def write_set(readings, out, split, family=""):
         ValueError: `out` holds examples made otherwise.
     """
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
     known, written = {row["id"]: row for row in read_index(out)}, []
 
     def rows():

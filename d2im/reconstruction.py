@@ -5,10 +5,10 @@ python -m d2im.reconstruction photo.png -o out.glb
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ import trimesh
 from PIL import Image
 
 from .camera import Camera
+from .dataset import write_whole
 from .meshing import extract_mesh
 from .networks import CameraNet, D2IMNet
 from .pictures import load_image
@@ -97,19 +98,20 @@ class Reconstruction(Prediction):
             raise ValueError(f"there is no {which!r} mesh to write")
         content = mesh.export(file_type=kind[1:])
         content = content.encode() if isinstance(content, str) else content
-        _write(path, lambda file: file.write(content))
+        write_whole(Path(path), lambda file: file.write(content))
 
     def export_maps(self, folder):
         """Write front.png and back.png (16 bits), displacement.npy and .json.
 
         The JSON file tells how grey becomes a displacement, and holds the camera.
         """
-        maps = self.displacement.numpy()
+        maps, folder = self.displacement.numpy(), Path(folder)
         scale = max(float(np.abs(maps).max()), 1e-9) / 32767
         for name, values in zip(("front", "back"), maps, strict=True):
             grey = (32768 + np.round(values / scale)).astype(np.uint16)
-            _write(Path(folder) / f"{name}.png", Image.fromarray(grey).save, "PNG")
-        _write(Path(folder) / "displacement.npy", np.save, maps)
+            picture = Image.fromarray(grey)
+            write_whole(folder / f"{name}.png", partial(picture.save, format="PNG"))
+        write_whole(folder / "displacement.npy", lambda file: np.save(file, maps))
         about = {
             "formula": "displacement = (grey - 32768) * scale",
             "scale": scale,
@@ -118,20 +120,7 @@ class Reconstruction(Prediction):
             "camera": {k: np.asarray(v).tolist() for k, v in vars(self.camera).items()},
         }
         text = json.dumps(about, indent=1).encode()
-        _write(Path(folder) / "displacement.json", lambda file: file.write(text))
-
-
-def _write(path, save, *arguments):
-    """Call `save(file, ...)` on a temporary file, then give it its name."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            save(file, *arguments)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        write_whole(folder / "displacement.json", lambda file: file.write(text))
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from IPython.display import display
 from scipy.ndimage import laplace, map_coordinates
 
 from .camera import Camera
+from .dataset import write_whole
 from .rendering import CREASE_DEGREES
 from .sampling import HALF_BOX
 
@@ -61,12 +62,10 @@ def snapshot(plot, path):
     Raises:
         ValueError: larger than 1.5 MB.
     """
-    page, path = plot.get_snapshot(9).encode(), Path(path)
+    page = plot.get_snapshot(9).encode()
     if (mb := len(page) / 1e6) > LIMIT:
         raise ValueError(f"{path} would have {mb:.2f} of {LIMIT} MB: give coarser data")
-    new = path.with_name(path.name + ".new")
-    new.write_bytes(page)
-    new.replace(path)
+    write_whole(Path(path), lambda file: file.write(page))
 
 
 def mesh_scene(mesh, camera, colors=None):
