@@ -133,13 +133,11 @@ def load_mesh(path, up="y", front=None, yaw=0.0, thickness=0.005):
     return mesh
 
 
-def normalise(mesh, reference=None):
+def normalise(mesh):
     """Centre a mesh on its bounding box, its farthest vertex at radius 0.5.
 
     Args:
         mesh: trimesh.Trimesh; it is not changed.
-        reference: a mesh whose centre and scale are used instead, so that a coarse and
-            a detailed body share the detailed one's.
 
     Returns:
         A moved copy, with its attributes and metadata.
@@ -147,7 +145,7 @@ def normalise(mesh, reference=None):
     Raises:
         ValueError: the mesh has zero size.
     """
-    corners = (mesh if reference is None else reference).triangles.reshape(-1, 3)
+    corners = mesh.triangles.reshape(-1, 3)
     if len(corners) == 0 or not np.ptp(corners, axis=0).any():
         raise ValueError("a mesh of zero size cannot be normalised; give it a surface")
     centre = (corners.min(axis=0) + corners.max(axis=0)) / 2
@@ -230,13 +228,11 @@ def _face_colors(mesh, gltf):
     visual = mesh.visual
     if visual.kind is None:
         return None
-    if visual.kind != "texture":  # vertex or face colours
-        colors = visual.face_colors[:, :3] / 255
-        return _encoded(colors) if gltf else colors
-    material = visual.material
+    material = getattr(visual, "material", None)  # else vertices or faces have colours
     image = getattr(material, "baseColorTexture", getattr(material, "image", None))
     if image is None or visual.uv is None:
-        colors = np.tile(material.main_color[:3] / 255, (len(mesh.faces), 1))
+        colors = visual.face_colors if material is None else material.main_color
+        colors = np.broadcast_to(colors, (len(mesh.faces), 4))[:, :3] / 255
         return _encoded(colors) if gltf else colors
     uv = (TEXELS @ visual.uv[mesh.faces]).reshape(-1, 2)  # (F * 15, 2)
     texels = trimesh.visual.uv_to_color(uv, image)[:, :3] / 255
@@ -342,7 +338,7 @@ def _orient(vertices, faces):
         rays = rng.standard_normal(normals.shape)
         rays += normals * _length(rays)  # about cosine
         scene, left = EmbreeScene(), []
-        _ = TriangleMesh(scene, vertices[faces].astype(np.float32))
+        TriangleMesh(scene, vertices[faces].astype(np.float32))
         for side in (1, -1):
             origins = points + side * OFF_SURFACE * normals
             hit = scene.run(origins.astype("f4"), (side * rays).astype("f4"))
@@ -392,13 +388,9 @@ def _split(vertices, faces, body):
     return vertices[faces.ravel()[first]], index.reshape(-1, 3)
 
 
-def _edges(faces):
-    return faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2)
-
-
 def _boundary(faces, patch):
     """Directed edges (B, 2) without a partner in their patch, and their faces (B,)."""
-    edges = _edges(faces)
+    edges = faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2)
     sign = np.where(edges[:, 0] < edges[:, 1], 1, -1)
     index = _ids(np.column_stack([np.sort(edges, axis=1), patch.repeat(3)]))
     lonely = np.flatnonzero(np.bincount(index, sign)[index] * sign > 0)
