@@ -79,8 +79,8 @@ def load_image(source, size, *, camera=None, framed=False, background="white"):
     if not framed:
         rgba = ImageOps.contain(rgba, (WORKING_SIZE, WORKING_SIZE))
     alpha = np.asarray(rgba)[..., 3]
-    if not alpha.any():
-        raise ValueError("the image is fully transparent: there is no object in it")
+    if alpha.max() < (1 if framed else 128):
+        raise ValueError("the image is all but fully transparent: no object is in it")
     if not framed:
         if alpha.min() == 255:
             rgba.putalpha(Image.fromarray(cut_out(np.asarray(rgba)[..., :3] / 255.0)))
@@ -95,22 +95,19 @@ def _from_floats(source, size):
     if isinstance(source, np.ndarray):
         source = torch.from_numpy(np.ascontiguousarray(source))
     image = source.detach().cpu()
-    if image.ndim != 3 or image.shape[0] != 3:
-        raise ValueError(f"an image array must be (3, H, W), got {tuple(image.shape)}")
-    if not image.is_floating_point():
-        raise ValueError(f"an image array must be float in [0, 1], not {image.dtype}")
+    channels, height, width = image.shape if image.ndim == 3 else (0, 0, 0)
+    if channels != 3 or height != width or height < SMALLEST_IMAGE:
+        raise ValueError(
+            f"an image array must be (3, H, W), square, of {SMALLEST_IMAGE} px at "
+            f"least, got {tuple(image.shape)}"
+        )
+    low, high = image.min(), image.max()
+    if not (image.is_floating_point() and low >= 0 and high <= 1):  # nor for NaN
+        raise ValueError(
+            f"an image array must be float in [0, 1], got {image.dtype} in "
+            f"[{low:.3g}, {high:.3g}]"
+        )
     image = image.float()
-    if not (image.min() >= 0 and image.max() <= 1):  # also false for NaN
-        raise ValueError(
-            "an image array must lie in [0, 1], got "
-            f"[{image.min():.3g}, {image.max():.3g}]"
-        )
-    height, width = image.shape[1:]
-    if height != width or height < SMALLEST_IMAGE:
-        raise ValueError(
-            f"an image array must be square, of {SMALLEST_IMAGE} px at least, got "
-            f"{width} x {height}"
-        )
     if height == size:
         return image
     return torch.nn.functional.interpolate(
@@ -178,10 +175,9 @@ def cut_out(rgb):
 
 def _frame(rgba, camera):
     """Crop or pad so that the object stands as a camera at that distance sees it."""
-    left, top, right, bottom = rgba.getchannel("A").point(lambda a: a > 127).getbbox()
-    y, x = np.nonzero(np.asarray(rgba)[..., 3] > 127)
-    middle = np.array([left + right, top + bottom]) / 2
-    reach = np.hypot(x + 0.5 - middle[0], y + 0.5 - middle[1]).max()
+    pixels = np.argwhere(np.asarray(rgba)[..., 3].T > 127) + 0.5  # (x, y)
+    middle = (pixels.min(0) + pixels.max(0)) / 2
+    reach = np.linalg.norm(pixels - middle, axis=1).max()
     # of the projected radius 0.5, in parts of the picture's side
     radius = 0.5 * camera.focal / camera.size / np.linalg.norm(camera.translation)
     side = reach / (REACH * radius)
