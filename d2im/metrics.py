@@ -334,12 +334,9 @@ def evaluate(prediction, truth, protocol="d2im", *, camera=None, seed=0, skip=()
         raise ValueError(f"protocol must be one of {[*PROTOCOLS]}, got {protocol!r}")
     if why := prediction_failure(truth):
         raise ValueError(f"the truth cannot be measured: {why}")
-    rules = {
-        name: replace(rule, seed=seed)
-        for name, rule in PROTOCOLS[protocol].items()
-        if name not in skip
-    }
-    frame = next(iter(PROTOCOLS[protocol].values())).frame
+    known = PROTOCOLS[protocol]
+    rules = {n: replace(known[n], seed=seed) for n in known if n not in skip}
+    frame = next(iter(known.values())).frame
     scale, failure = _frame_scale(truth, frame), prediction_failure(prediction)
     pair = None if failure else _Pair(prediction, truth, rules.values(), scale, camera)
     results = {}
@@ -379,10 +376,8 @@ class _Pair:
         if kind == "iou":
             return self.iou(rule, side)
         index = [self.part(k, kind, rule, side) for k in (0, 1)]
-        points, normals = (
-            [cloud[c][i] for cloud, i in zip(self.clouds, index, strict=True)]
-            for c in (0, 1)
-        )
+        drawn = zip(self.clouds, index, strict=True)
+        points, normals = zip(*[(p[i], n[i]) for (p, n, _), i in drawn], strict=True)
         size = len(index[0]), len(index[1])
         if 0 in size:
             return (np.inf if size[1] else np.nan), size

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import trimesh
+from trimesh.transformations import rotation_matrix
 
 from .solids import FEATURE, SIDES, Piece, lean, oval, unit
 
@@ -181,7 +182,7 @@ def _fronts(piece, face, reach):
             room = front.width - hold[0], front.height - hold[1]
             if min(room) > 0.01:
                 at = [(0.5 * room[0] - 0.01 if tall else 0.0, 0)]
-                piece.emboss(front, hold, grip / 2, grip / 2, "handle", centres=at)
+                piece.emboss(front, hold, grip / 2, grip / 2, "handle", at=at)
 
 
 def _round(piece, seat, wide, kinds):
@@ -392,7 +393,7 @@ def _stool(piece, rng):
             rings = [(0.75, 0, *spread * out), (1, low + 0.02, *0.62 * r * out)]
             piece.loft("leg", oval(size, size), rings)
             reach = spread + (0.62 * r - spread) * step / low
-            frame = trimesh.transformations.rotation_matrix(turn, (0, 1, 0))
+            frame = rotation_matrix(turn, (0, 1, 0))
             rung = (-0.02, reach), (step, step + 0.04), 0.02
             piece.block("rung", *rung, edge=0.01, frame=frame)
 

@@ -13,6 +13,7 @@ import numpy as np
 import trimesh
 from manifold3d import Manifold, Mesh64, OpType
 from scipy.interpolate import PchipInterpolator
+from trimesh.transformations import rotation_matrix
 
 STEP = 15.0  # degrees a curved surface may turn from one facet to the next
 ROOT = 0.012  # how far relief reaches past its face, to join or cut it cleanly
@@ -106,7 +107,7 @@ def _ramp(bevel, depth):
     # Its slope turns fastest at both ends, by pi^2/2 * depth/bevel per unit of x.
     count = max(5, int(np.ceil(np.pi**2 / 2 * depth / bevel / np.radians(STEP))))
     x = np.linspace(0, 1, count + 1)
-    return np.stack([bevel * x, depth * (1 - np.cos(np.pi * x)) / 2], 1)
+    return np.stack([bevel * x, depth * _rise(x)], 1)
 
 
 def _rise(t):
@@ -137,6 +138,7 @@ def _pattern(kind, a, b, size, rng, closed=False):
     cell = size / count
     off = np.stack([(a % 1 - 0.5) * cell[0], (b % 1 - 0.5) * cell[1]])
     radius = np.linalg.norm(off, axis=0)
+    diagonal = [(t + 0.5) % 1 - 0.5 for t in (a + b, a - b)]  # from the next crossing
     if kind in ("flutes", "ribs"):
         height = _crest(a)
     elif kind == "rings":
@@ -146,13 +148,11 @@ def _pattern(kind, a, b, size, rng, closed=False):
     elif kind == "waves":
         height = _crest(b + 0.25 * np.sin(2 * np.pi * a))
     elif kind == "lattice":
-        bars = [np.abs((t + 0.5) % 1 - 0.5) * cell.min() for t in (a + b, a - b)]
-        height = 1 - np.prod([1 - _rise(1.15 - bar / 0.04) for bar in bars], 0)
+        bars = [_rise(1.15 - np.abs(t) * cell.min() / 0.04) for t in diagonal]
+        height = 1 - np.prod(1 - np.array(bars), 0)
     elif kind == "tufts":
-        near = np.linalg.norm(
-            ((a + b + 0.5) % 1 - 0.5, (a - b + 0.5) % 1 - 0.5), axis=0
-        )
-        button = 0.7 * _rise(2 - near * cell.min() / 0.02)
+        near = np.linalg.norm(diagonal, axis=0) * cell.min()
+        button = 0.7 * _rise(2 - near / 0.02)
         height = np.maximum(np.sqrt(_crest(a + b) * _crest(a - b)), button)
     elif kind == "studs":
         height = _rise(1.1 - radius / (0.5 * min(*cell, 0.11)))
@@ -204,9 +204,7 @@ def _frame(rotation, origin):
 
 def lean(degrees, hinge):
     """(4, 4) rotation that leans a body back about the x axis through a hinge."""
-    return trimesh.transformations.rotation_matrix(
-        -np.radians(degrees), (1, 0, 0), hinge
-    )
+    return rotation_matrix(-np.radians(degrees), (1, 0, 0), hinge)
 
 
 @dataclass(frozen=True)
@@ -305,9 +303,8 @@ class Piece:
             cap = edge + 0.3 * corner
             trim = np.full(2, cap) if along[2] else np.where(along[:2], edge, corner)
             place = frame @ _frame(turn, centre + turn[:, 2] * size[2] / 2)
-            faces[side] = Face(
-                place, *(size[:2] - 2 * trim), body=len(self.bodies) - 1, part=part
-            )
+            area = size[:2] - 2 * trim
+            faces[side] = Face(place, *area, len(self.bodies) - 1, part)
         return faces
 
     def loft(
@@ -339,14 +336,13 @@ class Piece:
         v = _stations(way[-1], [row[2] for row in relief], 12)
         v = v if relief or len(rings) > 2 else np.array([0.0, 1.0])
         scale, z, *middle = PchipInterpolator(way, rings)(v * way[-1]).T[..., None]
-        flat = [np.interp(u * edge[-1], edge, line) for line in outline.T]
         layers = [
-            scale * line + shift for line, shift in zip(flat, middle, strict=True)
+            scale * np.interp(u * edge[-1], edge, line) + shift
+            for line, shift in zip(outline.T, middle, strict=True)
         ]
         layers = np.stack([*layers, np.repeat(z, len(u), 1)], -1)
-        normals = np.cross(
-            np.roll(layers, -1, 1) - np.roll(layers, 1, 1), np.gradient(layers, axis=0)
-        )
+        around = np.roll(layers, -1, 1) - np.roll(layers, 1, 1)
+        normals = np.cross(around, np.gradient(layers, axis=0))
         normals /= np.linalg.norm(normals, axis=2, keepdims=True)
         height = np.zeros(layers.shape[:2])
         for kinds, (left, right), (low, high) in relief:
@@ -370,7 +366,7 @@ class Piece:
             self.bodies.append(solids[0])
         low, high = layers[-1].min(0), layers[-1].max(0)
         roof = place @ _frame(np.eye(3), (low + high) / 2)
-        return Face(roof, *(high - low)[:2], body=len(self.bodies) - 1, part=part)
+        return Face(roof, *(high - low)[:2], len(self.bodies) - 1, part)
 
     def hole(self, face, depth, corner=0.0):
         """Cut the face's rectangle `depth` deep: a hole of the coarse body too."""
@@ -380,16 +376,7 @@ class Piece:
         self.holes.append(self.mark(solid, face.part))
 
     def emboss(
-        self,
-        face,
-        size,
-        corner,
-        bevel,
-        part,
-        share=1.0,
-        sunk=False,
-        end=1.0,
-        centres=((0, 0),),
+        self, face, size, corner, bevel, part, share=1, sunk=False, end=1, at=((0, 0),)
     ):
         """Put copies of one smooth bump or hollow on a face.
 
@@ -402,7 +389,7 @@ class Piece:
                 would be too high.
             sunk: cut into the face instead of standing on it.
             end: height of the middle over the rim's; below 1 makes a moulding.
-            centres: (K, 2) places in the face's frame.
+            at: (K, 2) centres of the copies in the face's frame.
 
         Returns:
             its flat middles, as faces.
@@ -423,7 +410,7 @@ class Piece:
         solid = self.mark(solid.as_original(), part)
         copies = self.carved[face.body] if sunk else self.raised
         middles = []
-        for x, y in centres:
+        for x, y in at:
             place = face.frame @ _frame(np.eye(3), (x, y, 0))
             copies.append(solid.transform(place[:3]))
             middle = face.move(x, y, rise, size[0] - 2 * inset, size[1] - 2 * inset)
@@ -452,7 +439,7 @@ class Piece:
             grid, size, corner, bevel, end = layout
             cells = np.array(list(np.ndindex(*grid)))
             centres = ((cells + 0.5) / grid - 0.5) * extent
-            how = dict(sunk=kind in SUNK, end=end, centres=centres)
+            how = dict(sunk=kind in SUNK, end=end, at=centres)
             self.emboss(area, size, corner, bevel, face.part + suffix, **how)
 
     def quilt(self, face, kind, part, rng):
@@ -460,9 +447,8 @@ class Piece:
         size = np.array([face.width, face.height])
         x, y = (np.linspace(0, 1, round(s / GRAIN) + 1) for s in size)
         bump = _pattern(kind, x, y, size, rng)
-        grid = np.stack(
-            np.meshgrid(*((t - 0.5) * s for t, s in zip((x, y), size, strict=True))), -1
-        )
+        grid = np.meshgrid((x - 0.5) * size[0], (y - 0.5) * size[1])
+        grid = np.stack(grid, -1)
         depth = min(self.depth, TALLEST - max(face.level, 0), _gentle(bump, grid))
         top = np.concatenate([grid, depth * bump[..., None] - SUBMERGED], 2)
         under = top[:, [-1, 0]] * (1, 1, 0) - (0, 0, ROOT)
