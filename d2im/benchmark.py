@@ -272,10 +272,8 @@ def markdown(summary):
     for group in dict.fromkeys(line["group"] for line in summary):
         lines = [line for line in summary if line["group"] == group]
         cells = {(line["measure"], line["method"]): line for line in lines}
-        methods = dict.fromkeys(line["method"] for line in lines)
-        rows = [["failed, scored as the worst"]]
-        one = {line["method"]: line for line in lines}
-        rows[0] += [f"{one[m]['failures']} of {one[m]['pictures']}" for m in methods]
+        failed = {x["method"]: f"{x['failures']} of {x['pictures']}" for x in lines}
+        rows, methods = [["failed, scored as the worst", *failed.values()]], [*failed]
         for measure in dict.fromkeys(line["measure"] for line in lines):
             rows.append([measure])
             for of in (cells[measure, method] for method in methods):

@@ -28,13 +28,7 @@ from scipy.ndimage import distance_transform_edt, minimum_filter
 from scipy.spatial import cKDTree
 
 from .camera import Camera, yaw_rotation
-from .dataset import (
-    INDEX_COLUMNS,
-    keep_settings,
-    read_index,
-    record,
-    write_example,
-)
+from .dataset import INDEX_COLUMNS, keep_settings, read_index, record, write_example
 from .sampling import density_weights
 
 YAW = -90.0  # brings the front, +x by the README of ShapeNetCore.v1, to +z; v2: 180
@@ -351,10 +345,9 @@ def _view(k, width, folder, normal_folder=None):
     mask = alpha[..., 0] > 0.5
     if normals is not None:
         y, x = np.indices(mask.shape) + 0.5 - size / 2
-        away = (
-            normals[..., 0] * x + normals[..., 1] * y + normals[..., 2] * camera.focal
-        )
-        normals *= np.where(away > 0, -1, 1)[..., None] * mask[..., None]
+        rays = np.dstack([x, y, np.full(mask.shape, camera.focal)])
+        away = (normals * rays).sum(-1, keepdims=True) > 0
+        normals *= np.where(away, -1, 1) * mask[..., None]
     return picture[..., :3] * alpha + 255 * (1 - alpha), mask, normals, pose
 
 

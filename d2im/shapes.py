@@ -145,8 +145,8 @@ def _stand(piece, style, half, top, size, hidden=0.0):
             fronts.append(leg["front"])
             for y in beads if style == "round" else ():
                 piece.bead("leg", (cx, y, cz), r)
-        if style == "square" and rng.random() < 0.7:
-            piece.dress(fronts, "panels hollows")
+        if style == "square":
+            piece.dress(fronts, "panels hollows", 0.7)
 
 
 def _fronts(piece, face, reach):
@@ -242,8 +242,7 @@ def _chair(piece, rng):
     piece.dress(outer, "panels hollows pad flutes")
 
     top = seat["top"].sub(*inside, top=1 - (thin + 0.03) / depth)
-    if rng.random() < 0.75:
-        piece.dress([top], "pad dish flutes ribs dimples panels")
+    piece.dress([top], "pad dish flutes ribs dimples panels", 0.75)
     piece.dress([seat["front"]], "ribs panels flutes")
 
 
@@ -280,8 +279,7 @@ def _table(piece, rng):
         share = leg / (2 * fz)
         sides = [apron[side].sub(share, 1 - share) for side in ("left", "right")]
         piece.dress(sides, "ribs panels hollows")
-    if rng.random() < 0.75:
-        piece.dress([top], "mouldings flutes dish panels hollows")
+    piece.dress([top], "mouldings flutes dish panels hollows", 0.75)
 
 
 def _cabinet(piece, rng):
@@ -305,8 +303,7 @@ def _cabinet(piece, rng):
     sides = [body["left"], body["right"]]
     piece.dress(sides, "panels hollows mouldings flutes pad ribs")
     piece.dress([body["back"]], "panels flutes hollows ribs")
-    if rng.random() < 0.5:
-        piece.dress([top], "mouldings hollows panels dish")
+    piece.dress([top], "mouldings hollows panels dish", 0.5)
 
 
 def _sofa(piece, rng):

@@ -417,14 +417,17 @@ class Piece:
             middles.append(replace(middle, level=face.level + rise))
         return middles
 
-    def dress(self, faces, kinds):
+    def dress(self, faces, kinds, chance=1):
         """Cover faces with relief of one kind, drawn once so that they match.
 
         Args:
             faces: those too small for a feature stay plain.
             kinds: words to draw from: ribs, flutes, panels, hollows, mouldings, domes,
                 dimples, pad, dish, or one of `QUILTS`.
+            chance: that they are not left plain.
         """
+        if chance < 1 and self.rng.random() >= chance:
+            return
         kind, seed = self.pick(kinds), self.rng.integers(2**32)
         suffix = f" {kind}" if self.rng.random() < 0.35 else ""
         for face in faces:
