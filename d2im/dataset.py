@@ -380,9 +380,8 @@ class ShapeDataset:
 
     def fingerprint(self):
         """A number that tells these shapes and this way of drawing from others."""
-        shapes = [
-            [row[k] for k in INDEX_COLUMNS if k != "seconds"] for row in self.rows
-        ]
+        columns = [name for name in INDEX_COLUMNS if name != "seconds"]
+        shapes = [[row[name] for name in columns] for row in self.rows]
         draws = [self.points, self.view, self.weighted, self.seed]
         settings = (folder / "settings.json" for folder in self.folders)
         made = "".join(path.read_text() for path in settings if path.is_file())
@@ -411,11 +410,9 @@ class ShapeDataset:
         view = rng.integers(self.view_count(index)) if self.view is None else self.view
         weights = example["weights"] if self.weighted else None
         chosen = weighted_draw(example["sdf"], weights, self.points, rng)
-        item = {
-            name: torch.from_numpy(example[name][chosen]).float()
-            for name in ("points", "sdf", "gradients", "base_sdf")
-            if name in example
-        }
+        names = ("points", "sdf", "gradients", "base_sdf")
+        item = {name: example[name][chosen] for name in names if name in example}
         for name in (*VIEW_TYPES, "camera"):
-            item[name] = torch.from_numpy(example[f"{name}_{view}"]).float()
+            item[name] = example[f"{name}_{view}"]
+        item = {name: torch.from_numpy(value).float() for name, value in item.items()}
         return {**item, "image": item["image"] / 255, "mask": item["mask"] > 0}

@@ -115,11 +115,8 @@ def paste_and_reconstruct(
     Raises:
         ValueError: as `paste` and `reconstruction.reconstruct`.
     """
-    framing = {
-        "camera": camera if isinstance(camera, Camera) else None,
-        "framed": options.pop("framed", False),
-        "background": model.background,
-    }
+    framing = {"camera": camera if isinstance(camera, Camera) else None}
+    framing |= {"framed": options.pop("framed", False), "background": model.background}
     images = [load_image(im, model.image_size, **framing) for im in (source, target)]
     pasted = paste(*images, rectangle, corners).clamp(0, 1)
     return reconstruct(model, pasted, camera, resolution, **options)

@@ -344,7 +344,9 @@ def evaluate(prediction, truth, protocol="d2im", *, camera=None, seed=0, skip=()
         for name, rule in rules.items():
             if name + side == "emd_visible":
                 rule = replace(rule, points=rule.points // 2)
-            worst, counts = _worst(name, rule, scale), ()
+            far = BOX_DIAGONAL * scale
+            worst = rule.factor * (2 * far**2 if rule.squared else far)
+            worst, counts = 0.0 if name.startswith(HIGHER_IS_BETTER) else worst, ()
             if pair:
                 value, counts = pair.measure(name.partition("@")[0], rule, side)
                 worst = worst if np.isinf(value) else value
@@ -568,13 +570,6 @@ def _frame_scale(truth, frame):
     radius = np.linalg.norm(truth.vertices - centre, axis=1).max()
     lengths = {"unit sphere": radius, "unit box": max(size), "world": 1.0}
     return 1 / (lengths | {"unit diagonal": np.linalg.norm(size)})[frame]
-
-
-def _worst(name, rule, scale):
-    if name.startswith(HIGHER_IS_BETTER):
-        return 0.0
-    far = BOX_DIAGONAL * scale
-    return rule.factor * (2 * far**2 if rule.squared else far)
 
 
 def _cosine(a, b):

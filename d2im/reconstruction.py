@@ -146,15 +146,10 @@ def predict(model, image, camera=None, *, way="gradient", framed=False):
             "the picture's camera is needed: pass "
             "camera=Camera(azimuth, elevation, ratio, size), or a net that estimates it"
         )
-    image = load_image(
-        image,
-        model.image_size,
-        camera=camera if isinstance(camera, Camera) else None,
-        framed=framed,
-        background=model.background,
-    )
-    if not isinstance(camera, Camera):
-        camera = camera(image)
+    known = camera if isinstance(camera, Camera) else None
+    framing = {"camera": known, "framed": framed, "background": model.background}
+    image = load_image(image, model.image_size, **framing)
+    camera = known or camera(image)
     weights, training = next(model.parameters()), model.training
     model.eval()
     base, sdf, displacement = model.fields(image[None].to(weights), camera, way)
@@ -215,10 +210,8 @@ def main(arguments=None):
             camera = Camera(*given.camera, model.image_size)
         elif given.camera_model:
             camera = CameraNet.from_pretrained(given.camera_model).camera
-        base = given.mesh == "base"
-        found = reconstruct(
-            model, given.image, camera, given.resolution, base_mesh=base
-        )
+        resolution, base = given.resolution, given.mesh == "base"
+        found = reconstruct(model, given.image, camera, resolution, base_mesh=base)
         found.export(given.out, given.mesh)
         if given.maps:
             found.export_maps(given.maps)
