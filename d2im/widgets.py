@@ -68,12 +68,11 @@ def snapshot(plot, path):
     write_whole(Path(path), lambda file: file.write(page))
 
 
-def mesh_scene(mesh, camera, colors=None):
+def mesh_scene(mesh, camera):
     """Show a mesh, smooth but for its creases.
 
     Args:
         mesh: trimesh.Trimesh, world frame. camera: Camera, where the viewer stands.
-        colors: (V, 3) of its vertices, in [0, 1].
 
     Returns:
         k3d.Plot.
@@ -83,14 +82,9 @@ def mesh_scene(mesh, camera, colors=None):
     # one vertex for each normal that meets at it: creases stay sharp
     corners = np.column_stack([faces.ravel(), np.round(1000 * normals)])
     _, first, index = np.unique(corners, axis=0, return_index=True, return_inverse=True)
-    of = faces.ravel()[first]
     look = dict(normals=normals[first], flat_shading=False, side="double", color=CLAY)
-    if colors is not None:
-        colors = 255 * np.asarray(colors)[of].clip(0, 1)
-        red, green, blue = np.round(colors).astype(np.uint32).T
-        look |= dict(color=0xFFFFFF, colors=(red << 16) + (green << 8) + blue)
     triangles = index.reshape(-1, 3).astype(np.uint32)
-    return _scene(camera, k3d.mesh(vertices[of], triangles, **look))
+    return _scene(camera, k3d.mesh(vertices[faces.ravel()[first]], triangles, **look))
 
 
 def field_explorer(sdf, base, camera):
