@@ -37,9 +37,8 @@ protocol""".split()  # of `summarise`
 def make_list(in_family=10, unseen=33, views=2):
     """The list: so many test seeds of each family of either set, cameras by the id.
 
-    Returns:
-        list of dicts: id, set ("test" or "unseen"), family, seed, cameras (azimuth,
-        elevation, ratio), volume, area, bounds.
+    Returns: list of dicts: id, set ("test" or "unseen"), family, seed, cameras
+        (azimuth, elevation, ratio), volume, area, bounds.
     """
     splits, entries = json.loads(SPLITS.read_text()), []
     for family in shapes.FAMILIES:
@@ -65,8 +64,7 @@ def _size(shape):
 def check_shape(entry):
     """Make a listed shape.
 
-    Raises:
-        ValueError: its volume, area or bounds are not those of the list.
+    Raises: ValueError: its volume, area or bounds are not those of the list.
     """
     shape = shapes.make_shape(entry["family"], entry["seed"])
     for name, value in _size(shape).items():
@@ -106,8 +104,7 @@ def _prepare_one(entry, folder, size, count):
 def read_prediction(folder, name):
     """Read the mesh <name>.obj, .ply, ... of another program, in the world frame.
 
-    Returns:
-        trimesh.Trimesh or None, and why there is none.
+    Returns: trimesh.Trimesh or None, and why there is none.
     """
     paths = [Path(folder) / f"{name}{suffix}" for suffix in SUFFIXES]
     path = next((p for p in paths if p.is_file()), None)
@@ -141,8 +138,7 @@ def true_meshes(row, example, folder=""):
 def predict_meshes(model, image, camera, resolution):
     """Predict from a picture and mesh what has a surface.
 
-    Returns:
-        Prediction, and {"base": ..., "final": ...} of (mesh or None, why there is
+    Returns: Prediction, and {"base": ..., "final": ...} of (mesh or None, why there is
         none); only "final" for a model without displacement.
     """
     found, made = predict(model, image, camera), {}
@@ -204,13 +200,10 @@ def pictures(image, meshes, camera, size=224):
 def score_all(jobs, workers=1, **options):
     """Score predictions in parallel; the rows do not depend on the workers.
 
-    Args:
-        jobs: iterable of info (dict: id, family, split, view, method), mesh or None,
+    Args: jobs: iterable of info (dict: id, family, split, view, method), mesh or None,
             why there is none, truth, camera.
         workers: processes. options: of `metrics.evaluate`.
-
-    Returns:
-        list of dicts: info, status ("ok" or the reason), and {measure: Result}.
+    Returns: list of dicts: info, status ("ok" or the reason), and {measure: Result}.
     """
     return Parallel(workers)(delayed(_score)(*job, **options) for job in jobs)
 
@@ -232,8 +225,7 @@ def interval(values, seed=0):
 def summarise(rows, seed=0):
     """Sum rows up: per family, per split and over all, each method and measure.
 
-    Returns:
-        list of dicts: group, method, measure, mean, median, low, high, shapes,
+    Returns: list of dicts: group, method, measure, mean, median, low, high, shapes,
         pictures, failures (scored as the worst), left_out (the truth has nothing to
         measure), protocol. The pictures of a shape count as one, their mean.
     """
@@ -289,9 +281,9 @@ def markdown(summary):
 def compare(rows, one, other, measure, seed=0):
     """Paired test of two methods on the same shapes.
 
-    Returns:
-        dict: difference (mean of one less other), low and high (its paired bootstrap
-        interval), p (Wilcoxon signed rank, two sided; 1 without a difference), pairs.
+    Returns: dict: difference (mean of one less other), low and high (its paired
+        bootstrap interval), p (Wilcoxon signed rank, two sided; 1 without a
+        difference), pairs.
     """
     ours, theirs = (_by_shape(rows, method, measure) for method in (one, other))
     gap = np.array([ours[name] - theirs[name] for name in ours])

@@ -50,13 +50,11 @@ def make_example(
 ):
     """Sample and render one shape.
 
-    Args:
-        detailed: trimesh.Trimesh, world frame. rng: numpy Generator.
+    Args: detailed: trimesh.Trimesh, world frame. rng: numpy Generator.
         coarse: the same shape without relief, or None where it is not known.
         count: points. views: pictures. size: their side in pixels.
         poses: keyword ranges of `camera.random_camera`, or a list of Cameras.
         backgrounds: draw one behind each picture; the rest stays the same.
-
     Returns: dict of arrays, see the module's docstring.
     """
     from .rendering import Renderer, random_background  # absent where one only trains
@@ -142,8 +140,7 @@ def prepare(
     now, is made again. `joblib.parallel_config(backend="dask")` around the call spreads
     it over a cluster.
 
-    Args:
-        source: (family, seed) pairs, or a folder of meshes, or a list of mesh paths.
+    Args: source: (family, seed) pairs, or a folder of meshes, or a list of mesh paths.
         out: folder for the examples and `index.csv`.
         split: recorded in the index: "train", "val", "test" or "unseen".
         count, views, size, poses, backgrounds: see `make_example`.
@@ -152,7 +149,6 @@ def prepare(
         up, yaw: how mesh files are turned, see `load_mesh`.
         timeout: seconds that a shape may take; None works in this process, without
             protection. memory_gb: that it may use (Linux).
-
     Returns: the rows of the index that belong to `source`, as dicts.
     Raises: FileNotFoundError: no such folder. ValueError: it has no mesh, or `out`
         holds examples made with other settings.
@@ -336,12 +332,10 @@ class ShapeDataset:
     Item `index`, or `(index, draw)` for another view and other points of the shape, is
     a function of (seed, index, draw) alone: a run can be resumed as if unbroken.
 
-    Args:
-        folder: made by `prepare`, or a list of such folders.
+    Args: folder: made by `prepare`, or a list of such folders.
         split: rows of the index to use; None for all.
         points: drawn per item, half inside. view: a fixed one; None draws one.
         weighted: draw by density weight, not uniformly. seed: of views and draws.
-
     Raises: FileNotFoundError: no index. ValueError: no usable example of that split.
     """
 

@@ -19,12 +19,8 @@ BLEND = 0.08  # width of a patch's soft border, in sides of the rectangle it com
 def with_displacement(prediction, displacement):
     """The same base under other maps.
 
-    Args:
-        prediction: Prediction or Reconstruction.
-        displacement: (2, H, W) world units.
-
-    Returns:
-        Prediction; `reconstruction.triangulate` meshes it.
+    Args: prediction: Prediction or Reconstruction. displacement: (2, H, W) world units.
+    Returns: Prediction; `reconstruction.triangulate` meshes it.
     """
     base, camera, way = prediction.base_sdf, prediction.camera, prediction.way
     sdf = displaced_field(base, displacement, camera, way)
@@ -34,16 +30,11 @@ def with_displacement(prediction, displacement):
 def scale_detail(prediction, strength):
     """Scale the displacement.
 
-    Args:
-        prediction: Prediction or Reconstruction.
+    Args: prediction: Prediction or Reconstruction.
         strength: 0 leaves the base, 1 the object as predicted, more exaggerates, less
             than 0 turns bumps into dents.
-
-    Returns:
-        Prediction.
-
-    Raises:
-        ValueError: a strength that is not finite.
+    Returns: Prediction.
+    Raises: ValueError: a strength that is not finite.
     """
     if not np.isfinite(strength):
         raise ValueError(f"strength must be a finite number, got {strength}")
@@ -53,17 +44,12 @@ def scale_detail(prediction, strength):
 def transfer_detail(source, target, corners, target_corners=None):
     """Put one object's displacement on another's base.
 
-    Args:
-        source, target: Prediction or Reconstruction.
+    Args: source, target: Prediction or Reconstruction.
         corners: (4, 2) pixels of a convex quadrilateral in the source's maps.
         target_corners: where it goes in the target's maps; None: the same place.
-
-    Returns:
-        Prediction of the target, whose maps inside the quadrilateral are the source's,
-        blended at its border.
-
-    Raises:
-        ValueError: corners that are no convex quadrilateral.
+    Returns: Prediction of the target, whose maps inside the quadrilateral are the
+        source's, blended at its border.
+    Raises: ValueError: corners that are no convex quadrilateral.
     """
     target_corners = corners if target_corners is None else target_corners
     maps = target.displacement
@@ -74,16 +60,11 @@ def transfer_detail(source, target, corners, target_corners=None):
 def paste(source, target, rectangle, corners):
     """Paste a rectangle of one picture into a quadrilateral of another.
 
-    Args:
-        source, target: (3, H, W) tensors in [0, 1].
+    Args: source, target: (3, H, W) tensors in [0, 1].
         rectangle: (left, top, right, bottom) pixels of the source.
         corners: (4, 2) pixels of the target, a convex quadrilateral.
-
-    Returns:
-        The target with the patch, its border blended.
-
-    Raises:
-        ValueError: an empty rectangle, one outside the source, or bad corners.
+    Returns: The target with the patch, its border blended.
+    Raises: ValueError: an empty rectangle, one outside the source, or bad corners.
     """
     left, top, right, bottom = rectangle
     height, width = source.shape[1:]
@@ -102,18 +83,13 @@ def paste_and_reconstruct(
 ):
     """Paste a rectangle of one picture into another and reconstruct the result.
 
-    Args:
-        model, camera, resolution, options: see `reconstruction.reconstruct`; the camera
-            is the target's.
+    Args: model, camera, resolution, options: see `reconstruction.reconstruct`; the
+            camera is the target's.
         source, target: pictures, see `reconstruction.load_image`; the rectangle and the
             corners are in pixels of the model's image size.
         rectangle, corners: see `paste`.
-
-    Returns:
-        Reconstruction, whose `image` is the pasted picture.
-
-    Raises:
-        ValueError: as `paste` and `reconstruction.reconstruct`.
+    Returns: Reconstruction, whose `image` is the pasted picture.
+    Raises: ValueError: as `paste` and `reconstruction.reconstruct`.
     """
     framing = {"camera": camera if isinstance(camera, Camera) else None}
     framing |= {"framed": options.pop("framed", False), "background": model.background}
@@ -125,17 +101,11 @@ def paste_and_reconstruct(
 def warp(maps, corners, target_corners, shape):
     """Warp the quadrilateral of one picture to that of another, by a homography.
 
-    Args:
-        maps: (C, H, W).
-        corners, target_corners: (4, 2) pixels.
+    Args: maps: (C, H, W). corners, target_corners: (4, 2) pixels.
         shape: height and width of the result.
-
-    Returns:
-        (C, *shape) and the patch's weight (*shape): 1 inside, falling smoothly to 0 at
-        the quadrilateral's border.
-
-    Raises:
-        ValueError: corners that are no convex quadrilateral.
+    Returns: (C, *shape) and the patch's weight (*shape): 1 inside, falling smoothly to
+        0 at the quadrilateral's border.
+    Raises: ValueError: corners that are no convex quadrilateral.
     """
     unit = [(0, 0), (1, 0), (1, 1), (0, 1)]
     to_unit = homography(target_corners, unit)
@@ -157,8 +127,7 @@ def warp(maps, corners, target_corners, shape):
 def homography(corners, target_corners):
     """The matrix (3, 3) that takes four corners to four others (Hartley, Zisserman).
 
-    Raises:
-        ValueError: corners that are no convex quadrilateral.
+    Raises: ValueError: corners that are no convex quadrilateral.
     """
     rows = []
     for (x, y), (u, v) in zip(_convex(corners), _convex(target_corners), strict=True):

@@ -50,9 +50,8 @@ def find_meshes(folder):
 class MeshReport:
     """What was found in a mesh file and what was done; `str()` is a line of it.
 
-    Attributes:
-        faces, parts: of the file; a part is a piece joined by edges of two faces.
-        duplicate, degenerate: faces dropped. turned: faces turned over.
+    Attributes: faces, parts: of the file; a part is a piece joined by edges of two
+            faces. duplicate, degenerate: faces dropped. turned: faces turned over.
         walls: open parts inside a body, dropped.
         sheets: open parts that enclose nothing, made `thickness` (world units) thick.
         holes: boundaries closed by a cap.
@@ -87,21 +86,16 @@ def load_mesh(path, up="y", front=None, yaw=0.0, thickness=0.005):
     degenerate faces dropped, parts turned outward, holes closed, open sheets thickened
     and overlapping closed bodies united.
 
-    Args:
-        path: a GLB, GLTF, OBJ, PLY, STL or OFF file, in any unit.
+    Args: path: a GLB, GLTF, OBJ, PLY, STL or OFF file, in any unit.
         up, front: the file's axes toward the world's +y and +z, such as "z" and "-y"
             (Blender's). Where `front` is None: "-y" if up is along z, else "z".
         yaw: degrees about the y axis after that, from front (+z) toward +x.
         thickness: of open sheets, world units; None refuses them.
-
-    Returns:
-        trimesh.Trimesh, y up, normalised. `face_attributes` hold "part" (F,) ints and,
-        where the file has materials, "color" (F, 3) in [0, 1], display RGB.
+    Returns: trimesh.Trimesh, y up, normalised. `face_attributes` hold "part" (F,) ints
+        and, where the file has materials, "color" (F, 3) in [0, 1], display RGB.
         `metadata["solid"]`: it is one closed surface without overlap;
         `metadata["report"]`: a MeshReport.
-
-    Raises:
-        FileNotFoundError: no such file.
+    Raises: FileNotFoundError: no such file.
         ValueError: it cannot be read, holds no usable surface, or an open sheet where
             these are refused; or axes that are none.
     """
@@ -136,14 +130,9 @@ def load_mesh(path, up="y", front=None, yaw=0.0, thickness=0.005):
 def normalise(mesh):
     """Centre a mesh on its bounding box, its farthest vertex at radius 0.5.
 
-    Args:
-        mesh: trimesh.Trimesh; it is not changed.
-
-    Returns:
-        A moved copy, with its attributes and metadata.
-
-    Raises:
-        ValueError: the mesh has zero size.
+    Args: mesh: trimesh.Trimesh; it is not changed.
+    Returns: A moved copy, with its attributes and metadata.
+    Raises: ValueError: the mesh has zero size.
     """
     corners = mesh.triangles.reshape(-1, 3)
     if len(corners) == 0 or not np.ptp(corners, axis=0).any():
@@ -254,9 +243,8 @@ def _encoded(linear):
 def _repair(vertices, faces, part, thickness):
     """Orient, close and unite.
 
-    Returns:
-        vertices, faces, the earlier face that each is of (F,), its part (F,), and the
-        counts of the report.
+    Returns: vertices, faces, the earlier face that each is of (F,), its part (F,), and
+        the counts of the report.
     """
     source, duplicate = _proper_faces(faces)
     done = {"duplicate": duplicate, "degenerate": len(faces) - len(source) - duplicate}
@@ -319,8 +307,7 @@ def _orient(vertices, faces):
     from which more rays leave the mesh (Takayama et al. 2014), one that is closed, or
     nearly closed and enclosed by others, by the sign of its volume.
 
-    Returns:
-        faces and the patch of each (F,).
+    Returns: faces and the patch of each (F,).
     """
     before = faces
     faces, patch = igl.bfs_orient(before)
@@ -495,9 +482,8 @@ def _least_area(ring):
 def _unite(vertices, faces, body):
     """Unite the closed bodies and cut out cavities; what is open stays beside them.
 
-    Returns:
-        vertices, faces, the face that each is a piece of, how many bodies were closed
-        and how many were not (all, where a union would change the inside).
+    Returns: vertices, faces, the face that each is a piece of, how many bodies were
+        closed and how many were not (all, where a union would change the inside).
     """
     solids, cavities, rest = [], [], []
     order = np.argsort(body, kind="stable")

@@ -34,8 +34,7 @@ STEP = 0.01  # world units, of the Laplacian of a field: about a pixel at 112 px
 class Protocol:
     """How one measure is taken.
 
-    Attributes:
-        name: of the protocol that it belongs to.
+    Attributes: name: of the protocol that it belongs to.
         frame: unit of its lengths: "world", or the truth's farthest vertex ("unit
             sphere"), longest edge ("unit box") or box diagonal ("unit diagonal") is 1.
         points: drawn on each surface (IoU: in the box); sampling says by what.
@@ -99,8 +98,8 @@ HIGHER_IS_BETTER = ("f_score", "iou", "normal_consistency")
 class Result(NamedTuple):
     """A number with what is needed to believe it.
 
-    Attributes:
-        value: NaN where the truth has nothing to compare with. protocol: Protocol.
+    Attributes: value: NaN where the truth has nothing to compare with. protocol:
+            Protocol.
         counts: points compared, of the prediction and of the truth; ECD's edge points.
     """
 
@@ -128,8 +127,7 @@ def match_points(prediction, truth, within=np.inf):
     Beyond `within` the distance is infinite and not searched for: an F-score needs no
     more, and points far from the other set take the longest.
 
-    Raises:
-        ValueError: points of another shape, none, or not finite.
+    Raises: ValueError: points of another shape, none, or not finite.
     """
     sets = {"prediction": prediction, "truth": truth}
     sets = {name: np.ascontiguousarray(p, dtype=float) for name, p in sets.items()}
@@ -149,11 +147,8 @@ def chamfer_distance(prediction, truth, norm="l1"):
     way: (mean a + mean c) / 2, "l1", after Occupancy Networks, or mean a^2 + mean c^2,
     "l2", after BSP-Net.
 
-    Args:
-        prediction: (N, 3). truth: (M, 3). norm: "l1" or "l2".
-
-    Raises:
-        ValueError: an unknown norm, or as `match_points`.
+    Args: prediction: (N, 3). truth: (M, 3). norm: "l1" or "l2".
+    Raises: ValueError: an unknown norm, or as `match_points`.
     """
     if norm not in ("l1", "l2"):
         raise ValueError(f'norm must be "l1" or "l2", got {norm!r}')
@@ -191,11 +186,8 @@ def earth_movers_distance(prediction, truth):
     Sinkhorn steps, first on a quarter of the points, leave the solver five times less
     to do.
 
-    Args:
-        prediction, truth: (N, 3) each.
-
-    Raises:
-        ValueError: sets of different size.
+    Args: prediction, truth: (N, 3) each.
+    Raises: ValueError: sets of different size.
     """
     if np.shape(prediction) != np.shape(truth):
         shapes = f"{np.shape(prediction)} and {np.shape(truth)}"
@@ -222,11 +214,8 @@ def edge_sharpness(points, normals, radius):
 
     1 on a flat surface, 0 at a right angle, and 1 where there is no neighbour.
 
-    Args:
-        points: (N, 3). normals: (N, 3) unit. radius: in the points' unit.
-
-    Returns:
-        (N,) in [0, 1].
+    Args: points: (N, 3). normals: (N, 3) unit. radius: in the points' unit.
+    Returns: (N,) in [0, 1].
     """
     sigma, tree = np.ones(len(points)), cKDTree(points)
     # In blocks, because a tiny fragment makes every point a neighbour of every other.
@@ -316,19 +305,12 @@ def evaluate(prediction, truth, protocol="d2im", *, camera=None, seed=0, skip=()
     visible EMD takes half its protocol's points; the visible IoU the part of the box
     that lies up to 0.1 behind what the camera sees first of either shape.
 
-    Args:
-        prediction: trimesh.Trimesh, world, or None for a missing one.
-        truth: trimesh.Trimesh, world.
-        protocol: a name in `PROTOCOLS`.
+    Args: prediction: trimesh.Trimesh, world, or None for a missing one.
+        truth: trimesh.Trimesh, world. protocol: a name in `PROTOCOLS`.
         camera: Camera of the input picture; None leaves the visible side out.
-        seed: of the samples.
-        skip: measures to leave out.
-
-    Returns:
-        {measure: Result} and the reason of a failure, "" where there is none.
-
-    Raises:
-        ValueError: an unknown protocol, or a truth that cannot be measured.
+        seed: of the samples. skip: measures to leave out.
+    Returns: {measure: Result} and the reason of a failure, "" where there is none.
+    Raises: ValueError: an unknown protocol, or a truth that cannot be measured.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol must be one of {[*PROTOCOLS]}, got {protocol!r}")
@@ -431,19 +413,15 @@ class _Pair:
 def decomposition_scores(prediction, example, view):
     """How well f_B and F meet the visible front, and f_D the detail there.
 
-    Args:
-        prediction: Prediction of that view.
+    Args: prediction: Prediction of that view.
         example: arrays of one shape, see `dataset`.
         view: index of the picture that the prediction was made from.
-
-    Returns:
-        dict: base_error and final_error, the mean |f_B - F| and |f - F| in world units
-        over the example's points on the visible front surface (|F| < 0.005, facing the
-        camera, at the depth that the camera sees); laplacian_correlation of the front
-        map with its target, over all pixels that have one. NaN where there is none.
-
-    Raises:
-        ValueError: the maps and the example's views differ in size.
+    Returns: dict: base_error and final_error, the mean |f_B - F| and |f - F| in world
+        units over the example's points on the visible front surface (|F| < 0.005,
+        facing the camera, at the depth that the camera sees); laplacian_correlation of
+        the front map with its target, over all pixels that have one. NaN where there is
+        none.
+    Raises: ValueError: the maps and the example's views differ in size.
     """
     camera, size = prediction.camera, example[f"depth_{view}"].shape[-1]
     if prediction.displacement.shape[-1] != size:
@@ -482,21 +460,18 @@ def disentanglement(prediction, detailed, coarse, other=None):
     side: below that f_D mends the base's errors too. Without a predicted displacement
     its correlations are 0.
 
-    Args:
-        prediction: Prediction of one picture.
+    Args: prediction: Prediction of one picture.
         detailed, coarse: the true shape and the same without relief, trimesh.Trimesh.
         other: Prediction from another picture of the same shape.
-
-    Returns:
-        dict of floats; in brackets what the truth has, and a base that swallowed the
-        detail: base_to_coarse (0, relief) and base_to_detailed (relief, 0), mean
-        |f_B - F_coarse| and |f_B - F|, world units; detail_in_base (0, 1), the slope
-        of f_B - F_coarse over d*, high-passed; displacement_correlation (1, 0) and
+    Returns: dict of floats; in brackets what the truth has, and a base that swallowed
+        the detail: base_to_coarse (0, relief) and base_to_detailed (relief, 0), mean
+        |f_B - F_coarse| and |f_B - F|, world units; detail_in_base (0, 1), the slope of
+        f_B - F_coarse over d*, high-passed; displacement_correlation (1, 0) and
         displacement_energy (1, 0), the sum of squares over that of d*, raw and
-        _highpass; laplacian_energy (coarse_energy, 1), mean (Laplacian f_B)^2 over
-        that of F, by steps of 0.01, coarse_energy being F_coarse's. With `other`, at
-        points that both see: transfer_consistency (1, 0), the correlation of both f_D,
-        and transfer_error (0, 0), mean |f_B + f_D of the other - F|.
+        _highpass; laplacian_energy (coarse_energy, 1), mean (Laplacian f_B)^2 over that
+        of F, by steps of 0.01, coarse_energy being F_coarse's. With `other`, at points
+        that both see: transfer_consistency (1, 0), the correlation of both f_D, and
+        transfer_error (0, 0), mean |f_B + f_D of the other - F|.
     """
     front = prediction.displacement[0].numpy()
     camera, scene = prediction.camera.resized(len(front)), ray_scene(detailed)

@@ -26,25 +26,18 @@ RATIO = 0.9  # of training's distances the middle one
 def load_image(source, size, *, camera=None, framed=False, background="white"):
     """Bring a picture into the form that a model takes.
 
-    Args:
-        source: path of an image file; PIL image; or uint8 array (H, W, 3) or (H, W, 4).
-            Transparency tells the object from its background; without it a plain
-            background is found and removed. Or a float array or tensor (3, H, W) in
-            [0, 1], square, which is taken as it is: framed, on the model's background.
+    Args: source: path of an image file; PIL image; or uint8 array (H, W, 3) or (H, W,
+            4). Transparency tells the object from its background; without it a plain
+            background is found and removed. Or a float array or tensor (3, H, W) in [0,
+            1], square, which is taken as it is: framed, on the model's background.
         size: pixels of the result.
         camera: Camera whose distance the object is framed for; by default a usual one.
         framed: the picture is square and its object stands as in training's already:
-            nothing is cut out or moved.
-        background: of the model, "white" or "black".
-
-    Returns:
-        (3, size, size) f4 tensor in [0, 1].
-
-    Raises:
-        FileNotFoundError: no such file.
+            nothing is cut out or moved. background: of the model, "white" or "black".
+    Returns: (3, size, size) f4 tensor in [0, 1].
+    Raises: FileNotFoundError: no such file.
         ValueError: not an image, too small or large, of wrong range, on a busy
-            background, or without an object.
-        TypeError: something that is no picture.
+            background, or without an object. TypeError: something that is no picture.
     """
     if isinstance(source, str | os.PathLike):
         source = _open_image(Path(source))
@@ -136,14 +129,9 @@ def cut_out(rgb):
     What can be reached from the picture's border without crossing an edge, and what it
     encloses in the same colour, is background.
 
-    Args:
-        rgb: (H, W, 3) in [0, 1].
-
-    Returns:
-        (H, W) uint8: 255 on the object, 0 elsewhere.
-
-    Raises:
-        ValueError: the background is not plain, or there is nothing on it.
+    Args: rgb: (H, W, 3) in [0, 1].
+    Returns: (H, W) uint8: 255 on the object, 0 elsewhere.
+    Raises: ValueError: the background is not plain, or there is nothing on it.
     """
     smooth = ndimage.gaussian_filter(rgb, (1.5, 1.5, 0))
     change = np.linalg.norm(np.gradient(smooth, axis=(0, 1)), axis=0).max(-1)

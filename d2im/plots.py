@@ -49,18 +49,13 @@ class Slice(NamedTuple):
 def slice_values(field, axis="z", at=0.0, resolution=200):
     """Evaluate a field on a plane across one axis.
 
-    Args:
-        field: callable on float32 tensors, (P, 3) world -> (P,); it may answer with an
-            array, so that `lambda p: signed_distance(mesh, p)[0]` is one.
+    Args: field: callable on float32 tensors, (P, 3) world -> (P,); it may answer with
+            an array, so that `lambda p: signed_distance(mesh, p)[0]` is one.
         axis: "x" (the picture's axes are z, y), "y" (x, z) or "z" (x, y).
         at: coordinate of the plane, world units.
         resolution: samples along a side of the box, at the centres of equal cells.
-
-    Returns:
-        Slice.
-
-    Raises:
-        ValueError: an unknown axis, or a field that answers with another shape.
+    Returns: Slice.
+    Raises: ValueError: an unknown axis, or a field that answers with another shape.
     """
     if axis not in SLICE_AXES:
         raise ValueError(f'axis must be "x", "y" or "z", got {axis!r}')
@@ -75,11 +70,8 @@ def slice_values(field, axis="z", at=0.0, resolution=200):
 def grid_values(field, resolution=64):
     """Evaluate a field at the centres of equal cells of the box, for a living scene.
 
-    Args:
-        field: see `slice_values`. resolution: cells along a side.
-
-    Returns:
-        (R, R, R) f4, indexed [z, y, x], world units.
+    Args: field: see `slice_values`. resolution: cells along a side.
+    Returns: (R, R, R) f4, indexed [z, y, x], world units.
     """
     z, y, x = np.meshgrid(*3 * [_cells(resolution)], indexing="ij")
     return _values(field, np.stack([x, y, z], -1))
@@ -116,14 +108,11 @@ def decompose(fields, camera, row, *, step=DELTA / 2, resolution=240):
     Values and Laplacians are taken along the front surface of the base: f_B is 0 there,
     so that what is left of F is what the displacement has to give.
 
-    Args:
-        fields: F, f_B and p -> f_D(u(p)), callables (P, 3) world -> (P,), world units.
-        camera: Camera. row: of its pixels.
+    Args: fields: F, f_B and p -> f_D(u(p)), callables (P, 3) world -> (P,), world
+            units. camera: Camera. row: of its pixels.
         step: of the 7-point stencil, world units; for a map, a pixel's width or more.
         resolution: samples along the plane's sides.
-
-    Returns:
-        Decomposition.
+    Returns: Decomposition.
     """
     middle = camera.translation[2]  # the origin's depth
     sight = (row + 0.5 - camera.centre[1]) / camera.focal
@@ -162,8 +151,7 @@ def decompose(fields, camera, row, *, step=DELTA / 2, resolution=240):
 def draw_decomposition(fig, parts):
     """Draw the paper's figure, panels (a) to (e), on an empty figure.
 
-    Returns:
-        dict of Axes, "a" to "e".
+    Returns: dict of Axes, "a" to "e".
     """
     axes = fig.subplot_mosaic("aabbcc;dddeee")
     known = np.concatenate([f[np.isfinite(f).all(1)] for f in parts.fronts])
@@ -207,15 +195,10 @@ def draw_decomposition(fig, parts):
 def draw_slice(ax, section, *, limit=None, step=0.05):
     """Draw a slice: RdBu centred at 0, iso-lines, the surface in black.
 
-    Args:
-        ax: Axes.
-        section: Slice.
+    Args: ax: Axes. section: Slice.
         limit: the colours' range is [-limit, limit], world units; by default the
-            slice's own.
-        step: between iso-lines, world units; 0 draws none.
-
-    Returns:
-        The AxesImage.
+            slice's own. step: between iso-lines, world units; 0 draws none.
+    Returns: The AxesImage.
     """
     values, extent, (right, up) = section
     limit = limit or max(np.abs(values).max(), 1e-9)
@@ -237,15 +220,11 @@ def draw_slice(ax, section, *, limit=None, step=0.05):
 def draw_map(ax, values, mask=None, limit=None):
     """Draw a displacement or Laplacian map, zero in grey, the background white.
 
-    Args:
-        ax: Axes.
-        values: (H, W), numpy or torch.
+    Args: ax: Axes. values: (H, W), numpy or torch.
         mask: (H, W) bool, True where the map means something; None for everywhere.
         limit: the colours' range is [-limit, limit]; by default the largest of the
             masked values. Maps that are compared need one limit.
-
-    Returns:
-        The AxesImage.
+    Returns: The AxesImage.
     """
     values = np.asarray(values, dtype=float)
     shown = np.isfinite(values) if mask is None else np.asarray(mask, dtype=bool)
@@ -258,12 +237,9 @@ def draw_map(ax, values, mask=None, limit=None):
 def draw_image(ax, image):
     """Draw a picture.
 
-    Args:
-        ax: Axes.
+    Args: ax: Axes.
         image: (3, H, W) RGB in [0, 1], numpy or torch, or a grey map (H, W), 0 white.
-
-    Returns:
-        The AxesImage.
+    Returns: The AxesImage.
     """
     image = np.asarray(image)
     if image.ndim == 3:
@@ -275,11 +251,8 @@ def draw_image(ax, image):
 def normal_colors(normals):
     """Normals as colours: red grows to the right, green up, blue toward the camera.
 
-    Args:
-        normals: (3, H, W) camera frame, zero on the background.
-
-    Returns:
-        (3, H, W) RGB in [0, 1], white on the background.
+    Args: normals: (3, H, W) camera frame, zero on the background.
+    Returns: (3, H, W) RGB in [0, 1], white on the background.
     """
     normals = np.asarray(normals, dtype=np.float32)
     colors = 0.5 + 0.5 * normals * np.array([1, -1, -1], np.float32)[:, None, None]
@@ -289,18 +262,12 @@ def normal_colors(normals):
 def shade(mesh, camera, paint=None, limit=None):
     """Shade a mesh under one fixed light beside the camera; needs no screen.
 
-    Args:
-        mesh: trimesh.Trimesh, world frame.
-        camera: Camera; its size is the picture's.
+    Args: mesh: trimesh.Trimesh, world frame. camera: Camera; its size is the picture's.
         paint: callable (P, 3) -> (P,) that colours the surface as a map, such as the
             displacement p -> f_D(u(p)); None for clay.
         limit: the colours' range is [-limit, limit]; by default paint's own.
-
-    Returns:
-        (3, H, W) RGB in [0, 1] on white.
-
-    Raises:
-        ValueError: the mesh has no face.
+    Returns: (3, H, W) RGB in [0, 1] on white.
+    Raises: ValueError: the mesh has no face.
     """
     hit, depth, normals, _ = Renderer(mesh).cast(camera, SUBPIXELS)
     color = CLAY
@@ -320,13 +287,10 @@ def shade(mesh, camera, paint=None, limit=None):
 def draw_mesh(ax, mesh, camera):
     """Draw a shaded mesh, or say that there is none.
 
-    Args:
-        ax: Axes.
+    Args: ax: Axes.
         mesh: trimesh.Trimesh, world frame; None where a field has no surface.
         camera: Camera.
-
-    Returns:
-        The AxesImage, or the Text "no surface".
+    Returns: The AxesImage, or the Text "no surface".
     """
     if mesh is not None:
         return draw_image(ax, shade(mesh, camera))
@@ -337,13 +301,9 @@ def draw_mesh(ax, mesh, camera):
 def image_grid(rows, titles=None, labels=None, size=1.5):
     """Draw pictures row by row as one contact sheet.
 
-    Args:
-        rows: lists of pictures for `draw_image`; None leaves a gap.
-        titles: over the columns. labels: beside the rows.
-        size: of a picture, inches.
-
-    Returns:
-        The Figure.
+    Args: rows: lists of pictures for `draw_image`; None leaves a gap.
+        titles: over the columns. labels: beside the rows. size: of a picture, inches.
+    Returns: The Figure.
     """
     columns = max(len(row) for row in rows)
     figsize = size * columns, size * len(rows)
@@ -369,8 +329,7 @@ def image_grid(rows, titles=None, labels=None, size=1.5):
 def zoom(axes):
     """Cut pictures down to the window that holds all that is not white in any.
 
-    Args:
-        axes: of the pictures, which show one view or stand in one sheet.
+    Args: axes: of the pictures, which show one view or stand in one sheet.
     """
     pictures = [(ax, artist.get_array()) for ax in axes for artist in ax.images]
     low, high = np.ones(2), np.zeros(2)  # of rows and columns, in sides of a picture
@@ -389,14 +348,10 @@ def zoom(axes):
 def draw_curves(ax, records, names=("loss", "base", "sdf", "laplacian"), window=25):
     """Draw training curves on a logarithmic axis: each record faint, their mean strong.
 
-    Args:
-        ax: Axes.
-        records: dicts of `training.train`, with "step".
+    Args: ax: Axes. records: dicts of `training.train`, with "step".
         names: entries to draw; one without a positive value is left out.
         window: records that the strong line averages, up to the step it stands at.
-
-    Returns:
-        The strong lines, a list of Line2D.
+    Returns: The strong lines, a list of Line2D.
     """
     steps = [record["step"] for record in records]
     span = min(window, len(records))

@@ -51,20 +51,15 @@ def read_disn(
 ):
     """Read DISN's data: samples of signed distance, pictures and normals.
 
-    Args:
-        root: folder (links will do) of sdf/<category>/<id>/ori_sample.h5,
+    Args: root: folder (links will do) of sdf/<category>/<id>/ori_sample.h5,
             {image,normal}/<category>/<id>/<variant>/, lists/<category>_<split>.lst.
         category: "03001627". split: "train" or "test". variant: "easy" or "hard".
         views: how many of the 36. size: pixels to bring them to; None keeps 224.
         yaw: degrees from +z toward +x, see `check_yaw`.
         iso: taken off the stored distances: 0 in D2IM-Net, 0.003 in DISN.
         skip: ids that are not to be read again.
-
-    Yields:
-        id (<category>_<that of the list>) and example, or the error in its place.
-
-    Raises:
-        ImportError: no h5py. FileNotFoundError: no such list.
+    Yields: id (<category>_<that of the list>) and example, or the error in its place.
+    Raises: ImportError: no h5py. FileNotFoundError: no such list.
     """
     try:
         import h5py
@@ -97,9 +92,8 @@ def read_occnet(
 ):
     """Read Occupancy Networks' data: occupancies, a point cloud, Choy's pictures.
 
-    Args:
-        root: folder of <category>/{<split>.lst,<id>/}; category, yaw, skip and what is
-            yielded and raised: see `read_disn`. split: "train", "val" or "test".
+    Args: root: folder of <category>/{<split>.lst,<id>/}; category, yaw, skip and what
+            is yielded and raised: see `read_disn`. split: "train", "val" or "test".
         choy: 3D-R2N2's folder of <category>/<id>/rendering/, PNGs with an exact mask;
             None reads the JPEGs of img_choy2016. views: how many of the 24.
         size: None keeps 137, which is no multiple of 16, as the networks want it.
@@ -139,15 +133,11 @@ def read_occnet(
 def write_set(readings, out, split, family=""):
     """Write what a reader yields as a data folder like that of `prepare`.
 
-    Args:
-        readings: pairs of id and example or error. out: folder.
+    Args: readings: pairs of id and example or error. out: folder.
         split, family: for the index.
-
-    Returns:
-        The new rows of the index: "failed" with the reason where there is no example.
-
-    Raises:
-        ValueError: `out` holds examples made otherwise.
+    Returns: The new rows of the index: "failed" with the reason where there is no
+        example.
+    Raises: ValueError: `out` holds examples made otherwise.
     """
     out = Path(out)
     known, written = {row["id"]: row for row in read_index(out)}, []
@@ -183,16 +173,11 @@ def check_yaw(examples, has_back=True):
     no picture, so the shapes are asked for their front: the upper half of a chair, sofa
     or airplane stands behind the lower.
 
-    Args:
-        examples: read ones of one category. has_back: it is such a one.
-
-    Returns:
-        dict: on_mask (4,), the share of inside points on the masks, turned by 0, 90,
-        180 and 270 degrees; facing, degrees from +z toward +x; back, how far the
+    Args: examples: read ones of one category. has_back: it is such a one.
+    Returns: dict: on_mask (4,), the share of inside points on the masks, turned by 0,
+        90, 180 and 270 degrees; facing, degrees from +z toward +x; back, how far the
         upper half stands behind, in world units.
-
-    Raises:
-        ValueError: the cameras do not fit, or the objects do not face +z.
+    Raises: ValueError: the cameras do not fit, or the objects do not face +z.
     """
     examples, shares, lean = list(examples), [], np.zeros(3)
     for example in examples:
@@ -228,11 +213,8 @@ def estimate_gradients(points, sdf):
     Least squares by inverse squared distance, all points at once; where the gradient
     jumps (at edges, in the middle of a part) a mean of both sides.
 
-    Args:
-        points: (P, 3), P >= 16. sdf: (P,), negative inside.
-
-    Returns:
-        (P, 3).
+    Args: points: (P, 3), P >= 16. sdf: (P,), negative inside.
+    Returns: (P, 3).
     """
     distance, near = cKDTree(points).query(points, NEIGHBOURS)
     off, rise = points[near] - points[:, None], sdf[near] - sdf[:, None]

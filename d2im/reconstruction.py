@@ -30,9 +30,8 @@ CAMERA_MODEL = MODEL.with_name("camera-small")
 class Prediction:
     """The fields that one picture gave.
 
-    Attributes:
-        displacement: (2, H, W) tensor on the CPU, world units: 0 front, 1 back. Outside
-            the object's mask no Laplacian has taught it anything.
+    Attributes: displacement: (2, H, W) tensor on the CPU, world units: 0 front, 1 back.
+            Outside the object's mask no Laplacian has taught it anything.
         camera: Camera that was used.
         base_sdf, sdf: the fields f_B and F, (P, 3) -> (P,), world units.
         image: (3, H, W) tensor that the model saw, on the CPU.
@@ -58,8 +57,7 @@ class Prediction:
 class Reconstruction(Prediction):
     """A Prediction and its surfaces.
 
-    Attributes:
-        mesh: trimesh.Trimesh of F = f_B + f_D, world frame.
+    Attributes: mesh: trimesh.Trimesh of F = f_B + f_D, world frame.
         base_mesh: trimesh.Trimesh of f_B, or None where it was not asked for.
     """
 
@@ -82,12 +80,9 @@ class Reconstruction(Prediction):
     def export(self, path, which="final"):
         """Write a mesh, whole or not at all.
 
-        Args:
-            path: file; its suffix (.glb, .obj or .ply) chooses the format.
+        Args: path: file; its suffix (.glb, .obj or .ply) chooses the format.
             which: "final", "base" or "colored", see `colored`.
-
-        Raises:
-            ValueError: another suffix or name, or no base mesh.
+        Raises: ValueError: another suffix or name, or no base mesh.
         """
         kind = Path(path).suffix.lower()
         if kind not in (".glb", ".obj", ".ply"):
@@ -127,19 +122,14 @@ class Reconstruction(Prediction):
 def predict(model, image, camera=None, *, way="gradient", framed=False):
     """Predict the fields of the object in a picture, without meshing them.
 
-    Args:
-        model: D2IMNet, or another of `networks` with a method `fields`.
+    Args: model: D2IMNet, or another of `networks` with a method `fields`.
         image, framed: see `load_image`.
         camera: Camera of the picture as the model sees it, in the model's frame, of any
             size in pixels; or a callable (3, size, size) -> Camera, as CameraNet's
             `camera` is.
         way: how front and back are told apart, see `fields.front_mask`.
-
-    Returns:
-        Prediction.
-
-    Raises:
-        ValueError: no camera, or an unusable picture.
+    Returns: Prediction.
+    Raises: ValueError: no camera, or an unusable picture.
     """
     if camera is None:
         raise ValueError(
@@ -175,16 +165,11 @@ def reconstruct(
 ):
     """Reconstruct the object in a picture: `predict`, then mesh f_B and F.
 
-    Args:
-        model, image, camera, options: see `predict`.
+    Args: model, image, camera, options: see `predict`.
         resolution: grid samples along the box's side.
         base_mesh: whether the surface of f_B is wanted too.
-
-    Returns:
-        Reconstruction.
-
-    Raises:
-        ValueError: as `predict`, or no surface in the box.
+    Returns: Reconstruction.
+    Raises: ValueError: as `predict`, or no surface in the box.
     """
     found = predict(model, image, camera, **options)
     return triangulate(found, resolution, base_mesh=base_mesh)

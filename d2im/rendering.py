@@ -39,12 +39,9 @@ class View(NamedTuple):
 class Renderer:
     """A mesh made ready for many views: ray-casting scene and corner normals.
 
-    Args:
-        mesh: trimesh.Trimesh, world frame. `face_attributes` may hold "part" (F,) ints,
-            coloured at random a view, or "color" (F, 3) in [0, 1], kept unless black.
-
-    Raises:
-        ValueError: the mesh has no face.
+    Args: mesh: trimesh.Trimesh, world frame. `face_attributes` may hold "part" (F,)
+        ints, coloured at random a view, or "color" (F, 3) in [0, 1], kept unless black.
+    Raises: ValueError: the mesh has no face.
     """
 
     def __init__(self, mesh):
@@ -68,9 +65,8 @@ class Renderer:
         """Cast rays and interpolate the surface's normals.
 
         Args: camera, a Camera; per_side, rays along a pixel's side.
-        Returns:
-            hit (R, R) bool, depth (R, R), normals (R, R, 3) in the camera frame turned
-            toward the camera, face (R, R) int, with R = size * per_side.
+        Returns: hit (R, R) bool, depth (R, R), normals (R, R, 3) in the camera frame
+            turned toward the camera, face (R, R) int, with R = size * per_side.
         """
         index, _, depth, normals, face = self._hits(camera, per_side)
         side = camera.size * per_side
@@ -106,10 +102,8 @@ class Renderer:
     def view(self, camera, rng, background=None):
         """Render one view with a random light and random part colours.
 
-        Args:
-            camera: Camera. rng: numpy Generator for colours and lights.
+        Args: camera: Camera. rng: numpy Generator for colours and lights.
             background: (H, W, 3) in [0, 1], see `random_background`; None is white.
-
         Returns: View of the camera's size.
         """
         size, side = camera.size, camera.size * SUBPIXELS

@@ -32,16 +32,11 @@ class Shape:
 def split_pairs(split, per_family=None):
     """List the shapes of a split as `data/splits.json` fixes it.
 
-    Args:
-        split: "train", "val" or "test", of the families that are trained on, or
+    Args: split: "train", "val" or "test", of the families that are trained on, or
             "unseen", of those that never are.
         per_family: how many of the split's first seeds; None for all.
-
-    Returns:
-        list of (family, seed), every family at one seed, then at the next.
-
-    Raises:
-        FileNotFoundError: the file is missing.
+    Returns: list of (family, seed), every family at one seed, then at the next.
+    Raises: FileNotFoundError: the file is missing.
         ValueError: an unknown split, or more seeds than the split has.
     """
     if not SPLITS.is_file():
@@ -67,19 +62,14 @@ def split_pairs(split, per_family=None):
 def make_shape(family, seed):
     """Make the piece of furniture that belongs to a family and a seed.
 
-    Args:
-        family: one of `FAMILIES`.
+    Args: family: one of `FAMILIES`.
         seed: non-negative int; the same pair gives the same shape.
-
-    Returns:
-        Shape of two closed meshes in the world frame (y up, front +z), both centred and
-        scaled by the detailed one (bounding box at the origin, farthest vertex at 0.5).
-        Each has face_attributes["part"] (F,) int; metadata "solid" (True) and "parts"
-        (names by id); the detailed one metadata "amplitude", in world units: the bound
-        of |F_detailed - F_coarse|, which relief comes close to.
-
-    Raises:
-        ValueError: unknown family, or a seed that is no non-negative integer.
+    Returns: Shape of two closed meshes in the world frame (y up, front +z), both
+        centred and scaled by the detailed one (bounding box at the origin, farthest
+        vertex at 0.5). Each has face_attributes["part"] (F,) int; metadata "solid"
+        (True) and "parts" (names by id); the detailed one metadata "amplitude", in
+        world units: the bound of |F_detailed - F_coarse|, which relief comes close to.
+    Raises: ValueError: unknown family, or a seed that is no non-negative integer.
     """
     if family not in BUILDERS:
         known = ", ".join(FAMILIES)
@@ -104,10 +94,8 @@ def make_shape(family, seed):
 def _stand(piece, style, half, top, size, hidden=0.0):
     """Support a piece from the floor (y = 0).
 
-    Args:
-        style: square, tapered or round legs, slabs, pedestal, column or plinth.
-        half: (half_x, half_z) of the ground it covers.
-        top: height of the legs.
+    Args: style: square, tapered or round legs, slabs, pedestal, column or plinth.
+        half: (half_x, half_z) of the ground it covers. top: height of the legs.
         size: thickness of a leg.
         hidden: length of their upper ends that other bodies cover.
     """

@@ -66,9 +66,7 @@ def _outline(half_x, half_y, corner):
 def _loft(width, height, corner, rings):
     """Closed solid through rounded rectangles stacked along z.
 
-    Args:
-        width, height: size of the outline at inset 0.
-        corner: its corner radius.
+    Args: width, height: size of the outline at inset 0. corner: its corner radius.
         rings: (R, 2) rows (inset, z), z rising except where a moulding falls back.
     """
     half = np.array([width, height]) / 2
@@ -123,8 +121,7 @@ def _crest(t):
 def _pattern(kind, a, b, size, rng, closed=False):
     """Heights (R, K) in [0, 1] of one kind of relief on a patch, 0 at its rim.
 
-    Args:
-        kind: key of `CELLS`.
+    Args: kind: key of `CELLS`.
         a, b: (K,) and (R,) places as fractions of the patch; beyond [0, 1] is outside.
         size: (width, height) of the patch, world units.
         rng: numpy Generator for the size of the cells.
@@ -266,17 +263,14 @@ class Piece:
     def block(self, part, x, y, z, axis="top", corner=0, edge=0, taper=0, frame=None):
         """Add a box whose outline across `axis` and whose rims may be rounded.
 
-        Args:
-            part: name of the part, for colouring.
+        Args: part: name of the part, for colouring.
             x, y, z: its range (low, high) on each axis, or half of one around 0.
             axis: side toward which the rounded outline is extruded.
             corner: radius of the outline's corners.
             edge: radius of the rims at both ends of the axis.
             taper: inset of the outline at the axis' low end (such faces stay plain).
             frame: (4, 4) transform of the finished block, for leaning parts.
-
-        Returns:
-            dict of its flat faces by side.
+        Returns: dict of its flat faces by side.
         """
         ranges = [(-s, s) if np.ndim(s) == 0 else s for s in (x, y, z)]
         low, high = np.transpose(ranges)
@@ -312,19 +306,15 @@ class Piece:
     ):
         """Add a body of any outline, its walls curved and perhaps with relief.
 
-        Args:
-            part: name of the part, for colouring.
+        Args: part: name of the part, for colouring.
             outline: (K, 2) closed polygon, counter-clockwise.
             rings: (R, 2 or 4) rows (scale, z) or (scale, z, x, y) that the outline runs
                 through along a smooth curve.
             relief: rows (kinds, (from, to), (low, high)): words to draw from, fractions
                 of the outline, which may start below 0, and of the way up the wall.
-            axis: side toward which z goes.
-            at: (3,) where the rings' origin lies.
+            axis: side toward which z goes. at: (3,) where the rings' origin lies.
             cut: hollow the body that was lofted last instead.
-
-        Returns:
-            Face of its roof: the bounding rectangle of the last ring.
+        Returns: Face of its roof: the bounding rectangle of the last ring.
         """
         rings = np.pad(rings, [(0, 0), (0, 4 - len(rings[0]))]).astype(float)
         way = np.diff(rings * (np.abs(outline).max(), 1, 1, 1), axis=0)
@@ -380,19 +370,15 @@ class Piece:
     ):
         """Put copies of one smooth bump or hollow on a face.
 
-        Args:
-            face: the face; it carries its level over the coarse surface.
+        Args: face: the face; it carries its level over the coarse surface.
             size: (width, height) of the bump.
             corner, bevel: radius of its outline, width of its slope.
             part: name of its part.
             share: its height as one of the piece's depth, cut down where slope or stack
-                would be too high.
-            sunk: cut into the face instead of standing on it.
+                would be too high. sunk: cut into the face instead of standing on it.
             end: height of the middle over the rim's; below 1 makes a moulding.
             at: (K, 2) centres of the copies in the face's frame.
-
-        Returns:
-            its flat middles, as faces.
+        Returns: its flat middles, as faces.
         """
         bevel = min(bevel, (0.24 if end < 1 else 0.47) * min(size))
         depth = min(share * self.depth, STEEPEST * bevel, TALLEST - max(face.level, 0))
@@ -420,8 +406,7 @@ class Piece:
     def dress(self, faces, kinds, chance=1):
         """Cover faces with relief of one kind, drawn once so that they match.
 
-        Args:
-            faces: those too small for a feature stay plain.
+        Args: faces: those too small for a feature stay plain.
             kinds: words to draw from: ribs, flutes, panels, hollows, mouldings, domes,
                 dimples, pad, dish, or one of `QUILTS`.
             chance: that they are not left plain.

@@ -41,8 +41,7 @@ class Explorer(NamedTuple):
 def show(view, still):
     """Show a widget and a picture of it in one output: a reader's page has either.
 
-    Args:
-        view: k3d.Plot or Explorer.view. still: Figure from the same camera; closed.
+    Args: view: k3d.Plot or Explorer.view. still: Figure from the same camera; closed.
     """
     page = io.BytesIO()
     still.savefig(page, format="png", dpi=100)
@@ -56,11 +55,8 @@ def show(view, still):
 def snapshot(plot, path):
     """Write a scene as one HTML file that turns in a browser, without a kernel.
 
-    Args:
-        plot: k3d.Plot. path: of the file, written whole or not at all.
-
-    Raises:
-        ValueError: larger than 1.5 MB.
+    Args: plot: k3d.Plot. path: of the file, written whole or not at all.
+    Raises: ValueError: larger than 1.5 MB.
     """
     page = plot.get_snapshot(9).encode()
     if (mb := len(page) / 1e6) > LIMIT:
@@ -71,11 +67,8 @@ def snapshot(plot, path):
 def mesh_scene(mesh, camera):
     """Show a mesh, smooth but for its creases.
 
-    Args:
-        mesh: trimesh.Trimesh, world frame. camera: Camera, where the viewer stands.
-
-    Returns:
-        k3d.Plot.
+    Args: mesh: trimesh.Trimesh, world frame. camera: Camera, where the viewer stands.
+    Returns: k3d.Plot.
     """
     vertices, faces = np.array(mesh.vertices, float), np.array(mesh.faces, np.int64)
     normals = igl.per_corner_normals(vertices, faces, CREASE_DEGREES).reshape(-1, 3)
@@ -90,11 +83,8 @@ def mesh_scene(mesh, camera):
 def field_explorer(sdf, base, camera):
     """Walk through F, f_B, their difference and Laplacians by slice and iso level.
 
-    Args:
-        sdf, base: volumes of F and f_B. camera: Camera, where the viewer stands.
-
-    Returns:
-        Explorer; controls: field, x, y, z (cell of a slice or -1), level, surface.
+    Args: sdf, base: volumes of F and f_B. camera: Camera, where the viewer stands.
+    Returns: Explorer; controls: field, x, y, z (cell of a slice or -1), level, surface.
     """
     side, step = len(sdf), 2 * HALF_BOX / len(sdf)
     fields = {"F": sdf, "f_B": base, "F - f_B": sdf - base}
@@ -133,12 +123,9 @@ def displacement_explorer(sdf, base, maps, camera, mask=None):
     The map stands as a picture before the shape; a click on it chooses the pixel. Its
     ray enters where the front map counts, and leaves where the back map does.
 
-    Args:
-        sdf, base: volumes of F and f_B. maps: (2, H, W) world units: 0 front, 1 back.
+    Args: sdf, base: volumes of F and f_B. maps: (2, H, W) world units: 0 front, 1 back.
         camera: Camera of the maps. mask: (H, W) bool, where they mean something.
-
-    Returns:
-        Explorer; controls: strength, part (both, front, back), column, row, words.
+    Returns: Explorer; controls: strength, part (both, front, back), column, row, words.
     """
     side, size = len(sdf), np.shape(maps)[-1]
     camera = camera.resized(size)
