@@ -137,8 +137,7 @@ def prepare(
     A shape that fails, crashes, hangs or eats memory does not stop the others: its row
     in `index.csv` says why. Finished examples are kept, so that a call that was stopped
     or killed goes on; one whose mesh file has changed since, or is turned otherwise
-    now, is made again. `joblib.parallel_config(backend="dask")` around the call spreads
-    it over a cluster.
+    now, is made again. `joblib.parallel_config(backend="dask")` around it: a cluster.
 
     Args: source: (family, seed) pairs, or a folder of meshes, or a list of mesh paths.
         out: folder for the examples and `index.csv`.

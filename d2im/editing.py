@@ -83,11 +83,9 @@ def paste_and_reconstruct(
 ):
     """Paste a rectangle of one picture into another and reconstruct the result.
 
-    Args: model, camera, resolution, options: see `reconstruction.reconstruct`; the
-            camera is the target's.
-        source, target: pictures, see `reconstruction.load_image`; the rectangle and the
-            corners are in pixels of the model's image size.
-        rectangle, corners: see `paste`.
+    Args: model, camera (the target's), resolution, options: see `reconstruct`.
+        source, target: pictures, see `pictures.load_image`.
+        rectangle, corners: see `paste`, in pixels of the model's image size.
     Returns: Reconstruction, whose `image` is the pasted picture.
     Raises: ValueError: as `paste` and `reconstruction.reconstruct`.
     """

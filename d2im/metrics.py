@@ -98,8 +98,7 @@ HIGHER_IS_BETTER = ("f_score", "iou", "normal_consistency")
 class Result(NamedTuple):
     """A number with what is needed to believe it.
 
-    Attributes: value: NaN where the truth has nothing to compare with. protocol:
-            Protocol.
+    Attributes: value: NaN where the truth has nothing to compare with.
         counts: points compared, of the prediction and of the truth; ECD's edge points.
     """
 
@@ -182,9 +181,8 @@ def normal_consistency(match, prediction_normals, truth_normals):
 def earth_movers_distance(prediction, truth):
     """Mean distance of the best one-to-one assignment of points, exactly.
 
-    Potentials of the columns do not change which assignment is the best; those of a few
-    Sinkhorn steps, first on a quarter of the points, leave the solver five times less
-    to do.
+    Potentials of the columns do not change which assignment is best; those of a few
+    Sinkhorn steps, first on a quarter of the points, leave the solver a fifth to do.
 
     Args: prediction, truth: (N, 3) each.
     Raises: ValueError: sets of different size.
@@ -419,8 +417,7 @@ def decomposition_scores(prediction, example, view):
     Returns: dict: base_error and final_error, the mean |f_B - F| and |f - F| in world
         units over the example's points on the visible front surface (|F| < 0.005,
         facing the camera, at the depth that the camera sees); laplacian_correlation of
-        the front map with its target, over all pixels that have one. NaN where there is
-        none.
+        the front map with its target, over all pixels that have one; NaN for none.
     Raises: ValueError: the maps and the example's views differ in size.
     """
     camera, size = prediction.camera, example[f"depth_{view}"].shape[-1]
@@ -457,8 +454,7 @@ def disentanglement(prediction, detailed, coarse, other=None):
 
     At the visible point p of pixel u the detailed F is 0 and the true displacement
     d*(u) = -F_coarse(p). High-passed is a map less its Gaussian mean of 1/28 of the
-    side: below that f_D mends the base's errors too. Without a predicted displacement
-    its correlations are 0.
+    side: below that f_D mends the base's errors too. Without f_D correlations are 0.
 
     Args: prediction: Prediction of one picture.
         detailed, coarse: the true shape and the same without relief, trimesh.Trimesh.

@@ -287,9 +287,8 @@ def shade(mesh, camera, paint=None, limit=None):
 def draw_mesh(ax, mesh, camera):
     """Draw a shaded mesh, or say that there is none.
 
-    Args: ax: Axes.
+    Args: ax: Axes. camera: Camera.
         mesh: trimesh.Trimesh, world frame; None where a field has no surface.
-        camera: Camera.
     Returns: The AxesImage, or the Text "no surface".
     """
     if mesh is not None:

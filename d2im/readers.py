@@ -135,8 +135,7 @@ def write_set(readings, out, split, family=""):
 
     Args: readings: pairs of id and example or error. out: folder.
         split, family: for the index.
-    Returns: The new rows of the index: "failed" with the reason where there is no
-        example.
+    Returns: The new rows of the index: "failed", with the reason, without an example.
     Raises: ValueError: `out` holds examples made otherwise.
     """
     out = Path(out)

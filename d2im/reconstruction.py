@@ -125,8 +125,7 @@ def predict(model, image, camera=None, *, way="gradient", framed=False):
     Args: model: D2IMNet, or another of `networks` with a method `fields`.
         image, framed: see `load_image`.
         camera: Camera of the picture as the model sees it, in the model's frame, of any
-            size in pixels; or a callable (3, size, size) -> Camera, as CameraNet's
-            `camera` is.
+            size in pixels; or such as CameraNet's `camera`: (3, size, size) -> Camera.
         way: how front and back are told apart, see `fields.front_mask`.
     Returns: Prediction.
     Raises: ValueError: no camera, or an unusable picture.

@@ -62,8 +62,7 @@ def write_outputs(out, *, data="", model="", summary=None, figures=None, note=""
 def find_notebook(name):
     """Find a notebook by number ("03"), stem ("03_train") or path.
 
-    Raises: FileNotFoundError: there is none, or several; the message lists those there
-        are.
+    Raises: FileNotFoundError: none or several; the message lists those there are.
     """
     if str(name).endswith(".ipynb") and Path(name).is_file():
         return Path(name)
@@ -77,8 +76,7 @@ def find_notebook(name):
 def declared_parameters(notebook):
     """Read the {name: literal default} of a notebook's `parameters` cell.
 
-    Raises: ValueError: not a notebook, several such cells, or a line that is no
-        literal.
+    Raises: ValueError: not a notebook, several such cells, or a line without a literal.
     """
     name = Path(notebook).name
     try:
@@ -102,8 +100,7 @@ def declared_parameters(notebook):
 def read_params(file):
     """Read a parameter file: YAML, {name: value} or {notebook: {name: value}}.
 
-    Raises: FileNotFoundError, ValueError: no such file, not YAML, or not such a
-        mapping.
+    Raises: FileNotFoundError, ValueError: no such file, not YAML or no such mapping.
     """
     if not Path(file).is_file():
         raise FileNotFoundError(f"{file}: no such parameter file")
@@ -123,8 +120,7 @@ def assign(declared, layers):
         layers: mappings as in a parameter file. A value goes to each notebook that
             declares its name; a section named as a notebook to that one, and wins.
     Returns: {notebook stem: {parameter: value}}, values of the default's type.
-    Raises: FileNotFoundError, ValueError: a name that nothing declares, or a wrong
-        type.
+    Raises: FileNotFoundError, ValueError: a name that nothing declares, a wrong type.
     """
     given = {stem: {} for stem in declared}
     names = dict.fromkeys(n for defaults in declared.values() for n in defaults)
@@ -216,10 +212,8 @@ def sweep(notebooks, files, name, *, params=(), values=(), timeout=TIMEOUT):
 
     Args: files: the parameter files; each wins over `params`, `values` over all. The
         other arguments, and what is refused, are as in `run_notebooks`.
-    Returns: The folder of `sweep.csv`, `sweep.md` and `index.html`; in `a`, `a.yaml`'s
-        run.
-    Raises: NotebookFailed: some rows failed; the table says so, and the others have
-        run.
+    Returns: Folder of `sweep.csv`, `sweep.md` and `index.html`; in `a`, `a.yaml`'s run.
+    Raises: NotebookFailed: some rows failed, as the table says; the others have run.
     """
     runs = {Path(file).stem: [*params, file] for file in files}
     if len(runs) < len(files):

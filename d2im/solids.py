@@ -372,8 +372,7 @@ class Piece:
 
         Args: face: the face; it carries its level over the coarse surface.
             size: (width, height) of the bump.
-            corner, bevel: radius of its outline, width of its slope.
-            part: name of its part.
+            corner, bevel: radius of its outline, width of its slope. part: its part.
             share: its height as one of the piece's depth, cut down where slope or stack
                 would be too high. sunk: cut into the face instead of standing on it.
             end: height of the middle over the rim's; below 1 makes a moulding.
