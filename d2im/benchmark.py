@@ -26,33 +26,29 @@ from .meshing import extract_mesh
 from .pages import markdown_table
 from .reconstruction import predict
 
-DATA = Path(__file__).resolve().parents[1] / "data"
-LIST, SPLITS = DATA / "benchmark.json", DATA / "splits.json"
+LIST = Path(__file__).resolve().parents[1] / "data" / "benchmark.json"
 SUFFIXES = (".obj", ".ply", ".glb", ".off", ".stl")
 RESAMPLES = 5000
 COLUMNS = """group method measure mean median low high shapes pictures failures left_out
 protocol""".split()  # of `summarise`
 
 
-def make_list(in_family=10, unseen=33, views=2):
+def make_list(in_family=10, unseen=33):
     """The list: so many test seeds of each family of either set, cameras by the id.
 
     Returns: list of dicts: id, set ("test" or "unseen"), family, seed, cameras
         (azimuth, elevation, ratio), volume, area, bounds.
     """
-    splits, entries = json.loads(SPLITS.read_text()), []
-    for family in shapes.FAMILIES:
-        new = family in splits["unseen_families"]
-        name, count = ("unseen", unseen) if new else ("test", in_family)
-        first = splits["seeds"][name][0]
-        for seed in range(first, first + count):
+    entries = []
+    for name, count in (("test", in_family), ("unseen", unseen)):
+        for family, seed in shapes.split_pairs(name, count):
             item = {"id": f"{family}-{seed:06d}", "set": name}
             item |= {"family": family, "seed": seed}
             rng = np.random.default_rng(zlib.crc32(item["id"].encode()))
-            ranges = [-60, 0, 0.8], [60, 40, 1], (views, 3)  # as random_camera's
+            ranges = [-60, 0, 0.8], [60, 40, 1], (2, 3)  # as random_camera's, two views
             item["cameras"] = rng.uniform(*ranges).round(4).tolist()
             entries.append(item | _size(shapes.make_shape(family, seed)))
-    return entries
+    return sorted(entries, key=lambda item: shapes.FAMILIES.index(item["family"]))
 
 
 def _size(shape):
