@@ -48,30 +48,20 @@ def find_meshes(folder):
 
 @dataclass(frozen=True)
 class MeshReport:
-    """What was found in a mesh file and what was done; `str()` is a line of it.
+    """What was found in a mesh file and what was done; `str()` is a line of it."""
 
-    Attributes: faces, parts: of the file; a part is a piece joined by edges of two
-            faces. duplicate, degenerate: faces dropped. turned: faces turned over.
-        walls: open parts inside a body, dropped.
-        sheets: open parts that enclose nothing, made `thickness` (world units) thick.
-        holes: boundaries closed by a cap.
-        united: faces after the union of bodies, 0 where there was none.
-        panels: other open parts, which enclose something together.
-        solid: the result is one closed surface without overlap.
-    """
-
-    faces: int
-    parts: int = 1
-    duplicate: int = 0
-    degenerate: int = 0
-    turned: int = 0
-    walls: int = 0
-    sheets: int = 0
-    thickness: float = 0.0
-    holes: int = 0
-    united: int = 0
-    panels: int = 0
-    solid: bool = False
+    faces: int  # of the file
+    parts: int = 1  # of the file, pieces joined by edges of two faces
+    duplicate: int = 0  # faces dropped
+    degenerate: int = 0  # faces dropped
+    turned: int = 0  # faces turned over
+    walls: int = 0  # open parts inside a body, dropped
+    sheets: int = 0  # open parts that enclose nothing, made `thickness` thick
+    thickness: float = 0.0  # world units
+    holes: int = 0  # boundaries closed by a cap
+    united: int = 0  # faces after the union of bodies, 0 where there was none
+    panels: int = 0  # other open parts, which enclose something together
+    solid: bool = False  # the result is one closed surface without overlap
 
     def __str__(self):
         counts = {name: n for name, n in asdict(self).items() if n and name != "solid"}

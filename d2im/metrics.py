@@ -34,26 +34,20 @@ STEP = 0.01  # world units, of the Laplacian of a field: about a pixel at 112 px
 class Protocol:
     """How one measure is taken.
 
-    Attributes: name: of the protocol that it belongs to.
-        frame: unit of its lengths: "world", or the truth's farthest vertex ("unit
-            sphere"), longest edge ("unit box") or box diagonal ("unit diagonal") is 1.
-        points: drawn on each surface (IoU: in the box); sampling says by what.
-        squared: whether distances are squared before their mean; factor: times which.
-        threshold: of the F-score a distance, of ECD the sharpness of an edge point.
-        radius: of ECD's neighbourhood. limit: ECD takes at most so many edge points.
-        seed: of the points.
+    Lengths are in world units, or in a frame where the truth's farthest vertex ("unit
+    sphere"), longest edge ("unit box") or box diagonal ("unit diagonal") is 1.
     """
 
-    name: str
-    frame: str = "world"
-    points: int = 16_384
-    sampling: str = "area"
-    squared: bool = False
-    factor: float = 1.0
-    threshold: float | None = None
-    radius: float | None = None
-    limit: int | None = None
-    seed: int = 0
+    name: str  # of the protocol that it belongs to
+    frame: str = "world"  # unit of its lengths
+    points: int = 16_384  # drawn on each surface (IoU: in the box)
+    sampling: str = "area"  # by what they are drawn
+    squared: bool = False  # distances, before their mean
+    factor: float = 1.0  # of the mean
+    threshold: float | None = None  # F-score's distance, sharpness of ECD's edge points
+    radius: float | None = None  # of ECD's neighbourhood
+    limit: int | None = None  # of ECD's edge points
+    seed: int = 0  # of the points
 
     def __str__(self):
         power = "squared" if self.squared else "rooted"
@@ -96,15 +90,11 @@ HIGHER_IS_BETTER = ("f_score", "iou", "normal_consistency")
 
 
 class Result(NamedTuple):
-    """A number with what is needed to believe it.
+    """A number with what is needed to believe it."""
 
-    Attributes: value: NaN where the truth has nothing to compare with.
-        counts: points compared, of the prediction and of the truth; ECD's edge points.
-    """
-
-    value: float
+    value: float  # NaN where the truth has nothing to compare with
     protocol: Protocol
-    counts: tuple = ()
+    counts: tuple = ()  # points compared (ECD: at edges), of the prediction, the truth
 
     def __str__(self):
         counts = " against ".join(f"{n:,}" for n in self.counts)

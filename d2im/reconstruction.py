@@ -7,7 +7,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -30,23 +30,18 @@ CAMERA_MODEL = MODEL.with_name("camera-small")
 class Prediction:
     """The fields that one picture gave.
 
-    Attributes: displacement: (2, H, W) tensor on the CPU, world units: 0 front, 1 back.
-            Outside the object's mask no Laplacian has taught it anything.
-        camera: Camera that was used.
-        base_sdf, sdf: the fields f_B and F, (P, 3) -> (P,), world units.
-        image: (3, H, W) tensor that the model saw, on the CPU.
-        way: of `fields.front_mask`. device: where the fields are evaluated.
-        frame: of points and camera: the model's.
+    Outside the object's mask no Laplacian has taught the displacement anything.
     """
 
-    displacement: torch.Tensor
-    camera: Camera
-    base_sdf: Callable
-    sdf: Callable
-    image: torch.Tensor
-    way: str = field(default="gradient", kw_only=True)
-    device: str | torch.device = field(default="cpu", kw_only=True)
-    frame: str = field(default="world", kw_only=True)
+    displacement: torch.Tensor  # (2, H, W) on the CPU, world units: 0 front, 1 back
+    camera: Camera  # that was used
+    base_sdf: Callable  # f_B, (P, 3) -> (P,), world units
+    sdf: Callable  # F, likewise
+    image: torch.Tensor  # (3, H, W) that the model saw, on the CPU
+    _: KW_ONLY
+    way: str = "gradient"  # of `fields.front_mask`
+    device: str | torch.device = "cpu"  # where the fields are evaluated
+    frame: str = "world"  # of points and camera: the model's
 
     def parts(self):
         """The attributes above, by name."""
@@ -55,14 +50,10 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Reconstruction(Prediction):
-    """A Prediction and its surfaces.
+    """A Prediction and its surfaces."""
 
-    Attributes: mesh: trimesh.Trimesh of F = f_B + f_D, world frame.
-        base_mesh: trimesh.Trimesh of f_B, or None where it was not asked for.
-    """
-
-    mesh: trimesh.Trimesh
-    base_mesh: trimesh.Trimesh | None
+    mesh: trimesh.Trimesh  # of F = f_B + f_D, world frame
+    base_mesh: trimesh.Trimesh | None  # of f_B; None where it was not asked for
 
     def colored(self):
         """The final mesh, coloured by its displacement: red outward, blue inward."""
