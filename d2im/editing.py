@@ -51,10 +51,9 @@ def transfer_detail(source, target, corners, target_corners=None):
         source's, blended at its border.
     Raises: ValueError: corners that are no convex quadrilateral.
     """
-    target_corners = corners if target_corners is None else target_corners
-    maps = target.displacement
-    patch, weight = warp(source.displacement, corners, target_corners, maps.shape[1:])
-    return with_displacement(target, maps + weight * (patch - maps))
+    place = corners if target_corners is None else target_corners
+    maps = blend(source.displacement, corners, target.displacement, place)
+    return with_displacement(target, maps)
 
 
 def paste(source, target, rectangle, corners):
@@ -74,8 +73,7 @@ def paste(source, target, rectangle, corners):
             f"px, got {tuple(rectangle)}"
         )
     box = [(left, top), (right, top), (right, bottom), (left, bottom)]
-    patch, weight = warp(source, box, corners, target.shape[1:])
-    return target + weight * (patch - target)
+    return blend(source, box, target, corners)
 
 
 def paste_and_reconstruct(
@@ -96,30 +94,29 @@ def paste_and_reconstruct(
     return reconstruct(model, pasted, camera, resolution, **options)
 
 
-def warp(maps, corners, target_corners, shape):
-    """Warp the quadrilateral of one picture to that of another, by a homography.
+def blend(source, corners, target, target_corners):
+    """Put a quadrilateral of a picture into that of another, by a homography.
 
-    Args: maps: (C, H, W). corners, target_corners: (4, 2) pixels.
-        shape: height and width of the result.
-    Returns: (C, *shape) and the patch's weight (*shape): 1 inside, falling smoothly to
-        0 at the quadrilateral's border.
+    The patch's weight is 1 inside and falls smoothly to 0 at its border.
+
+    Args: source, target: (C, H, W). corners, target_corners: (4, 2) pixels of each.
+    Returns: The target with the patch.
     Raises: ValueError: corners that are no convex quadrilateral.
     """
     unit = [(0, 0), (1, 0), (1, 1), (0, 1)]
     to_unit = homography(target_corners, unit)
     to_source = homography(unit, corners)
-    height, width = shape
-    y, x = np.mgrid[:height, :width] + 0.5
+    y, x = np.indices(target.shape[1:]) + 0.5
     pixels = np.stack([x, y, np.ones_like(x)], -1)  # (H, W, 3)
     inside = pixels @ to_unit.T
     inside = inside[..., :2] / inside[..., 2:]
-    edge = np.minimum(inside, 1 - inside).min(-1) / BLEND
-    edge = np.clip(edge, 0, 1)
-    weight = torch.tensor(edge**2 * (3 - 2 * edge), dtype=maps.dtype)
+    edge = np.clip(np.minimum(inside, 1 - inside).min(-1) / BLEND, 0, 1)
+    weight = torch.tensor(edge**2 * (3 - 2 * edge), dtype=source.dtype)
     found = np.concatenate([inside, np.ones_like(x)[..., None]], -1) @ to_source.T
-    uv = found[..., :2] / found[..., 2:] * 2 / np.array(maps.shape[:0:-1]) - 1
-    uv = torch.tensor(uv.reshape(1, -1, 2), dtype=maps.dtype)
-    return sample_maps(maps[None], uv)[0].reshape(-1, *shape), weight
+    uv = found[..., :2] / found[..., 2:] * 2 / np.array(source.shape[:0:-1]) - 1
+    uv = torch.tensor(uv.reshape(1, -1, 2), dtype=source.dtype)
+    patch = sample_maps(source[None], uv)[0].reshape(target.shape)
+    return target + weight * (patch - target)
 
 
 def homography(corners, target_corners):
