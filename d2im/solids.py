@@ -245,8 +245,7 @@ class Piece:
     holes: list = field(default_factory=list)
     carved: list = field(default_factory=list)  # a body's detailed form, what is cut
     raised: list = field(default_factory=list)
-    names: list = field(default_factory=list)
-    part_of: dict = field(default_factory=dict)  # manifold's original id -> part id
+    part_of: dict = field(default_factory=dict)  # manifold's original id -> its name
     amplitude: float = 0.0
 
     def pick(self, words, p=None):
@@ -255,9 +254,7 @@ class Piece:
 
     def mark(self, solid, part):
         """The same solid, remembered as belonging to a part."""
-        if part not in self.names:
-            self.names.append(part)
-        self.part_of[solid.to_mesh64().run_original_id[0]] = self.names.index(part)
+        self.part_of[solid.to_mesh64().run_original_id[0]] = part
         return solid
 
     def block(self, part, x, y, z, axis="top", corner=0, edge=0, taper=0, frame=None):
@@ -460,17 +457,18 @@ class Piece:
     def meshes(self):
         """The coarse and the detailed body, closed, with a part id per face."""
         # Relief is cut before the union, so that it cuts no neighbouring body.
+        names = tuple(dict.fromkeys(self.part_of.values()))
         carved = [Manifold.batch_boolean(b, OpType.Subtract) for b in self.carved]
         for bodies in (self.bodies, [*carved, *self.raised]):
             body = Manifold.batch_boolean(bodies, OpType.Add)
             body = Manifold.batch_boolean([body, *self.holes], OpType.Subtract)
             raw = body.to_mesh64()
-            parts = [self.part_of[i] for i in raw.run_original_id]
+            parts = [names.index(self.part_of[i]) for i in raw.run_original_id]
             yield trimesh.Trimesh(
                 raw.vert_properties,
                 raw.tri_verts.astype(np.int64),
                 face_attributes={"part": np.repeat(parts, np.diff(raw.run_index) // 3)},
-                metadata={"solid": True, "parts": tuple(self.names)},
+                metadata={"solid": True, "parts": names},
                 process=False,
             )
 
