@@ -37,27 +37,16 @@ DAMAGE = KeyError, OSError, EOFError, SyntaxError, ValueError, BadZipFile, zlib.
 SAME_SURFACE = 0.04  # world units of depth within 2 pixels
 
 
-def read_disn(
-    root,
-    category,
-    split,
-    *,
-    variant="easy",
-    views=36,
-    size=None,
-    yaw=YAW,
-    iso=0.0,
-    skip=(),
-):
+def read_disn(root, category, split, *, variant="easy", views=36, iso=0.0, **options):
     """Read DISN's data: samples of signed distance, pictures and normals.
 
     Args: root: folder (links will do) of sdf/<category>/<id>/ori_sample.h5,
             {image,normal}/<category>/<id>/<variant>/, lists/<category>_<split>.lst.
         category: "03001627". split: "train" or "test". variant: "easy" or "hard".
-        views: how many of the 36. size: pixels to bring them to; None keeps 224.
-        yaw: degrees from +z toward +x, see `check_yaw`.
+        views: how many of the 36.
         iso: taken off the stored distances: 0 in D2IM-Net, 0.003 in DISN.
-        skip: ids that are not to be read again.
+        options: size, pixels to bring pictures to (None keeps 224); yaw, degrees from
+            +z toward +x, see `check_yaw`; skip, ids that are not to be read again.
     Yields: id (<category>_<that of the list>) and example, or the error in its place.
     Raises: ImportError: no h5py. FileNotFoundError: no such list.
     """
@@ -80,23 +69,20 @@ def read_disn(
         place = Path(category, name, variant)
         folders = root / "image" / place, root / "normal" / place
         shots = (_view(k, 10, *folders) for k in range(views))
-        made = ("gradients", "depth")
-        samples = points, sdf, gradients
-        return _example(path, samples, cloud, shots, size, yaw, made)
+        return path, (points, sdf, gradients), cloud, shots, ("gradients", "depth")
 
-    yield from _each(root / "lists" / f"{category}_{split}.lst", category, read, skip)
+    names = root / "lists" / f"{category}_{split}.lst"
+    yield from _each(names, category, read, **options)
 
 
-def read_occnet(
-    root, category, split, *, choy=None, views=24, size=None, yaw=YAW, skip=()
-):
+def read_occnet(root, category, split, *, choy=None, views=24, **options):
     """Read Occupancy Networks' data: occupancies, a point cloud, Choy's pictures.
 
-    Args: root: folder of <category>/{<split>.lst,<id>/}; category, yaw, skip and what
-            is yielded and raised: see `read_disn`. split: "train", "val" or "test".
+    Args: root: folder of <category>/{<split>.lst,<id>/}; category, options and what is
+            yielded and raised: see `read_disn`. split: "train", "val" or "test".
         choy: 3D-R2N2's folder of <category>/<id>/rendering/, PNGs with an exact mask;
-            None reads the JPEGs of img_choy2016. views: how many of the 24.
-        size: None keeps 137, which is no multiple of 16, as the networks want it.
+            None reads the JPEGs of img_choy2016. views: how many of the 24. Without a
+            size they keep 137 pixels, no multiple of 16, as the networks want it.
     """
 
     def read(name):
@@ -125,9 +111,9 @@ def read_occnet(
             shots = (_view(k, 5, images) for k in range(views))
         made = ("sdf", "gradients", "normals", "depth")
         cloud, samples = (surface, normals), (points, sdf, away)
-        return _example(folder / "points.npz", samples, cloud, shots, size, yaw, made)
+        return folder / "points.npz", samples, cloud, shots, made
 
-    yield from _each(Path(root, category, f"{split}.lst"), category, read, skip)
+    yield from _each(Path(root, category, f"{split}.lst"), category, read, **options)
 
 
 def write_set(readings, out, split, family=""):
@@ -225,18 +211,18 @@ def estimate_gradients(points, sdf):
     return _unit(np.linalg.solve(square + 1e-5 * trace * np.eye(3), slope)[..., 0])
 
 
-def _each(path, category, read, skip):
+def _each(path, category, read, *, size=None, yaw=YAW, skip=()):
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing")
     for name in path.read_text().split():
         if (identity := f"{category}_{name}") not in skip:
             try:
-                yield identity, read(name)
+                yield identity, _example(*read(name), size, yaw)
             except (OSError, ValueError) as error:  # handed on in the example's place
                 yield identity, error
 
 
-def _example(source, samples, cloud, shots, size, yaw, estimated):
+def _example(source, samples, cloud, shots, estimated, size, yaw):
     """Bring samples, oriented surface points and views into the world."""
     points, sdf, gradients = samples
     if not (sdf < 0).any():
