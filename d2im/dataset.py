@@ -229,10 +229,8 @@ def keep_settings(path, settings):
     if path.is_file():
         there = json.loads(path.read_text())
         if there != settings:
-            raise ValueError(
-                f"{path.parent} holds examples made with {there}, not {settings}: "
-                "choose another folder, or delete this one"
-            )
+            made = f"{path.parent} holds examples made with {there}, not {settings}"
+            raise ValueError(f"{made}: choose another folder, or delete this one")
     write_whole(path, lambda file: file.write(json.dumps(settings, indent=1).encode()))
 
 

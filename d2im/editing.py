@@ -68,10 +68,8 @@ def paste(source, target, rectangle, corners):
     left, top, right, bottom = rectangle
     height, width = source.shape[1:]
     if not (0 <= left < right <= width and 0 <= top < bottom <= height):
-        raise ValueError(
-            f"rectangle must be (left, top, right, bottom) within {width} x {height} "
-            f"px, got {tuple(rectangle)}"
-        )
+        wanted = f"(left, top, right, bottom) within {width} x {height} px"
+        raise ValueError(f"rectangle must be {wanted}, got {tuple(rectangle)}")
     box = [(left, top), (right, top), (right, bottom), (left, bottom)]
     return blend(source, box, target, corners)
 

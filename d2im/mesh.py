@@ -104,10 +104,8 @@ def load_mesh(path, up="y", front=None, yaw=0.0, thickness=0.005):
         *arrays, attributes["part"], thickness
     )
     if thickness is None and done["sheets"]:
-        raise ValueError(
-            f"{path}: open sheets without an inside: {done['sheets']}; give them a "
-            "thickness, or close the mesh"
-        )
+        sheets = f"open sheets without an inside: {done['sheets']}"
+        raise ValueError(f"{path}: {sheets}; give a thickness, or close the mesh")
     attributes = {k: v[source] for k, v in attributes.items()} | {"part": part}
     mesh = trimesh.Trimesh(vertices, faces, face_attributes=attributes, process=False)
     mesh.remove_unreferenced_vertices()
@@ -169,10 +167,8 @@ def _read(path):
     mesh.remove_unreferenced_vertices()
     bad = int((~np.isfinite(mesh.vertices).all(axis=1)).sum())
     if bad:
-        raise ValueError(
-            f"{path}: {bad} of {len(mesh.vertices)} vertices are NaN or infinite;"
-            " export it with finite ones"
-        )
+        share = f"{bad} of {len(mesh.vertices)} vertices"
+        raise ValueError(f"{path}: {share} are NaN or infinite; export finite ones")
     size = np.ptp(mesh.vertices, axis=0).max()
     if not 1e-30 < size < 1e30:  # squares of sizes are to stay finite
         raise ValueError(f"{path}: its size is {size:g}; export it at about 1 m")

@@ -411,11 +411,9 @@ def decomposition_scores(prediction, example, view):
     Raises: ValueError: the maps and the example's views differ in size.
     """
     camera, size = prediction.camera, example[f"depth_{view}"].shape[-1]
-    if prediction.displacement.shape[-1] != size:
-        raise ValueError(
-            f"the model works at {prediction.displacement.shape[-1]} px but the views "
-            f"have {size}: prepare the data at the model's size"
-        )
+    if (own := prediction.displacement.shape[-1]) != size:
+        sizes = f"the model works at {own} px but the views have {size}"
+        raise ValueError(f"{sizes}: prepare the data at the model's size")
     names = "normals", "depth", "mask", "camera"
     views = {n: torch.from_numpy(example[f"{n}_{view}"])[None].float() for n in names}
     views["mask"] = views["mask"] > 0

@@ -43,31 +43,21 @@ def load_image(source, size, *, camera=None, framed=False, background="white"):
         source = _open_image(Path(source))
     elif isinstance(source, np.ndarray) and source.dtype == np.uint8:
         if source.ndim != 3 or source.shape[2] not in (3, 4):
-            raise ValueError(
-                f"a uint8 image must be (H, W, 3 or 4), got {source.shape}"
-            )
+            raise ValueError(f"a uint8 image is (H, W, 3 or 4), not {source.shape}")
         source = Image.fromarray(source)
     elif isinstance(source, np.ndarray | torch.Tensor):
         return _from_floats(source, size)
     if not isinstance(source, Image.Image):
-        raise TypeError(
-            "an image must be a path, a PIL image, an array or a tensor, "
-            f"not {type(source).__name__}"
-        )
+        kind = type(source).__name__
+        raise TypeError(f"an image is a path, PIL image, array or tensor, not {kind}")
     if source.mode.startswith(("I", "F")):
-        raise ValueError(
-            f"the image has more than 8 bits a channel (mode {source.mode}): "
-            "save it with 8 bits"
-        )
+        raise ValueError(f"save the image with 8 bits a channel, not as {source.mode}")
+    sides = f"{source.width} x {source.height} px"
     if min(source.size) < SMALLEST_IMAGE or max(source.size) > LARGEST_IMAGE:
-        raise ValueError(
-            f"the image is {source.width} x {source.height} px: its sides must have "
-            f"{SMALLEST_IMAGE} to {LARGEST_IMAGE} px"
-        )
+        wanted = f"{SMALLEST_IMAGE} to {LARGEST_IMAGE} px"
+        raise ValueError(f"an image's sides must have {wanted}, got {sides}")
     if framed and source.width != source.height:
-        raise ValueError(
-            f"a framed image must be square, got {source.width} x {source.height} px"
-        )
+        raise ValueError(f"a framed image must be square, got {sides}")
     rgba = source.convert("RGBA")
     if not framed:
         rgba = ImageOps.contain(rgba, (WORKING_SIZE, WORKING_SIZE))
@@ -90,16 +80,12 @@ def _from_floats(source, size):
     image = source.detach().cpu()
     channels, height, width = image.shape if image.ndim == 3 else (0, 0, 0)
     if channels != 3 or height != width or height < SMALLEST_IMAGE:
-        raise ValueError(
-            f"an image array must be (3, H, W), square, of {SMALLEST_IMAGE} px at "
-            f"least, got {tuple(image.shape)}"
-        )
+        wanted = f"(3, H, W), square, of {SMALLEST_IMAGE} px at least"
+        raise ValueError(f"an image array is {wanted}, not {tuple(image.shape)}")
     low, high = image.min(), image.max()
     if not (image.is_floating_point() and low >= 0 and high <= 1):  # nor for NaN
-        raise ValueError(
-            f"an image array must be float in [0, 1], got {image.dtype} in "
-            f"[{low:.3g}, {high:.3g}]"
-        )
+        found = f"{image.dtype} in [{low:.3g}, {high:.3g}]"
+        raise ValueError(f"an image array must be float in [0, 1], got {found}")
     image = image.float()
     if height == size:
         return image

@@ -40,10 +40,7 @@ def split_pairs(split, per_family=None):
         ValueError: an unknown split, or more seeds than the split has.
     """
     if not SPLITS.is_file():
-        raise FileNotFoundError(
-            f"{SPLITS} is missing: it fixes each split's seeds; take it from d2im's "
-            "repository, where data/ lies beside d2im/"
-        )
+        raise FileNotFoundError(f"{SPLITS} is missing: take it from d2im's repository")
     splits = json.loads(SPLITS.read_text())
     if split not in splits["seeds"]:
         known = ", ".join(splits["seeds"])
@@ -51,9 +48,8 @@ def split_pairs(split, per_family=None):
     seeds = range(*splits["seeds"][split])
     count = len(seeds) if per_family is None else per_family
     if not 1 <= count <= len(seeds):
-        raise ValueError(
-            f"per_family must be 1 to {len(seeds)} in split {split!r}, got {count!r}"
-        )
+        most = f"{len(seeds)} in split {split!r}"
+        raise ValueError(f"per_family must be 1 to {most}, got {count!r}")
     unseen = splits["unseen_families"]
     families = [f for f in FAMILIES if (f in unseen) == (split == "unseen")]
     return [(family, seed) for seed in seeds[:count] for family in families]
