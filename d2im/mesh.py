@@ -174,9 +174,7 @@ def _read(path):
         raise ValueError(f"{path}: its size is {size:g}; export it at about 1 m")
     counts = [len(g.faces) for g in found]
     attributes = {"part": np.repeat(np.arange(len(counts)), counts)}
-    if any(color is not None for color in colors):
-        plain = [np.tile(NO_COLOR, (count, 1)) for count in counts]
-        colors = [p if c is None else c for p, c in zip(plain, colors, strict=True)]
+    if any(g.visual.kind for g in found):
         attributes["color"] = np.concatenate(colors)
     return mesh, attributes
 
@@ -196,13 +194,13 @@ def _turn(up, front, yaw):
 
 
 def _face_colors(mesh, gltf):
-    """Display colour of each face (F, 3) in [0, 1], or None where the file has none.
+    """Display colour of each face (F, 3) in [0, 1], grey where the file has none.
 
     glTF's vertex colours and factors are linear light, its textures sRGB.
     """
     visual = mesh.visual
     if visual.kind is None:
-        return None
+        return np.tile(NO_COLOR, (len(mesh.faces), 1))
     material = getattr(visual, "material", None)  # else vertices or faces have colours
     image = getattr(material, "baseColorTexture", getattr(material, "image", None))
     if image is None or visual.uv is None:
