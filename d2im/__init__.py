@@ -8,34 +8,23 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 
-PARTS = {  # part -> the names it gives to the package, in the order data flows
-    "solids": (),
+PARTS = {  # part -> the names it gives to the package
     "shapes": ("Shape", "make_shape", "split_pairs"),
     "mesh": ("load_mesh",),
     "camera": ("Camera",),
     "rendering": ("View", "render"),
     "sampling": ("SDFSamples", "sample_sdf"),
-    "isolation": (),
     "dataset": ("ShapeDataset", "prepare"),
-    "resident": (),
     "readers": ("check_yaw", "read_disn", "read_occnet", "write_set"),
     "networks": ("DISN", "CameraNet", "D2IMNet", "IMNet", "ImageModel"),
     "released": ("load_imagenet_weights", "load_released_checkpoint"),
-    "fields": (),
-    "losses": (),
-    "checkpoints": (),
-    "distributed": (),
     "training": ("train",),
     "meshing": ("extract_mesh",),
-    "pictures": (),
     "reconstruction": ("Reconstruction", "reconstruct"),
-    "editing": (),
-    "metrics": (),
-    "plots": (),
-    "benchmark": (),
-    "widgets": (),
-    "run": (),
 }
+OTHERS = """solids isolation resident fields losses checkpoints distributed pictures
+editing metrics plots benchmark widgets run"""  # to be had as d2im.losses and so on
+PARTS |= {part: () for part in OTHERS.split()}
 _HOME = {name: part for part, names in PARTS.items() for name in names}
 
 __all__ = ["__version__", *PARTS, *_HOME]

@@ -26,34 +26,29 @@ from .meshing import extract_mesh
 from .pages import markdown_table
 from .reconstruction import predict
 
-DATA = Path(__file__).resolve().parents[1] / "data"
-LIST, SPLITS = DATA / "benchmark.json", DATA / "splits.json"
+LIST = Path(__file__).resolve().parents[1] / "data" / "benchmark.json"
 SUFFIXES = (".obj", ".ply", ".glb", ".off", ".stl")
 RESAMPLES = 5000
 COLUMNS = """group method measure mean median low high shapes pictures failures left_out
 protocol""".split()  # of `summarise`
 
 
-def make_list(in_family=10, unseen=33, views=2):
+def make_list(in_family=10, unseen=33):
     """The list: so many test seeds of each family of either set, cameras by the id.
 
-    Returns:
-        list of dicts: id, set ("test" or "unseen"), family, seed, cameras (azimuth,
-        elevation, ratio), volume, area, bounds.
+    Returns: list of dicts: id, set ("test" or "unseen"), family, seed, cameras
+        (azimuth, elevation, ratio), volume, area, bounds.
     """
-    splits, entries = json.loads(SPLITS.read_text()), []
-    for family in shapes.FAMILIES:
-        new = family in splits["unseen_families"]
-        name, count = ("unseen", unseen) if new else ("test", in_family)
-        first = splits["seeds"][name][0]
-        for seed in range(first, first + count):
+    entries = []
+    for name, count in (("test", in_family), ("unseen", unseen)):
+        for family, seed in shapes.split_pairs(name, count):
             item = {"id": f"{family}-{seed:06d}", "set": name}
             item |= {"family": family, "seed": seed}
             rng = np.random.default_rng(zlib.crc32(item["id"].encode()))
-            ranges = [-60, 0, 0.8], [60, 40, 1], (views, 3)  # as random_camera's
+            ranges = [-60, 0, 0.8], [60, 40, 1], (2, 3)  # as random_camera's, two views
             item["cameras"] = rng.uniform(*ranges).round(4).tolist()
             entries.append(item | _size(shapes.make_shape(family, seed)))
-    return entries
+    return sorted(entries, key=lambda item: shapes.FAMILIES.index(item["family"]))
 
 
 def _size(shape):
@@ -65,8 +60,7 @@ def _size(shape):
 def check_shape(entry):
     """Make a listed shape.
 
-    Raises:
-        ValueError: its volume, area or bounds are not those of the list.
+    Raises: ValueError: its volume, area or bounds are not those of the list.
     """
     shape = shapes.make_shape(entry["family"], entry["seed"])
     for name, value in _size(shape).items():
@@ -88,7 +82,6 @@ def read_list():
 def prepare_list(entries, folder, size, workers=1, count=20_000):
     """Check the listed shapes and write their examples: pictures of `size` pixels."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     jobs = [delayed(_prepare_one)(e, folder, size, count) for e in entries]
     dataset.write_index(folder, Parallel(workers)(jobs))
 
@@ -107,8 +100,7 @@ def _prepare_one(entry, folder, size, count):
 def read_prediction(folder, name):
     """Read the mesh <name>.obj, .ply, ... of another program, in the world frame.
 
-    Returns:
-        trimesh.Trimesh or None, and why there is none.
+    Returns: trimesh.Trimesh or None, and why there is none.
     """
     paths = [Path(folder) / f"{name}{suffix}" for suffix in SUFFIXES]
     path = next((p for p in paths if p.is_file()), None)
@@ -142,8 +134,7 @@ def true_meshes(row, example, folder=""):
 def predict_meshes(model, image, camera, resolution):
     """Predict from a picture and mesh what has a surface.
 
-    Returns:
-        Prediction, and {"base": ..., "final": ...} of (mesh or None, why there is
+    Returns: Prediction, and {"base": ..., "final": ...} of (mesh or None, why there is
         none); only "final" for a model without displacement.
     """
     found, made = predict(model, image, camera), {}
@@ -205,13 +196,10 @@ def pictures(image, meshes, camera, size=224):
 def score_all(jobs, workers=1, **options):
     """Score predictions in parallel; the rows do not depend on the workers.
 
-    Args:
-        jobs: iterable of info (dict: id, family, split, view, method), mesh or None,
+    Args: jobs: iterable of info (dict: id, family, split, view, method), mesh or None,
             why there is none, truth, camera.
         workers: processes. options: of `metrics.evaluate`.
-
-    Returns:
-        list of dicts: info, status ("ok" or the reason), and {measure: Result}.
+    Returns: list of dicts: info, status ("ok" or the reason), and {measure: Result}.
     """
     return Parallel(workers)(delayed(_score)(*job, **options) for job in jobs)
 
@@ -233,8 +221,7 @@ def interval(values, seed=0):
 def summarise(rows, seed=0):
     """Sum rows up: per family, per split and over all, each method and measure.
 
-    Returns:
-        list of dicts: group, method, measure, mean, median, low, high, shapes,
+    Returns: list of dicts: group, method, measure, mean, median, low, high, shapes,
         pictures, failures (scored as the worst), left_out (the truth has nothing to
         measure), protocol. The pictures of a shape count as one, their mean.
     """
@@ -273,10 +260,8 @@ def markdown(summary):
     for group in dict.fromkeys(line["group"] for line in summary):
         lines = [line for line in summary if line["group"] == group]
         cells = {(line["measure"], line["method"]): line for line in lines}
-        methods = dict.fromkeys(line["method"] for line in lines)
-        rows = [["failed, scored as the worst"]]
-        one = {line["method"]: line for line in lines}
-        rows[0] += [f"{one[m]['failures']} of {one[m]['pictures']}" for m in methods]
+        failed = {x["method"]: f"{x['failures']} of {x['pictures']}" for x in lines}
+        rows, methods = [["failed, scored as the worst", *failed.values()]], [*failed]
         for measure in dict.fromkeys(line["measure"] for line in lines):
             rows.append([measure])
             for of in (cells[measure, method] for method in methods):
@@ -292,9 +277,9 @@ def markdown(summary):
 def compare(rows, one, other, measure, seed=0):
     """Paired test of two methods on the same shapes.
 
-    Returns:
-        dict: difference (mean of one less other), low and high (its paired bootstrap
-        interval), p (Wilcoxon signed rank, two sided; 1 without a difference), pairs.
+    Returns: dict: difference (mean of one less other), low and high (its paired
+        bootstrap interval), p (Wilcoxon signed rank, two sided; 1 without a
+        difference), pairs.
     """
     ours, theirs = (_by_shape(rows, method, measure) for method in (one, other))
     gap = np.array([ours[name] - theirs[name] for name in ours])

@@ -52,13 +52,11 @@ def make_example(
 ):
     """Sample and render one shape.
 
-    Args:
-        detailed: trimesh.Trimesh, world frame. rng: numpy Generator.
+    Args: detailed: trimesh.Trimesh, world frame. rng: numpy Generator.
         coarse: the same shape without relief, or None where it is not known.
         count: points. views: pictures. size: their side in pixels.
         poses: keyword ranges of `camera.random_camera`, or a list of Cameras.
         backgrounds: draw one behind each picture; the rest stays the same.
-
     Returns: dict of arrays, see the module's docstring.
     """
     from .rendering import Renderer, random_background  # absent where one only trains
@@ -89,7 +87,8 @@ def write_example(path, example):
 
 
 def write_whole(path, fill):
-    """Let `fill` write a binary file, whole or not at all."""
+    """Let `fill` write a binary file, whole or not at all; make its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -167,11 +166,9 @@ def prepare(
     A shape that fails, crashes, hangs or eats memory does not stop the others: its row
     in `index.csv` says why. Finished examples are kept, so that a call that was stopped
     or killed goes on; one whose mesh file has changed since, or is turned otherwise
-    now, is made again. `joblib.parallel_config(backend="dask")` around the call spreads
-    it over a cluster.
+    now, is made again. `joblib.parallel_config(backend="dask")` around it: a cluster.
 
-    Args:
-        source: (family, seed) pairs, or a folder of meshes, or a list of mesh paths.
+    Args: source: (family, seed) pairs, or a folder of meshes, or a list of mesh paths.
         out: folder for the examples and `index.csv`.
         split: recorded in the index: "train", "val", "test" or "unseen".
         count, views, size, poses, backgrounds: see `make_example`.
@@ -180,14 +177,12 @@ def prepare(
         up, yaw: how mesh files are turned, see `load_mesh`.
         timeout: seconds that a shape may take; None works in this process, without
             protection. memory_gb: that it may use (Linux).
-
     Returns: the rows of the index that belong to `source`, as dicts.
     Raises: FileNotFoundError: no such folder. ValueError: it has no mesh, or `out`
         holds examples made with other settings.
     """
     items = _items(source, up, yaw)
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
     known = {row["id"]: row for row in read_index(out)}
     settings = dict(count=count, views=views, size=size, poses=poses)
     settings["backgrounds"] = bool(backgrounds)
@@ -263,10 +258,8 @@ def keep_settings(path, settings):
     if path.is_file():
         there = json.loads(path.read_text())
         if there != settings:
-            raise ValueError(
-                f"{path.parent} holds examples made with {there}, not {settings}: "
-                "choose another folder, or delete this one"
-            )
+            made = f"{path.parent} holds examples made with {there}, not {settings}"
+            raise ValueError(f"{made}: choose another folder, or delete this one")
     write_whole(path, lambda file: file.write(json.dumps(settings, indent=1).encode()))
 
 
@@ -365,12 +358,10 @@ class ShapeDataset:
     Item `index`, or `(index, draw)` for another view and other points of the shape, is
     a function of (seed, index, draw) alone: a run can be resumed as if unbroken.
 
-    Args:
-        folder: made by `prepare`, or a list of such folders.
+    Args: folder: made by `prepare`, or a list of such folders.
         split: rows of the index to use; None for all.
         points: drawn per item, half inside. view: a fixed one; None draws one.
         weighted: draw by density weight, not uniformly. seed: of views and draws.
-
     Raises: FileNotFoundError: no index. ValueError: no usable example of that split.
     """
 
@@ -409,9 +400,8 @@ class ShapeDataset:
 
     def fingerprint(self):
         """A number that tells these shapes and this way of drawing from others."""
-        shapes = [
-            [row[k] for k in INDEX_COLUMNS if k != "seconds"] for row in self.rows
-        ]
+        columns = [name for name in INDEX_COLUMNS if name != "seconds"]
+        shapes = [[row[name] for name in columns] for row in self.rows]
         draws = [self.points, self.view, self.weighted, self.seed]
         settings = (folder / "settings.json" for folder in self.folders)
         made = "".join(path.read_text() for path in settings if path.is_file())
@@ -440,11 +430,9 @@ class ShapeDataset:
         view = rng.integers(self.view_count(index)) if self.view is None else self.view
         weights = example["weights"] if self.weighted else None
         chosen = weighted_draw(example["sdf"], weights, self.points, rng)
-        item = {
-            name: torch.from_numpy(example[name][chosen]).float()
-            for name in ("points", "sdf", "gradients", "base_sdf")
-            if name in example
-        }
+        names = ("points", "sdf", "gradients", "base_sdf")
+        item = {name: example[name][chosen] for name in names if name in example}
         for name in (*VIEW_TYPES, "camera"):
-            item[name] = torch.from_numpy(example[f"{name}_{view}"]).float()
+            item[name] = example[f"{name}_{view}"]
+        item = {name: torch.from_numpy(value).float() for name, value in item.items()}
         return {**item, "image": item["image"] / 255, "mask": item["mask"] > 0}

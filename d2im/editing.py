@@ -19,12 +19,8 @@ BLEND = 0.08  # width of a patch's soft border, in sides of the rectangle it com
 def with_displacement(prediction, displacement):
     """The same base under other maps.
 
-    Args:
-        prediction: Prediction or Reconstruction.
-        displacement: (2, H, W) world units.
-
-    Returns:
-        Prediction; `reconstruction.triangulate` meshes it.
+    Args: prediction: Prediction or Reconstruction. displacement: (2, H, W) world units.
+    Returns: Prediction; `reconstruction.triangulate` meshes it.
     """
     base, camera, way = prediction.base_sdf, prediction.camera, prediction.way
     sdf = displaced_field(base, displacement, camera, way)
@@ -34,16 +30,11 @@ def with_displacement(prediction, displacement):
 def scale_detail(prediction, strength):
     """Scale the displacement.
 
-    Args:
-        prediction: Prediction or Reconstruction.
+    Args: prediction: Prediction or Reconstruction.
         strength: 0 leaves the base, 1 the object as predicted, more exaggerates, less
             than 0 turns bumps into dents.
-
-    Returns:
-        Prediction.
-
-    Raises:
-        ValueError: a strength that is not finite.
+    Returns: Prediction.
+    Raises: ValueError: a strength that is not finite.
     """
     if not np.isfinite(strength):
         raise ValueError(f"strength must be a finite number, got {strength}")
@@ -53,48 +44,34 @@ def scale_detail(prediction, strength):
 def transfer_detail(source, target, corners, target_corners=None):
     """Put one object's displacement on another's base.
 
-    Args:
-        source, target: Prediction or Reconstruction.
+    Args: source, target: Prediction or Reconstruction.
         corners: (4, 2) pixels of a convex quadrilateral in the source's maps.
         target_corners: where it goes in the target's maps; None: the same place.
-
-    Returns:
-        Prediction of the target, whose maps inside the quadrilateral are the source's,
-        blended at its border.
-
-    Raises:
-        ValueError: corners that are no convex quadrilateral.
+    Returns: Prediction of the target, whose maps inside the quadrilateral are the
+        source's, blended at its border.
+    Raises: ValueError: corners that are no convex quadrilateral.
     """
-    target_corners = corners if target_corners is None else target_corners
-    maps = target.displacement
-    patch, weight = warp(source.displacement, corners, target_corners, maps.shape[1:])
-    return with_displacement(target, maps + weight * (patch - maps))
+    place = corners if target_corners is None else target_corners
+    maps = blend(source.displacement, corners, target.displacement, place)
+    return with_displacement(target, maps)
 
 
 def paste(source, target, rectangle, corners):
     """Paste a rectangle of one picture into a quadrilateral of another.
 
-    Args:
-        source, target: (3, H, W) tensors in [0, 1].
+    Args: source, target: (3, H, W) tensors in [0, 1].
         rectangle: (left, top, right, bottom) pixels of the source.
         corners: (4, 2) pixels of the target, a convex quadrilateral.
-
-    Returns:
-        The target with the patch, its border blended.
-
-    Raises:
-        ValueError: an empty rectangle, one outside the source, or bad corners.
+    Returns: The target with the patch, its border blended.
+    Raises: ValueError: an empty rectangle, one outside the source, or bad corners.
     """
     left, top, right, bottom = rectangle
     height, width = source.shape[1:]
     if not (0 <= left < right <= width and 0 <= top < bottom <= height):
-        raise ValueError(
-            f"rectangle must be (left, top, right, bottom) within {width} x {height} "
-            f"px, got {tuple(rectangle)}"
-        )
+        wanted = f"(left, top, right, bottom) within {width} x {height} px"
+        raise ValueError(f"rectangle must be {wanted}, got {tuple(rectangle)}")
     box = [(left, top), (right, top), (right, bottom), (left, bottom)]
-    patch, weight = warp(source, box, corners, target.shape[1:])
-    return target + weight * (patch - target)
+    return blend(source, box, target, corners)
 
 
 def paste_and_reconstruct(
@@ -102,66 +79,48 @@ def paste_and_reconstruct(
 ):
     """Paste a rectangle of one picture into another and reconstruct the result.
 
-    Args:
-        model, camera, resolution, options: see `reconstruction.reconstruct`; the camera
-            is the target's.
-        source, target: pictures, see `reconstruction.load_image`; the rectangle and the
-            corners are in pixels of the model's image size.
-        rectangle, corners: see `paste`.
-
-    Returns:
-        Reconstruction, whose `image` is the pasted picture.
-
-    Raises:
-        ValueError: as `paste` and `reconstruction.reconstruct`.
+    Args: model, camera (the target's), resolution, options: see `reconstruct`.
+        source, target: pictures, see `pictures.load_image`.
+        rectangle, corners: see `paste`, in pixels of the model's image size.
+    Returns: Reconstruction, whose `image` is the pasted picture.
+    Raises: ValueError: as `paste` and `reconstruction.reconstruct`.
     """
-    framing = {
-        "camera": camera if isinstance(camera, Camera) else None,
-        "framed": options.pop("framed", False),
-        "background": model.background,
-    }
+    framing = {"camera": camera if isinstance(camera, Camera) else None}
+    framing |= {"framed": options.pop("framed", False), "background": model.background}
     images = [load_image(im, model.image_size, **framing) for im in (source, target)]
     pasted = paste(*images, rectangle, corners).clamp(0, 1)
     return reconstruct(model, pasted, camera, resolution, **options)
 
 
-def warp(maps, corners, target_corners, shape):
-    """Warp the quadrilateral of one picture to that of another, by a homography.
+def blend(source, corners, target, target_corners):
+    """Put a quadrilateral of a picture into that of another, by a homography.
 
-    Args:
-        maps: (C, H, W).
-        corners, target_corners: (4, 2) pixels.
-        shape: height and width of the result.
+    The patch's weight is 1 inside and falls smoothly to 0 at its border.
 
-    Returns:
-        (C, *shape) and the patch's weight (*shape): 1 inside, falling smoothly to 0 at
-        the quadrilateral's border.
-
-    Raises:
-        ValueError: corners that are no convex quadrilateral.
+    Args: source, target: (C, H, W). corners, target_corners: (4, 2) pixels of each.
+    Returns: The target with the patch.
+    Raises: ValueError: corners that are no convex quadrilateral.
     """
     unit = [(0, 0), (1, 0), (1, 1), (0, 1)]
     to_unit = homography(target_corners, unit)
     to_source = homography(unit, corners)
-    height, width = shape
-    y, x = np.mgrid[:height, :width] + 0.5
+    y, x = np.indices(target.shape[1:]) + 0.5
     pixels = np.stack([x, y, np.ones_like(x)], -1)  # (H, W, 3)
     inside = pixels @ to_unit.T
     inside = inside[..., :2] / inside[..., 2:]
-    edge = np.minimum(inside, 1 - inside).min(-1) / BLEND
-    edge = np.clip(edge, 0, 1)
-    weight = torch.tensor(edge**2 * (3 - 2 * edge), dtype=maps.dtype)
+    edge = np.clip(np.minimum(inside, 1 - inside).min(-1) / BLEND, 0, 1)
+    weight = torch.tensor(edge**2 * (3 - 2 * edge), dtype=source.dtype)
     found = np.concatenate([inside, np.ones_like(x)[..., None]], -1) @ to_source.T
-    uv = found[..., :2] / found[..., 2:] * 2 / np.array(maps.shape[:0:-1]) - 1
-    uv = torch.tensor(uv.reshape(1, -1, 2), dtype=maps.dtype)
-    return sample_maps(maps[None], uv)[0].reshape(-1, *shape), weight
+    uv = found[..., :2] / found[..., 2:] * 2 / np.array(source.shape[:0:-1]) - 1
+    uv = torch.tensor(uv.reshape(1, -1, 2), dtype=source.dtype)
+    patch = sample_maps(source[None], uv)[0].reshape(target.shape)
+    return target + weight * (patch - target)
 
 
 def homography(corners, target_corners):
     """The matrix (3, 3) that takes four corners to four others (Hartley, Zisserman).
 
-    Raises:
-        ValueError: corners that are no convex quadrilateral.
+    Raises: ValueError: corners that are no convex quadrilateral.
     """
     rows = []
     for (x, y), (u, v) in zip(_convex(corners), _convex(target_corners), strict=True):

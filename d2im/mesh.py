@@ -48,31 +48,20 @@ def find_meshes(folder):
 
 @dataclass(frozen=True)
 class MeshReport:
-    """What was found in a mesh file and what was done; `str()` is a line of it.
+    """What was found in a mesh file and what was done; `str()` is a line of it."""
 
-    Attributes:
-        faces, parts: of the file; a part is a piece joined by edges of two faces.
-        duplicate, degenerate: faces dropped. turned: faces turned over.
-        walls: open parts inside a body, dropped.
-        sheets: open parts that enclose nothing, made `thickness` (world units) thick.
-        holes: boundaries closed by a cap.
-        united: faces after the union of bodies, 0 where there was none.
-        panels: other open parts, which enclose something together.
-        solid: the result is one closed surface without overlap.
-    """
-
-    faces: int
-    parts: int = 1
-    duplicate: int = 0
-    degenerate: int = 0
-    turned: int = 0
-    walls: int = 0
-    sheets: int = 0
-    thickness: float = 0.0
-    holes: int = 0
-    united: int = 0
-    panels: int = 0
-    solid: bool = False
+    faces: int  # of the file
+    parts: int = 1  # of the file, pieces joined by edges of two faces
+    duplicate: int = 0  # faces dropped
+    degenerate: int = 0  # faces dropped
+    turned: int = 0  # faces turned over
+    walls: int = 0  # open parts inside a body, dropped
+    sheets: int = 0  # open parts that enclose nothing, made `thickness` thick
+    thickness: float = 0.0  # world units
+    holes: int = 0  # boundaries closed by a cap
+    united: int = 0  # faces after the union of bodies, 0 where there was none
+    panels: int = 0  # other open parts, which enclose something together
+    solid: bool = False  # the result is one closed surface without overlap
 
     def __str__(self):
         counts = {name: n for name, n in asdict(self).items() if n and name != "solid"}
@@ -87,21 +76,16 @@ def load_mesh(path, up="y", front=None, yaw=0.0, thickness=0.005):
     degenerate faces dropped, parts turned outward, holes closed, open sheets thickened
     and overlapping closed bodies united.
 
-    Args:
-        path: a GLB, GLTF, OBJ, PLY, STL or OFF file, in any unit.
+    Args: path: a GLB, GLTF, OBJ, PLY, STL or OFF file, in any unit.
         up, front: the file's axes toward the world's +y and +z, such as "z" and "-y"
             (Blender's). Where `front` is None: "-y" if up is along z, else "z".
         yaw: degrees about the y axis after that, from front (+z) toward +x.
         thickness: of open sheets, world units; None refuses them.
-
-    Returns:
-        trimesh.Trimesh, y up, normalised. `face_attributes` hold "part" (F,) ints and,
-        where the file has materials, "color" (F, 3) in [0, 1], display RGB.
+    Returns: trimesh.Trimesh, y up, normalised. `face_attributes` hold "part" (F,) ints
+        and, where the file has materials, "color" (F, 3) in [0, 1], display RGB.
         `metadata["solid"]`: it is one closed surface without overlap;
         `metadata["report"]`: a MeshReport.
-
-    Raises:
-        FileNotFoundError: no such file.
+    Raises: FileNotFoundError: no such file.
         ValueError: it cannot be read, holds no usable surface, or an open sheet where
             these are refused; or axes that are none.
     """
@@ -120,10 +104,8 @@ def load_mesh(path, up="y", front=None, yaw=0.0, thickness=0.005):
         *arrays, attributes["part"], thickness
     )
     if thickness is None and done["sheets"]:
-        raise ValueError(
-            f"{path}: open sheets without an inside: {done['sheets']}; give them a "
-            "thickness, or close the mesh"
-        )
+        sheets = f"open sheets without an inside: {done['sheets']}"
+        raise ValueError(f"{path}: {sheets}; give a thickness, or close the mesh")
     attributes = {k: v[source] for k, v in attributes.items()} | {"part": part}
     mesh = trimesh.Trimesh(vertices, faces, face_attributes=attributes, process=False)
     mesh.remove_unreferenced_vertices()
@@ -133,21 +115,14 @@ def load_mesh(path, up="y", front=None, yaw=0.0, thickness=0.005):
     return mesh
 
 
-def normalise(mesh, reference=None):
+def normalise(mesh):
     """Centre a mesh on its bounding box, its farthest vertex at radius 0.5.
 
-    Args:
-        mesh: trimesh.Trimesh; it is not changed.
-        reference: a mesh whose centre and scale are used instead, so that a coarse and
-            a detailed body share the detailed one's.
-
-    Returns:
-        A moved copy, with its attributes and metadata.
-
-    Raises:
-        ValueError: the mesh has zero size.
+    Args: mesh: trimesh.Trimesh; it is not changed.
+    Returns: A moved copy, with its attributes and metadata.
+    Raises: ValueError: the mesh has zero size.
     """
-    corners = (mesh if reference is None else reference).triangles.reshape(-1, 3)
+    corners = mesh.triangles.reshape(-1, 3)
     if len(corners) == 0 or not np.ptp(corners, axis=0).any():
         raise ValueError("a mesh of zero size cannot be normalised; give it a surface")
     centre = (corners.min(axis=0) + corners.max(axis=0)) / 2
@@ -192,18 +167,14 @@ def _read(path):
     mesh.remove_unreferenced_vertices()
     bad = int((~np.isfinite(mesh.vertices).all(axis=1)).sum())
     if bad:
-        raise ValueError(
-            f"{path}: {bad} of {len(mesh.vertices)} vertices are NaN or infinite;"
-            " export it with finite ones"
-        )
+        share = f"{bad} of {len(mesh.vertices)} vertices"
+        raise ValueError(f"{path}: {share} are NaN or infinite; export finite ones")
     size = np.ptp(mesh.vertices, axis=0).max()
     if not 1e-30 < size < 1e30:  # squares of sizes are to stay finite
         raise ValueError(f"{path}: its size is {size:g}; export it at about 1 m")
     counts = [len(g.faces) for g in found]
     attributes = {"part": np.repeat(np.arange(len(counts)), counts)}
-    if any(color is not None for color in colors):
-        plain = [np.tile(NO_COLOR, (count, 1)) for count in counts]
-        colors = [p if c is None else c for p, c in zip(plain, colors, strict=True)]
+    if any(g.visual.kind for g in found):
         attributes["color"] = np.concatenate(colors)
     return mesh, attributes
 
@@ -223,20 +194,18 @@ def _turn(up, front, yaw):
 
 
 def _face_colors(mesh, gltf):
-    """Display colour of each face (F, 3) in [0, 1], or None where the file has none.
+    """Display colour of each face (F, 3) in [0, 1], grey where the file has none.
 
     glTF's vertex colours and factors are linear light, its textures sRGB.
     """
     visual = mesh.visual
     if visual.kind is None:
-        return None
-    if visual.kind != "texture":  # vertex or face colours
-        colors = visual.face_colors[:, :3] / 255
-        return _encoded(colors) if gltf else colors
-    material = visual.material
+        return np.tile(NO_COLOR, (len(mesh.faces), 1))
+    material = getattr(visual, "material", None)  # else vertices or faces have colours
     image = getattr(material, "baseColorTexture", getattr(material, "image", None))
     if image is None or visual.uv is None:
-        colors = np.tile(material.main_color[:3] / 255, (len(mesh.faces), 1))
+        colors = visual.face_colors if material is None else material.main_color
+        colors = np.broadcast_to(colors, (len(mesh.faces), 4))[:, :3] / 255
         return _encoded(colors) if gltf else colors
     uv = (TEXELS @ visual.uv[mesh.faces]).reshape(-1, 2)  # (F * 15, 2)
     texels = trimesh.visual.uv_to_color(uv, image)[:, :3] / 255
@@ -258,9 +227,8 @@ def _encoded(linear):
 def _repair(vertices, faces, part, thickness):
     """Orient, close and unite.
 
-    Returns:
-        vertices, faces, the earlier face that each is of (F,), its part (F,), and the
-        counts of the report.
+    Returns: vertices, faces, the earlier face that each is of (F,), its part (F,), and
+        the counts of the report.
     """
     source, duplicate = _proper_faces(faces)
     done = {"duplicate": duplicate, "degenerate": len(faces) - len(source) - duplicate}
@@ -323,8 +291,7 @@ def _orient(vertices, faces):
     from which more rays leave the mesh (Takayama et al. 2014), one that is closed, or
     nearly closed and enclosed by others, by the sign of its volume.
 
-    Returns:
-        faces and the patch of each (F,).
+    Returns: faces and the patch of each (F,).
     """
     before = faces
     faces, patch = igl.bfs_orient(before)
@@ -342,7 +309,7 @@ def _orient(vertices, faces):
         rays = rng.standard_normal(normals.shape)
         rays += normals * _length(rays)  # about cosine
         scene, left = EmbreeScene(), []
-        _ = TriangleMesh(scene, vertices[faces].astype(np.float32))
+        TriangleMesh(scene, vertices[faces].astype(np.float32))
         for side in (1, -1):
             origins = points + side * OFF_SURFACE * normals
             hit = scene.run(origins.astype("f4"), (side * rays).astype("f4"))
@@ -392,13 +359,9 @@ def _split(vertices, faces, body):
     return vertices[faces.ravel()[first]], index.reshape(-1, 3)
 
 
-def _edges(faces):
-    return faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2)
-
-
 def _boundary(faces, patch):
     """Directed edges (B, 2) without a partner in their patch, and their faces (B,)."""
-    edges = _edges(faces)
+    edges = faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2)
     sign = np.where(edges[:, 0] < edges[:, 1], 1, -1)
     index = _ids(np.column_stack([np.sort(edges, axis=1), patch.repeat(3)]))
     lonely = np.flatnonzero(np.bincount(index, sign)[index] * sign > 0)
@@ -503,9 +466,8 @@ def _least_area(ring):
 def _unite(vertices, faces, body):
     """Unite the closed bodies and cut out cavities; what is open stays beside them.
 
-    Returns:
-        vertices, faces, the face that each is a piece of, how many bodies were closed
-        and how many were not (all, where a union would change the inside).
+    Returns: vertices, faces, the face that each is a piece of, how many bodies were
+        closed and how many were not (all, where a union would change the inside).
     """
     solids, cavities, rest = [], [], []
     order = np.argsort(body, kind="stable")

@@ -34,27 +34,20 @@ STEP = 0.01  # world units, of the Laplacian of a field: about a pixel at 112 px
 class Protocol:
     """How one measure is taken.
 
-    Attributes:
-        name: of the protocol that it belongs to.
-        frame: unit of its lengths: "world", or the truth's farthest vertex ("unit
-            sphere"), longest edge ("unit box") or box diagonal ("unit diagonal") is 1.
-        points: drawn on each surface (IoU: in the box); sampling says by what.
-        squared: whether distances are squared before their mean; factor: times which.
-        threshold: of the F-score a distance, of ECD the sharpness of an edge point.
-        radius: of ECD's neighbourhood. limit: ECD takes at most so many edge points.
-        seed: of the points.
+    Lengths are in world units, or in a frame where the truth's farthest vertex ("unit
+    sphere"), longest edge ("unit box") or box diagonal ("unit diagonal") is 1.
     """
 
-    name: str
-    frame: str = "world"
-    points: int = 16_384
-    sampling: str = "area"
-    squared: bool = False
-    factor: float = 1.0
-    threshold: float | None = None
-    radius: float | None = None
-    limit: int | None = None
-    seed: int = 0
+    name: str  # of the protocol that it belongs to
+    frame: str = "world"  # unit of its lengths
+    points: int = 16_384  # drawn on each surface (IoU: in the box)
+    sampling: str = "area"  # by what they are drawn
+    squared: bool = False  # distances, before their mean
+    factor: float = 1.0  # of the mean
+    threshold: float | None = None  # F-score's distance, sharpness of ECD's edge points
+    radius: float | None = None  # of ECD's neighbourhood
+    limit: int | None = None  # of ECD's edge points
+    seed: int = 0  # of the points
 
     def __str__(self):
         power = "squared" if self.squared else "rooted"
@@ -97,16 +90,11 @@ HIGHER_IS_BETTER = ("f_score", "iou", "normal_consistency")
 
 
 class Result(NamedTuple):
-    """A number with what is needed to believe it.
+    """A number with what is needed to believe it."""
 
-    Attributes:
-        value: NaN where the truth has nothing to compare with. protocol: Protocol.
-        counts: points compared, of the prediction and of the truth; ECD's edge points.
-    """
-
-    value: float
+    value: float  # NaN where the truth has nothing to compare with
     protocol: Protocol
-    counts: tuple = ()
+    counts: tuple = ()  # points compared (ECD: at edges), of the prediction, the truth
 
     def __str__(self):
         counts = " against ".join(f"{n:,}" for n in self.counts)
@@ -128,8 +116,7 @@ def match_points(prediction, truth, within=np.inf):
     Beyond `within` the distance is infinite and not searched for: an F-score needs no
     more, and points far from the other set take the longest.
 
-    Raises:
-        ValueError: points of another shape, none, or not finite.
+    Raises: ValueError: points of another shape, none, or not finite.
     """
     sets = {"prediction": prediction, "truth": truth}
     sets = {name: np.ascontiguousarray(p, dtype=float) for name, p in sets.items()}
@@ -149,11 +136,8 @@ def chamfer_distance(prediction, truth, norm="l1"):
     way: (mean a + mean c) / 2, "l1", after Occupancy Networks, or mean a^2 + mean c^2,
     "l2", after BSP-Net.
 
-    Args:
-        prediction: (N, 3). truth: (M, 3). norm: "l1" or "l2".
-
-    Raises:
-        ValueError: an unknown norm, or as `match_points`.
+    Args: prediction: (N, 3). truth: (M, 3). norm: "l1" or "l2".
+    Raises: ValueError: an unknown norm, or as `match_points`.
     """
     if norm not in ("l1", "l2"):
         raise ValueError(f'norm must be "l1" or "l2", got {norm!r}')
@@ -187,15 +171,11 @@ def normal_consistency(match, prediction_normals, truth_normals):
 def earth_movers_distance(prediction, truth):
     """Mean distance of the best one-to-one assignment of points, exactly.
 
-    Potentials of the columns do not change which assignment is the best; those of a few
-    Sinkhorn steps, first on a quarter of the points, leave the solver five times less
-    to do.
+    Potentials of the columns do not change which assignment is best; those of a few
+    Sinkhorn steps, first on a quarter of the points, leave the solver a fifth to do.
 
-    Args:
-        prediction, truth: (N, 3) each.
-
-    Raises:
-        ValueError: sets of different size.
+    Args: prediction, truth: (N, 3) each.
+    Raises: ValueError: sets of different size.
     """
     if np.shape(prediction) != np.shape(truth):
         shapes = f"{np.shape(prediction)} and {np.shape(truth)}"
@@ -222,11 +202,8 @@ def edge_sharpness(points, normals, radius):
 
     1 on a flat surface, 0 at a right angle, and 1 where there is no neighbour.
 
-    Args:
-        points: (N, 3). normals: (N, 3) unit. radius: in the points' unit.
-
-    Returns:
-        (N,) in [0, 1].
+    Args: points: (N, 3). normals: (N, 3) unit. radius: in the points' unit.
+    Returns: (N,) in [0, 1].
     """
     sigma, tree = np.ones(len(points)), cKDTree(points)
     # In blocks, because a tiny fragment makes every point a neighbour of every other.
@@ -316,30 +293,20 @@ def evaluate(prediction, truth, protocol="d2im", *, camera=None, seed=0, skip=()
     visible EMD takes half its protocol's points; the visible IoU the part of the box
     that lies up to 0.1 behind what the camera sees first of either shape.
 
-    Args:
-        prediction: trimesh.Trimesh, world, or None for a missing one.
-        truth: trimesh.Trimesh, world.
-        protocol: a name in `PROTOCOLS`.
+    Args: prediction: trimesh.Trimesh, world, or None for a missing one.
+        truth: trimesh.Trimesh, world. protocol: a name in `PROTOCOLS`.
         camera: Camera of the input picture; None leaves the visible side out.
-        seed: of the samples.
-        skip: measures to leave out.
-
-    Returns:
-        {measure: Result} and the reason of a failure, "" where there is none.
-
-    Raises:
-        ValueError: an unknown protocol, or a truth that cannot be measured.
+        seed: of the samples. skip: measures to leave out.
+    Returns: {measure: Result} and the reason of a failure, "" where there is none.
+    Raises: ValueError: an unknown protocol, or a truth that cannot be measured.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol must be one of {[*PROTOCOLS]}, got {protocol!r}")
     if why := prediction_failure(truth):
         raise ValueError(f"the truth cannot be measured: {why}")
-    rules = {
-        name: replace(rule, seed=seed)
-        for name, rule in PROTOCOLS[protocol].items()
-        if name not in skip
-    }
-    frame = next(iter(PROTOCOLS[protocol].values())).frame
+    known = PROTOCOLS[protocol]
+    rules = {n: replace(known[n], seed=seed) for n in known if n not in skip}
+    frame = next(iter(known.values())).frame
     scale, failure = _frame_scale(truth, frame), prediction_failure(prediction)
     pair = None if failure else _Pair(prediction, truth, rules.values(), scale, camera)
     results = {}
@@ -347,7 +314,9 @@ def evaluate(prediction, truth, protocol="d2im", *, camera=None, seed=0, skip=()
         for name, rule in rules.items():
             if name + side == "emd_visible":
                 rule = replace(rule, points=rule.points // 2)
-            worst, counts = _worst(name, rule, scale), ()
+            far = BOX_DIAGONAL * scale
+            worst = rule.factor * (2 * far**2 if rule.squared else far)
+            worst, counts = 0.0 if name.startswith(HIGHER_IS_BETTER) else worst, ()
             if pair:
                 value, counts = pair.measure(name.partition("@")[0], rule, side)
                 worst = worst if np.isinf(value) else value
@@ -379,10 +348,8 @@ class _Pair:
         if kind == "iou":
             return self.iou(rule, side)
         index = [self.part(k, kind, rule, side) for k in (0, 1)]
-        points, normals = (
-            [cloud[c][i] for cloud, i in zip(self.clouds, index, strict=True)]
-            for c in (0, 1)
-        )
+        drawn = zip(self.clouds, index, strict=True)
+        points, normals = zip(*[(p[i], n[i]) for (p, n, _), i in drawn], strict=True)
         size = len(index[0]), len(index[1])
         if 0 in size:
             return (np.inf if size[1] else np.nan), size
@@ -434,26 +401,19 @@ class _Pair:
 def decomposition_scores(prediction, example, view):
     """How well f_B and F meet the visible front, and f_D the detail there.
 
-    Args:
-        prediction: Prediction of that view.
+    Args: prediction: Prediction of that view.
         example: arrays of one shape, see `dataset`.
         view: index of the picture that the prediction was made from.
-
-    Returns:
-        dict: base_error and final_error, the mean |f_B - F| and |f - F| in world units
-        over the example's points on the visible front surface (|F| < 0.005, facing the
-        camera, at the depth that the camera sees); laplacian_correlation of the front
-        map with its target, over all pixels that have one. NaN where there is none.
-
-    Raises:
-        ValueError: the maps and the example's views differ in size.
+    Returns: dict: base_error and final_error, the mean |f_B - F| and |f - F| in world
+        units over the example's points on the visible front surface (|F| < 0.005,
+        facing the camera, at the depth that the camera sees); laplacian_correlation of
+        the front map with its target, over all pixels that have one; NaN for none.
+    Raises: ValueError: the maps and the example's views differ in size.
     """
     camera, size = prediction.camera, example[f"depth_{view}"].shape[-1]
-    if prediction.displacement.shape[-1] != size:
-        raise ValueError(
-            f"the model works at {prediction.displacement.shape[-1]} px but the views "
-            f"have {size}: prepare the data at the model's size"
-        )
+    if (own := prediction.displacement.shape[-1]) != size:
+        sizes = f"the model works at {own} px but the views have {size}"
+        raise ValueError(f"{sizes}: prepare the data at the model's size")
     names = "normals", "depth", "mask", "camera"
     views = {n: torch.from_numpy(example[f"{n}_{view}"])[None].float() for n in names}
     views["mask"] = views["mask"] > 0
@@ -482,24 +442,20 @@ def disentanglement(prediction, detailed, coarse, other=None):
 
     At the visible point p of pixel u the detailed F is 0 and the true displacement
     d*(u) = -F_coarse(p). High-passed is a map less its Gaussian mean of 1/28 of the
-    side: below that f_D mends the base's errors too. Without a predicted displacement
-    its correlations are 0.
+    side: below that f_D mends the base's errors too. Without f_D correlations are 0.
 
-    Args:
-        prediction: Prediction of one picture.
+    Args: prediction: Prediction of one picture.
         detailed, coarse: the true shape and the same without relief, trimesh.Trimesh.
         other: Prediction from another picture of the same shape.
-
-    Returns:
-        dict of floats; in brackets what the truth has, and a base that swallowed the
-        detail: base_to_coarse (0, relief) and base_to_detailed (relief, 0), mean
-        |f_B - F_coarse| and |f_B - F|, world units; detail_in_base (0, 1), the slope
-        of f_B - F_coarse over d*, high-passed; displacement_correlation (1, 0) and
+    Returns: dict of floats; in brackets what the truth has, and a base that swallowed
+        the detail: base_to_coarse (0, relief) and base_to_detailed (relief, 0), mean
+        |f_B - F_coarse| and |f_B - F|, world units; detail_in_base (0, 1), the slope of
+        f_B - F_coarse over d*, high-passed; displacement_correlation (1, 0) and
         displacement_energy (1, 0), the sum of squares over that of d*, raw and
-        _highpass; laplacian_energy (coarse_energy, 1), mean (Laplacian f_B)^2 over
-        that of F, by steps of 0.01, coarse_energy being F_coarse's. With `other`, at
-        points that both see: transfer_consistency (1, 0), the correlation of both f_D,
-        and transfer_error (0, 0), mean |f_B + f_D of the other - F|.
+        _highpass; laplacian_energy (coarse_energy, 1), mean (Laplacian f_B)^2 over that
+        of F, by steps of 0.01, coarse_energy being F_coarse's. With `other`, at points
+        that both see: transfer_consistency (1, 0), the correlation of both f_D, and
+        transfer_error (0, 0), mean |f_B + f_D of the other - F|.
     """
     front = prediction.displacement[0].numpy()
     camera, scene = prediction.camera.resized(len(front)), ray_scene(detailed)
@@ -573,13 +529,6 @@ def _frame_scale(truth, frame):
     radius = np.linalg.norm(truth.vertices - centre, axis=1).max()
     lengths = {"unit sphere": radius, "unit box": max(size), "world": 1.0}
     return 1 / (lengths | {"unit diagonal": np.linalg.norm(size)})[frame]
-
-
-def _worst(name, rule, scale):
-    if name.startswith(HIGHER_IS_BETTER):
-        return 0.0
-    far = BOX_DIAGONAL * scale
-    return rule.factor * (2 * far**2 if rule.squared else far)
 
 
 def _cosine(a, b):

@@ -26,61 +26,44 @@ RATIO = 0.9  # of training's distances the middle one
 def load_image(source, size, *, camera=None, framed=False, background="white"):
     """Bring a picture into the form that a model takes.
 
-    Args:
-        source: path of an image file; PIL image; or uint8 array (H, W, 3) or (H, W, 4).
-            Transparency tells the object from its background; without it a plain
-            background is found and removed. Or a float array or tensor (3, H, W) in
-            [0, 1], square, which is taken as it is: framed, on the model's background.
+    Args: source: path of an image file; PIL image; or uint8 array (H, W, 3) or (H, W,
+            4). Transparency tells the object from its background; without it a plain
+            background is found and removed. Or a float array or tensor (3, H, W) in [0,
+            1], square, which is taken as it is: framed, on the model's background.
         size: pixels of the result.
         camera: Camera whose distance the object is framed for; by default a usual one.
         framed: the picture is square and its object stands as in training's already:
-            nothing is cut out or moved.
-        background: of the model, "white" or "black".
-
-    Returns:
-        (3, size, size) f4 tensor in [0, 1].
-
-    Raises:
-        FileNotFoundError: no such file.
+            nothing is cut out or moved. background: of the model, "white" or "black".
+    Returns: (3, size, size) f4 tensor in [0, 1].
+    Raises: FileNotFoundError: no such file.
         ValueError: not an image, too small or large, of wrong range, on a busy
-            background, or without an object.
-        TypeError: something that is no picture.
+            background, or without an object. TypeError: something that is no picture.
     """
     if isinstance(source, str | os.PathLike):
         source = _open_image(Path(source))
     elif isinstance(source, np.ndarray) and source.dtype == np.uint8:
         if source.ndim != 3 or source.shape[2] not in (3, 4):
-            raise ValueError(
-                f"a uint8 image must be (H, W, 3 or 4), got {source.shape}"
-            )
+            raise ValueError(f"a uint8 image is (H, W, 3 or 4), not {source.shape}")
         source = Image.fromarray(source)
     elif isinstance(source, np.ndarray | torch.Tensor):
         return _from_floats(source, size)
     if not isinstance(source, Image.Image):
-        raise TypeError(
-            "an image must be a path, a PIL image, an array or a tensor, "
-            f"not {type(source).__name__}"
-        )
+        kind = type(source).__name__
+        raise TypeError(f"an image is a path, PIL image, array or tensor, not {kind}")
     if source.mode.startswith(("I", "F")):
-        raise ValueError(
-            f"the image has more than 8 bits a channel (mode {source.mode}): "
-            "save it with 8 bits"
-        )
+        raise ValueError(f"save the image with 8 bits a channel, not as {source.mode}")
+    sides = f"{source.width} x {source.height} px"
     if min(source.size) < SMALLEST_IMAGE or max(source.size) > LARGEST_IMAGE:
-        raise ValueError(
-            f"the image is {source.width} x {source.height} px: its sides must have "
-            f"{SMALLEST_IMAGE} to {LARGEST_IMAGE} px"
-        )
+        wanted = f"{SMALLEST_IMAGE} to {LARGEST_IMAGE} px"
+        raise ValueError(f"an image's sides must have {wanted}, got {sides}")
     if framed and source.width != source.height:
-        raise ValueError(
-            f"a framed image must be square, got {source.width} x {source.height} px"
-        )
+        raise ValueError(f"a framed image must be square, got {sides}")
     rgba = source.convert("RGBA")
     if not framed:
         rgba = ImageOps.contain(rgba, (WORKING_SIZE, WORKING_SIZE))
     alpha = np.asarray(rgba)[..., 3]
-    if not alpha.any():
-        raise ValueError("the image is fully transparent: there is no object in it")
+    if alpha.max() < (1 if framed else 128):
+        raise ValueError("the image is all but fully transparent: no object is in it")
     if not framed:
         if alpha.min() == 255:
             rgba.putalpha(Image.fromarray(cut_out(np.asarray(rgba)[..., :3] / 255.0)))
@@ -95,22 +78,15 @@ def _from_floats(source, size):
     if isinstance(source, np.ndarray):
         source = torch.from_numpy(np.ascontiguousarray(source))
     image = source.detach().cpu()
-    if image.ndim != 3 or image.shape[0] != 3:
-        raise ValueError(f"an image array must be (3, H, W), got {tuple(image.shape)}")
-    if not image.is_floating_point():
-        raise ValueError(f"an image array must be float in [0, 1], not {image.dtype}")
+    channels, height, width = image.shape if image.ndim == 3 else (0, 0, 0)
+    if channels != 3 or height != width or height < SMALLEST_IMAGE:
+        wanted = f"(3, H, W), square, of {SMALLEST_IMAGE} px at least"
+        raise ValueError(f"an image array is {wanted}, not {tuple(image.shape)}")
+    low, high = image.min(), image.max()
+    if not (image.is_floating_point() and low >= 0 and high <= 1):  # nor for NaN
+        found = f"{image.dtype} in [{low:.3g}, {high:.3g}]"
+        raise ValueError(f"an image array must be float in [0, 1], got {found}")
     image = image.float()
-    if not (image.min() >= 0 and image.max() <= 1):  # also false for NaN
-        raise ValueError(
-            "an image array must lie in [0, 1], got "
-            f"[{image.min():.3g}, {image.max():.3g}]"
-        )
-    height, width = image.shape[1:]
-    if height != width or height < SMALLEST_IMAGE:
-        raise ValueError(
-            f"an image array must be square, of {SMALLEST_IMAGE} px at least, got "
-            f"{width} x {height}"
-        )
     if height == size:
         return image
     return torch.nn.functional.interpolate(
@@ -139,14 +115,9 @@ def cut_out(rgb):
     What can be reached from the picture's border without crossing an edge, and what it
     encloses in the same colour, is background.
 
-    Args:
-        rgb: (H, W, 3) in [0, 1].
-
-    Returns:
-        (H, W) uint8: 255 on the object, 0 elsewhere.
-
-    Raises:
-        ValueError: the background is not plain, or there is nothing on it.
+    Args: rgb: (H, W, 3) in [0, 1].
+    Returns: (H, W) uint8: 255 on the object, 0 elsewhere.
+    Raises: ValueError: the background is not plain, or there is nothing on it.
     """
     smooth = ndimage.gaussian_filter(rgb, (1.5, 1.5, 0))
     change = np.linalg.norm(np.gradient(smooth, axis=(0, 1)), axis=0).max(-1)
@@ -178,10 +149,9 @@ def cut_out(rgb):
 
 def _frame(rgba, camera):
     """Crop or pad so that the object stands as a camera at that distance sees it."""
-    left, top, right, bottom = rgba.getchannel("A").point(lambda a: a > 127).getbbox()
-    y, x = np.nonzero(np.asarray(rgba)[..., 3] > 127)
-    middle = np.array([left + right, top + bottom]) / 2
-    reach = np.hypot(x + 0.5 - middle[0], y + 0.5 - middle[1]).max()
+    pixels = np.argwhere(np.asarray(rgba)[..., 3].T > 127) + 0.5  # (x, y)
+    middle = (pixels.min(0) + pixels.max(0)) / 2
+    reach = np.linalg.norm(pixels - middle, axis=1).max()
     # of the projected radius 0.5, in parts of the picture's side
     radius = 0.5 * camera.focal / camera.size / np.linalg.norm(camera.translation)
     side = reach / (REACH * radius)

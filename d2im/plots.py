@@ -46,55 +46,44 @@ class Slice(NamedTuple):
     axes: tuple  # names of the world axes that run right and up
 
 
-def slice_values(
-    field, axis="z", at=0.0, resolution=200, *, extent=None, device="cpu"
-) -> Slice:
+def slice_values(field, axis="z", at=0.0, resolution=200):
     """Evaluate a field on a plane across one axis.
 
-    Args:
-        field: callable on float32 tensors, (P, 3) world -> (P,); it may answer with an
-            array, so that `lambda p: signed_distance(mesh, p)[0]` is one.
+    Args: field: callable on float32 tensors, (P, 3) world -> (P,); it may answer with
+            an array, so that `lambda p: signed_distance(mesh, p)[0]` is one.
         axis: "x" (the picture's axes are z, y), "y" (x, z) or "z" (x, y).
         at: coordinate of the plane, world units.
-        resolution: samples along a side, at the centres of equal cells.
-        extent: left, right, bottom, top, world units; by default the whole box.
-        device: where the points given to the field live.
-
-    Returns:
-        Slice.
-
-    Raises:
-        ValueError: an unknown axis, or a field that answers with another shape.
+        resolution: samples along a side of the box, at the centres of equal cells.
+    Returns: Slice.
+    Raises: ValueError: an unknown axis, or a field that answers with another shape.
     """
     if axis not in SLICE_AXES:
         raise ValueError(f'axis must be "x", "y" or "z", got {axis!r}')
-    extent = extent or (-HALF_BOX, HALF_BOX, -HALF_BOX, HALF_BOX)
-    centres = (np.arange(resolution) + 0.5) / resolution
-    right = extent[0] + (extent[1] - extent[0]) * centres
-    up = extent[2] + (extent[3] - extent[2]) * centres
     place = {axis: np.full((resolution, resolution), at)}
-    place |= dict(zip(SLICE_AXES[axis], np.meshgrid(right, up), strict=True))
+    plane = np.meshgrid(*2 * [_cells(resolution)])
+    place |= dict(zip(SLICE_AXES[axis], plane, strict=True))
     points = np.stack([place[name] for name in "xyz"], -1)
-    return Slice(_values(field, points, device), tuple(extent), SLICE_AXES[axis])
+    extent = (-HALF_BOX, HALF_BOX, -HALF_BOX, HALF_BOX)
+    return Slice(_values(field, points), extent, SLICE_AXES[axis])
 
 
-def grid_values(field, resolution=64, *, device="cpu"):
+def grid_values(field, resolution=64):
     """Evaluate a field at the centres of equal cells of the box, for a living scene.
 
-    Args:
-        field, device: see `slice_values`. resolution: cells along a side.
-
-    Returns:
-        (R, R, R) f4, indexed [z, y, x], world units.
+    Args: field: see `slice_values`. resolution: cells along a side.
+    Returns: (R, R, R) f4, indexed [z, y, x], world units.
     """
-    line = HALF_BOX * ((np.arange(resolution) + 0.5) * 2 / resolution - 1)
-    z, y, x = np.meshgrid(line, line, line, indexing="ij")
-    return _values(field, np.stack([x, y, z], -1), device)
+    z, y, x = np.meshgrid(*3 * [_cells(resolution)], indexing="ij")
+    return _values(field, np.stack([x, y, z], -1))
 
 
-def _values(field, points, device="cpu"):
+def _cells(resolution):
+    return HALF_BOX * ((np.arange(resolution) + 0.5) * 2 / resolution - 1)
+
+
+def _values(field, points):
     """A field's answer at points (..., 3), as f4 array (...)."""
-    flat = torch.tensor(points.reshape(-1, 3), dtype=torch.float32, device=device)
+    flat = torch.tensor(points.reshape(-1, 3), dtype=torch.float32)
     with torch.no_grad():
         answers = [field(part) for part in flat.split(65_536)]
     values = np.concatenate([torch.as_tensor(answer).cpu() for answer in answers])
@@ -113,20 +102,17 @@ class Decomposition(NamedTuple):
     laplacians: np.ndarray  # (3, N) there, 1 / world unit
 
 
-def decompose(fields, camera, row, *, step=DELTA / 2, resolution=240, device="cpu"):
+def decompose(fields, camera, row, *, step=DELTA / 2, resolution=240):
     """Cut F, f_B and f_D along one row of pixels: the paper's figure, computed.
 
     Values and Laplacians are taken along the front surface of the base: f_B is 0 there,
     so that what is left of F is what the displacement has to give.
 
-    Args:
-        fields: F, f_B and p -> f_D(u(p)), callables (P, 3) world -> (P,), world units.
-        camera: Camera. row: of its pixels.
+    Args: fields: F, f_B and p -> f_D(u(p)), callables (P, 3) world -> (P,), world
+            units. camera: Camera. row: of its pixels.
         step: of the 7-point stencil, world units; for a map, a pixel's width or more.
-        resolution: samples along the plane's sides. device: see `slice_values`.
-
-    Returns:
-        Decomposition.
+        resolution: samples along the plane's sides.
+    Returns: Decomposition.
     """
     middle = camera.translation[2]  # the origin's depth
     sight = (row + 0.5 - camera.centre[1]) / camera.focal
@@ -136,10 +122,10 @@ def decompose(fields, camera, row, *, step=DELTA / 2, resolution=240, device="cp
         return (local - camera.translation) @ camera.rotation
 
     extent = (-HALF_BOX, HALF_BOX, middle - HALF_BOX, middle + HALF_BOX)
-    cells = HALF_BOX * ((np.arange(resolution) + 0.5) * 2 / resolution - 1)
+    cells = _cells(resolution)
     plane = place(*np.meshgrid(cells, middle + cells))
     axes = ("camera x", "depth")
-    cuts = tuple(Slice(_values(f, plane, device), extent, axes) for f in fields)
+    cuts = tuple(Slice(_values(f, plane), extent, axes) for f in fields)
 
     pixel = np.arange(camera.size)
     slope = (pixel + 0.5 - camera.centre[0]) / camera.focal  # x / depth of each ray
@@ -147,7 +133,7 @@ def decompose(fields, camera, row, *, step=DELTA / 2, resolution=240, device="cp
     rays = place(*np.broadcast_arrays(slope * depth[:, None], depth[:, None]))
     fronts = []
     for field in fields[:2]:
-        along = _values(field, rays, device)  # (depths, W)
+        along = _values(field, rays)  # (depths, W)
         enters = (along[:-1] > 0) & (along[1:] <= 0)
         first = enters.argmax(0)
         low, high = along[first, pixel], along[first + 1, pixel]
@@ -157,7 +143,7 @@ def decompose(fields, camera, row, *, step=DELTA / 2, resolution=240, device="cp
     at = fronts[1][np.isfinite(fronts[0] + fronts[1]).all(1)]
     stencil = np.concatenate([np.zeros((1, 3)), step * np.eye(3), -step * np.eye(3)])
     points = place(*at.T) + stencil[:, None]  # (7, N, 3)
-    around = np.stack([_values(field, points, device) for field in fields])
+    around = np.stack([_values(field, points) for field in fields])
     laplacians = (around[:, 1:].sum(1) - 6 * around[:, 0]) / step**2
     return Decomposition(cuts, tuple(fronts), at[:, 0], around[:, 0], laplacians)
 
@@ -165,8 +151,7 @@ def decompose(fields, camera, row, *, step=DELTA / 2, resolution=240, device="cp
 def draw_decomposition(fig, parts):
     """Draw the paper's figure, panels (a) to (e), on an empty figure.
 
-    Returns:
-        dict of Axes, "a" to "e".
+    Returns: dict of Axes, "a" to "e".
     """
     axes = fig.subplot_mosaic("aabbcc;dddeee")
     known = np.concatenate([f[np.isfinite(f).all(1)] for f in parts.fronts])
@@ -207,20 +192,13 @@ def draw_decomposition(fig, parts):
     return axes
 
 
-def draw_slice(ax, section, *, limit=None, step=0.05, surface=None):
+def draw_slice(ax, section, *, limit=None, step=0.05):
     """Draw a slice: RdBu centred at 0, iso-lines, the surface in black.
 
-    Args:
-        ax: Axes.
-        section: Slice.
+    Args: ax: Axes. section: Slice.
         limit: the colours' range is [-limit, limit], world units; by default the
-            slice's own.
-        step: between iso-lines, world units; 0 draws none.
-        surface: Slice whose zero contour is drawn in black; by default this one's. A
-            difference of fields shows the surface of one of them.
-
-    Returns:
-        The AxesImage.
+            slice's own. step: between iso-lines, world units; 0 draws none.
+    Returns: The AxesImage.
     """
     values, extent, (right, up) = section
     limit = limit or max(np.abs(values).max(), 1e-9)
@@ -233,9 +211,8 @@ def draw_slice(ax, section, *, limit=None, step=0.05, surface=None):
         if len(levels := levels[levels != 0]):
             style = dict(colors="0.35", linewidths=0.5, linestyles="solid")
             ax.contour(values, levels, **style, **place)
-    outline = values if surface is None else surface.values
-    if outline.min() < 0 < outline.max():
-        ax.contour(outline, [0], colors="black", linewidths=1.6, **place)
+    if low < 0 < high:
+        ax.contour(values, [0], colors="black", linewidths=1.6, **place)
     ax.set(xlabel=right, ylabel=up)
     return artist
 
@@ -243,15 +220,11 @@ def draw_slice(ax, section, *, limit=None, step=0.05, surface=None):
 def draw_map(ax, values, mask=None, limit=None):
     """Draw a displacement or Laplacian map, zero in grey, the background white.
 
-    Args:
-        ax: Axes.
-        values: (H, W), numpy or torch.
+    Args: ax: Axes. values: (H, W), numpy or torch.
         mask: (H, W) bool, True where the map means something; None for everywhere.
         limit: the colours' range is [-limit, limit]; by default the largest of the
             masked values. Maps that are compared need one limit.
-
-    Returns:
-        The AxesImage.
+    Returns: The AxesImage.
     """
     values = np.asarray(values, dtype=float)
     shown = np.isfinite(values) if mask is None else np.asarray(mask, dtype=bool)
@@ -264,12 +237,9 @@ def draw_map(ax, values, mask=None, limit=None):
 def draw_image(ax, image):
     """Draw a picture.
 
-    Args:
-        ax: Axes.
+    Args: ax: Axes.
         image: (3, H, W) RGB in [0, 1], numpy or torch, or a grey map (H, W), 0 white.
-
-    Returns:
-        The AxesImage.
+    Returns: The AxesImage.
     """
     image = np.asarray(image)
     if image.ndim == 3:
@@ -281,11 +251,8 @@ def draw_image(ax, image):
 def normal_colors(normals):
     """Normals as colours: red grows to the right, green up, blue toward the camera.
 
-    Args:
-        normals: (3, H, W) camera frame, zero on the background.
-
-    Returns:
-        (3, H, W) RGB in [0, 1], white on the background.
+    Args: normals: (3, H, W) camera frame, zero on the background.
+    Returns: (3, H, W) RGB in [0, 1], white on the background.
     """
     normals = np.asarray(normals, dtype=np.float32)
     colors = 0.5 + 0.5 * normals * np.array([1, -1, -1], np.float32)[:, None, None]
@@ -295,18 +262,12 @@ def normal_colors(normals):
 def shade(mesh, camera, paint=None, limit=None):
     """Shade a mesh under one fixed light beside the camera; needs no screen.
 
-    Args:
-        mesh: trimesh.Trimesh, world frame.
-        camera: Camera; its size is the picture's.
+    Args: mesh: trimesh.Trimesh, world frame. camera: Camera; its size is the picture's.
         paint: callable (P, 3) -> (P,) that colours the surface as a map, such as the
             displacement p -> f_D(u(p)); None for clay.
         limit: the colours' range is [-limit, limit]; by default paint's own.
-
-    Returns:
-        (3, H, W) RGB in [0, 1] on white.
-
-    Raises:
-        ValueError: the mesh has no face.
+    Returns: (3, H, W) RGB in [0, 1] on white.
+    Raises: ValueError: the mesh has no face.
     """
     hit, depth, normals, _ = Renderer(mesh).cast(camera, SUBPIXELS)
     color = CLAY
@@ -326,13 +287,9 @@ def shade(mesh, camera, paint=None, limit=None):
 def draw_mesh(ax, mesh, camera):
     """Draw a shaded mesh, or say that there is none.
 
-    Args:
-        ax: Axes.
+    Args: ax: Axes. camera: Camera.
         mesh: trimesh.Trimesh, world frame; None where a field has no surface.
-        camera: Camera.
-
-    Returns:
-        The AxesImage, or the Text "no surface".
+    Returns: The AxesImage, or the Text "no surface".
     """
     if mesh is not None:
         return draw_image(ax, shade(mesh, camera))
@@ -343,13 +300,9 @@ def draw_mesh(ax, mesh, camera):
 def image_grid(rows, titles=None, labels=None, size=1.5):
     """Draw pictures row by row as one contact sheet.
 
-    Args:
-        rows: lists of pictures for `draw_image`; None leaves a gap.
-        titles: over the columns. labels: beside the rows.
-        size: of a picture, inches.
-
-    Returns:
-        The Figure.
+    Args: rows: lists of pictures for `draw_image`; None leaves a gap.
+        titles: over the columns. labels: beside the rows. size: of a picture, inches.
+    Returns: The Figure.
     """
     columns = max(len(row) for row in rows)
     figsize = size * columns, size * len(rows)
@@ -375,8 +328,7 @@ def image_grid(rows, titles=None, labels=None, size=1.5):
 def zoom(axes):
     """Cut pictures down to the window that holds all that is not white in any.
 
-    Args:
-        axes: of the pictures, which show one view or stand in one sheet.
+    Args: axes: of the pictures, which show one view or stand in one sheet.
     """
     pictures = [(ax, artist.get_array()) for ax in axes for artist in ax.images]
     low, high = np.ones(2), np.zeros(2)  # of rows and columns, in sides of a picture
@@ -395,14 +347,10 @@ def zoom(axes):
 def draw_curves(ax, records, names=("loss", "base", "sdf", "laplacian"), window=25):
     """Draw training curves on a logarithmic axis: each record faint, their mean strong.
 
-    Args:
-        ax: Axes.
-        records: dicts of `training.train`, with "step".
+    Args: ax: Axes. records: dicts of `training.train`, with "step".
         names: entries to draw; one without a positive value is left out.
         window: records that the strong line averages, up to the step it stands at.
-
-    Returns:
-        The strong lines, a list of Line2D.
+    Returns: The strong lines, a list of Line2D.
     """
     steps = [record["step"] for record in records]
     span = min(window, len(records))

@@ -28,13 +28,7 @@ from scipy.ndimage import distance_transform_edt, minimum_filter
 from scipy.spatial import cKDTree
 
 from .camera import Camera, yaw_rotation
-from .dataset import (
-    INDEX_COLUMNS,
-    keep_settings,
-    read_index,
-    record,
-    write_example,
-)
+from .dataset import INDEX_COLUMNS, keep_settings, read_index, record, write_example
 from .sampling import density_weights
 
 YAW = -90.0  # brings the front, +x by the README of ShapeNetCore.v1, to +z; v2: 180
@@ -43,34 +37,18 @@ DAMAGE = KeyError, OSError, EOFError, SyntaxError, ValueError, BadZipFile, zlib.
 SAME_SURFACE = 0.04  # world units of depth within 2 pixels
 
 
-def read_disn(
-    root,
-    category,
-    split,
-    *,
-    variant="easy",
-    views=36,
-    size=None,
-    yaw=YAW,
-    iso=0.0,
-    skip=(),
-):
+def read_disn(root, category, split, *, variant="easy", views=36, iso=0.0, **options):
     """Read DISN's data: samples of signed distance, pictures and normals.
 
-    Args:
-        root: folder (links will do) of sdf/<category>/<id>/ori_sample.h5,
+    Args: root: folder (links will do) of sdf/<category>/<id>/ori_sample.h5,
             {image,normal}/<category>/<id>/<variant>/, lists/<category>_<split>.lst.
         category: "03001627". split: "train" or "test". variant: "easy" or "hard".
-        views: how many of the 36. size: pixels to bring them to; None keeps 224.
-        yaw: degrees from +z toward +x, see `check_yaw`.
+        views: how many of the 36.
         iso: taken off the stored distances: 0 in D2IM-Net, 0.003 in DISN.
-        skip: ids that are not to be read again.
-
-    Yields:
-        id (<category>_<that of the list>) and example, or the error in its place.
-
-    Raises:
-        ImportError: no h5py. FileNotFoundError: no such list.
+        options: size, pixels to bring pictures to (None keeps 224); yaw, degrees from
+            +z toward +x, see `check_yaw`; skip, ids that are not to be read again.
+    Yields: id (<category>_<that of the list>) and example, or the error in its place.
+    Raises: ImportError: no h5py. FileNotFoundError: no such list.
     """
     try:
         import h5py
@@ -91,24 +69,20 @@ def read_disn(
         place = Path(category, name, variant)
         folders = root / "image" / place, root / "normal" / place
         shots = (_view(k, 10, *folders) for k in range(views))
-        made = ("gradients", "depth")
-        samples = points, sdf, gradients
-        return _example(path, samples, cloud, shots, size, yaw, made)
+        return path, (points, sdf, gradients), cloud, shots, ("gradients", "depth")
 
-    yield from _each(root / "lists" / f"{category}_{split}.lst", category, read, skip)
+    names = root / "lists" / f"{category}_{split}.lst"
+    yield from _each(names, category, read, **options)
 
 
-def read_occnet(
-    root, category, split, *, choy=None, views=24, size=None, yaw=YAW, skip=()
-):
+def read_occnet(root, category, split, *, choy=None, views=24, **options):
     """Read Occupancy Networks' data: occupancies, a point cloud, Choy's pictures.
 
-    Args:
-        root: folder of <category>/{<split>.lst,<id>/}; category, yaw, skip and what is
+    Args: root: folder of <category>/{<split>.lst,<id>/}; category, options and what is
             yielded and raised: see `read_disn`. split: "train", "val" or "test".
         choy: 3D-R2N2's folder of <category>/<id>/rendering/, PNGs with an exact mask;
-            None reads the JPEGs of img_choy2016. views: how many of the 24.
-        size: None keeps 137, which is no multiple of 16, as the networks want it.
+            None reads the JPEGs of img_choy2016. views: how many of the 24. Without a
+            size they keep 137 pixels, no multiple of 16, as the networks want it.
     """
 
     def read(name):
@@ -137,26 +111,20 @@ def read_occnet(
             shots = (_view(k, 5, images) for k in range(views))
         made = ("sdf", "gradients", "normals", "depth")
         cloud, samples = (surface, normals), (points, sdf, away)
-        return _example(folder / "points.npz", samples, cloud, shots, size, yaw, made)
+        return folder / "points.npz", samples, cloud, shots, made
 
-    yield from _each(Path(root, category, f"{split}.lst"), category, read, skip)
+    yield from _each(Path(root, category, f"{split}.lst"), category, read, **options)
 
 
 def write_set(readings, out, split, family=""):
     """Write what a reader yields as a data folder like that of `prepare`.
 
-    Args:
-        readings: pairs of id and example or error. out: folder.
+    Args: readings: pairs of id and example or error. out: folder.
         split, family: for the index.
-
-    Returns:
-        The new rows of the index: "failed" with the reason where there is no example.
-
-    Raises:
-        ValueError: `out` holds examples made otherwise.
+    Returns: The new rows of the index: "failed", with the reason, without an example.
+    Raises: ValueError: `out` holds examples made otherwise.
     """
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
     known, written = {row["id"]: row for row in read_index(out)}, []
 
     def rows():
@@ -190,16 +158,11 @@ def check_yaw(examples, has_back=True):
     no picture, so the shapes are asked for their front: the upper half of a chair, sofa
     or airplane stands behind the lower.
 
-    Args:
-        examples: read ones of one category. has_back: it is such a one.
-
-    Returns:
-        dict: on_mask (4,), the share of inside points on the masks, turned by 0, 90,
-        180 and 270 degrees; facing, degrees from +z toward +x; back, how far the
+    Args: examples: read ones of one category. has_back: it is such a one.
+    Returns: dict: on_mask (4,), the share of inside points on the masks, turned by 0,
+        90, 180 and 270 degrees; facing, degrees from +z toward +x; back, how far the
         upper half stands behind, in world units.
-
-    Raises:
-        ValueError: the cameras do not fit, or the objects do not face +z.
+    Raises: ValueError: the cameras do not fit, or the objects do not face +z.
     """
     examples, shares, lean = list(examples), [], np.zeros(3)
     for example in examples:
@@ -235,11 +198,8 @@ def estimate_gradients(points, sdf):
     Least squares by inverse squared distance, all points at once; where the gradient
     jumps (at edges, in the middle of a part) a mean of both sides.
 
-    Args:
-        points: (P, 3), P >= 16. sdf: (P,), negative inside.
-
-    Returns:
-        (P, 3).
+    Args: points: (P, 3), P >= 16. sdf: (P,), negative inside.
+    Returns: (P, 3).
     """
     distance, near = cKDTree(points).query(points, NEIGHBOURS)
     off, rise = points[near] - points[:, None], sdf[near] - sdf[:, None]
@@ -251,18 +211,18 @@ def estimate_gradients(points, sdf):
     return _unit(np.linalg.solve(square + 1e-5 * trace * np.eye(3), slope)[..., 0])
 
 
-def _each(path, category, read, skip):
+def _each(path, category, read, *, size=None, yaw=YAW, skip=()):
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing")
     for name in path.read_text().split():
         if (identity := f"{category}_{name}") not in skip:
             try:
-                yield identity, read(name)
+                yield identity, _example(*read(name), size, yaw)
             except (OSError, ValueError) as error:  # handed on in the example's place
                 yield identity, error
 
 
-def _example(source, samples, cloud, shots, size, yaw, estimated):
+def _example(source, samples, cloud, shots, estimated, size, yaw):
     """Bring samples, oriented surface points and views into the world."""
     points, sdf, gradients = samples
     if not (sdf < 0).any():
@@ -352,10 +312,9 @@ def _view(k, width, folder, normal_folder=None):
     mask = alpha[..., 0] > 0.5
     if normals is not None:
         y, x = np.indices(mask.shape) + 0.5 - size / 2
-        away = (
-            normals[..., 0] * x + normals[..., 1] * y + normals[..., 2] * camera.focal
-        )
-        normals *= np.where(away > 0, -1, 1)[..., None] * mask[..., None]
+        rays = np.dstack([x, y, np.full(mask.shape, camera.focal)])
+        away = (normals * rays).sum(-1, keepdims=True) > 0
+        normals *= np.where(away, -1, 1) * mask[..., None]
     return picture[..., :3] * alpha + 255 * (1 - alpha), mask, normals, pose
 
 

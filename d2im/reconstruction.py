@@ -5,10 +5,10 @@ python -m d2im.reconstruction photo.png -o out.glb
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ import trimesh
 from PIL import Image
 
 from .camera import Camera
+from .dataset import write_whole
 from .meshing import extract_mesh
 from .networks import CameraNet, D2IMNet
 from .pictures import load_image
@@ -29,24 +30,18 @@ CAMERA_MODEL = MODEL.with_name("camera-small")
 class Prediction:
     """The fields that one picture gave.
 
-    Attributes:
-        displacement: (2, H, W) tensor on the CPU, world units: 0 front, 1 back. Outside
-            the object's mask no Laplacian has taught it anything.
-        camera: Camera that was used.
-        base_sdf, sdf: the fields f_B and F, (P, 3) -> (P,), world units.
-        image: (3, H, W) tensor that the model saw, on the CPU.
-        way: of `fields.front_mask`. device: where the fields are evaluated.
-        frame: of points and camera: the model's.
+    Outside the object's mask no Laplacian has taught the displacement anything.
     """
 
-    displacement: torch.Tensor
-    camera: Camera
-    base_sdf: Callable
-    sdf: Callable
-    image: torch.Tensor
-    way: str = field(default="gradient", kw_only=True)
-    device: str | torch.device = field(default="cpu", kw_only=True)
-    frame: str = field(default="world", kw_only=True)
+    displacement: torch.Tensor  # (2, H, W) on the CPU, world units: 0 front, 1 back
+    camera: Camera  # that was used
+    base_sdf: Callable  # f_B, (P, 3) -> (P,), world units
+    sdf: Callable  # F, likewise
+    image: torch.Tensor  # (3, H, W) that the model saw, on the CPU
+    _: KW_ONLY
+    way: str = "gradient"  # of `fields.front_mask`
+    device: str | torch.device = "cpu"  # where the fields are evaluated
+    frame: str = "world"  # of points and camera: the model's
 
     def parts(self):
         """The attributes above, by name."""
@@ -55,15 +50,10 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Reconstruction(Prediction):
-    """A Prediction and its surfaces.
+    """A Prediction and its surfaces."""
 
-    Attributes:
-        mesh: trimesh.Trimesh of F = f_B + f_D, world frame.
-        base_mesh: trimesh.Trimesh of f_B, or None where it was not asked for.
-    """
-
-    mesh: trimesh.Trimesh
-    base_mesh: trimesh.Trimesh | None
+    mesh: trimesh.Trimesh  # of F = f_B + f_D, world frame
+    base_mesh: trimesh.Trimesh | None  # of f_B; None where it was not asked for
 
     def colored(self):
         """The final mesh, coloured by its displacement: red outward, blue inward."""
@@ -81,12 +71,9 @@ class Reconstruction(Prediction):
     def export(self, path, which="final"):
         """Write a mesh, whole or not at all.
 
-        Args:
-            path: file; its suffix (.glb, .obj or .ply) chooses the format.
+        Args: path: file; its suffix (.glb, .obj or .ply) chooses the format.
             which: "final", "base" or "colored", see `colored`.
-
-        Raises:
-            ValueError: another suffix or name, or no base mesh.
+        Raises: ValueError: another suffix or name, or no base mesh.
         """
         kind = Path(path).suffix.lower()
         if kind not in (".glb", ".obj", ".ply"):
@@ -97,19 +84,20 @@ class Reconstruction(Prediction):
             raise ValueError(f"there is no {which!r} mesh to write")
         content = mesh.export(file_type=kind[1:])
         content = content.encode() if isinstance(content, str) else content
-        _write(path, lambda file: file.write(content))
+        write_whole(Path(path), lambda file: file.write(content))
 
     def export_maps(self, folder):
         """Write front.png and back.png (16 bits), displacement.npy and .json.
 
         The JSON file tells how grey becomes a displacement, and holds the camera.
         """
-        maps = self.displacement.numpy()
+        maps, folder = self.displacement.numpy(), Path(folder)
         scale = max(float(np.abs(maps).max()), 1e-9) / 32767
         for name, values in zip(("front", "back"), maps, strict=True):
             grey = (32768 + np.round(values / scale)).astype(np.uint16)
-            _write(Path(folder) / f"{name}.png", Image.fromarray(grey).save, "PNG")
-        _write(Path(folder) / "displacement.npy", np.save, maps)
+            picture = Image.fromarray(grey)
+            write_whole(folder / f"{name}.png", partial(picture.save, format="PNG"))
+        write_whole(folder / "displacement.npy", lambda file: np.save(file, maps))
         about = {
             "formula": "displacement = (grey - 32768) * scale",
             "scale": scale,
@@ -118,54 +106,30 @@ class Reconstruction(Prediction):
             "camera": {k: np.asarray(v).tolist() for k, v in vars(self.camera).items()},
         }
         text = json.dumps(about, indent=1).encode()
-        _write(Path(folder) / "displacement.json", lambda file: file.write(text))
-
-
-def _write(path, save, *arguments):
-    """Call `save(file, ...)` on a temporary file, then give it its name."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            save(file, *arguments)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        write_whole(folder / "displacement.json", lambda file: file.write(text))
 
 
 @torch.no_grad()
 def predict(model, image, camera=None, *, way="gradient", framed=False):
     """Predict the fields of the object in a picture, without meshing them.
 
-    Args:
-        model: D2IMNet, or another of `networks` with a method `fields`.
+    Args: model: D2IMNet, or another of `networks` with a method `fields`.
         image, framed: see `load_image`.
         camera: Camera of the picture as the model sees it, in the model's frame, of any
-            size in pixels; or a callable (3, size, size) -> Camera, as CameraNet's
-            `camera` is.
+            size in pixels; or such as CameraNet's `camera`: (3, size, size) -> Camera.
         way: how front and back are told apart, see `fields.front_mask`.
-
-    Returns:
-        Prediction.
-
-    Raises:
-        ValueError: no camera, or an unusable picture.
+    Returns: Prediction.
+    Raises: ValueError: no camera, or an unusable picture.
     """
     if camera is None:
         raise ValueError(
             "the picture's camera is needed: pass "
             "camera=Camera(azimuth, elevation, ratio, size), or a net that estimates it"
         )
-    image = load_image(
-        image,
-        model.image_size,
-        camera=camera if isinstance(camera, Camera) else None,
-        framed=framed,
-        background=model.background,
-    )
-    if not isinstance(camera, Camera):
-        camera = camera(image)
+    known = camera if isinstance(camera, Camera) else None
+    framing = {"camera": known, "framed": framed, "background": model.background}
+    image = load_image(image, model.image_size, **framing)
+    camera = known or camera(image)
     weights, training = next(model.parameters()), model.training
     model.eval()
     base, sdf, displacement = model.fields(image[None].to(weights), camera, way)
@@ -191,16 +155,11 @@ def reconstruct(
 ):
     """Reconstruct the object in a picture: `predict`, then mesh f_B and F.
 
-    Args:
-        model, image, camera, options: see `predict`.
+    Args: model, image, camera, options: see `predict`.
         resolution: grid samples along the box's side.
         base_mesh: whether the surface of f_B is wanted too.
-
-    Returns:
-        Reconstruction.
-
-    Raises:
-        ValueError: as `predict`, or no surface in the box.
+    Returns: Reconstruction.
+    Raises: ValueError: as `predict`, or no surface in the box.
     """
     found = predict(model, image, camera, **options)
     return triangulate(found, resolution, base_mesh=base_mesh)
@@ -226,10 +185,8 @@ def main(arguments=None):
             camera = Camera(*given.camera, model.image_size)
         elif given.camera_model:
             camera = CameraNet.from_pretrained(given.camera_model).camera
-        base = given.mesh == "base"
-        found = reconstruct(
-            model, given.image, camera, given.resolution, base_mesh=base
-        )
+        resolution, base = given.resolution, given.mesh == "base"
+        found = reconstruct(model, given.image, camera, resolution, base_mesh=base)
         found.export(given.out, given.mesh)
         if given.maps:
             found.export_maps(given.maps)

@@ -39,12 +39,9 @@ class View(NamedTuple):
 class Renderer:
     """A mesh made ready for many views: ray-casting scene and corner normals.
 
-    Args:
-        mesh: trimesh.Trimesh, world frame. `face_attributes` may hold "part" (F,) ints,
-            coloured at random a view, or "color" (F, 3) in [0, 1], kept unless black.
-
-    Raises:
-        ValueError: the mesh has no face.
+    Args: mesh: trimesh.Trimesh, world frame. `face_attributes` may hold "part" (F,)
+        ints, coloured at random a view, or "color" (F, 3) in [0, 1], kept unless black.
+    Raises: ValueError: the mesh has no face.
     """
 
     def __init__(self, mesh):
@@ -62,15 +59,14 @@ class Renderer:
         self.corner_normals = np.nan_to_num(normals).reshape(-1, 3, 3).astype("f4")
         self.corners = np.array(list(product(*mesh.bounds.T)))
         self.scene = EmbreeScene()
-        self.geometry = TriangleMesh(self.scene, vertices[faces].astype(np.float32))
+        TriangleMesh(self.scene, vertices[faces].astype(np.float32))
 
     def cast(self, camera, per_side=1):
         """Cast rays and interpolate the surface's normals.
 
         Args: camera, a Camera; per_side, rays along a pixel's side.
-        Returns:
-            hit (R, R) bool, depth (R, R), normals (R, R, 3) in the camera frame turned
-            toward the camera, face (R, R) int, with R = size * per_side.
+        Returns: hit (R, R) bool, depth (R, R), normals (R, R, 3) in the camera frame
+            turned toward the camera, face (R, R) int, with R = size * per_side.
         """
         index, _, depth, normals, face = self._hits(camera, per_side)
         side = camera.size * per_side
@@ -106,23 +102,26 @@ class Renderer:
     def view(self, camera, rng, background=None):
         """Render one view with a random light and random part colours.
 
-        Args:
-            camera: Camera. rng: numpy Generator for colours and lights.
+        Args: camera: Camera. rng: numpy Generator for colours and lights.
             background: (H, W, 3) in [0, 1], see `random_background`; None is white.
-
         Returns: View of the camera's size.
         """
         size, side = camera.size, camera.size * SUBPIXELS
         index, rays, depth, normals, face = self._hits(camera, SUBPIXELS)
         pixel = index // side // SUBPIXELS * size + index % side // SUBPIXELS
         colors = self.colors
-        if colors is None:
-            colors = _part_colors(self.part_count, rng)[self.parts]
+        if colors is None:  # such as a light can model: neither black nor nearly white
+            ranges = (0, 1), (0.15, 0.7), (0.5, 0.95)  # hue, saturation, value
+            hsv = [rng.uniform(*bounds, self.part_count) for bounds in ranges]
+            colors = matplotlib.colors.hsv_to_rgb(np.stack(hsv, axis=-1))[self.parts]
         points = camera.position.astype("f4") + depth[:, None] * rays
         outward = normals @ camera.rotation.astype("f4")
         light = _shade(normals, rng)
         light *= self._openness(points, outward, index, pixel, size)
-        shaded = np.clip(_expose(colors[face] * light[:, None]), 0, 1)
+        shaded = colors[face] * light[:, None]
+        # A dark object is brightened, as by a photographer: black hides its relief.
+        mean = shaded.mean() if len(shaded) else 1.0
+        shaded = np.clip(shaded * np.clip(0.45 / max(mean, 1e-6), 1, 4), 0, 1)
 
         # Only rays that met the nearest surface count for depth and normal.
         near = np.full(size * size, np.inf, dtype=np.float32)
@@ -196,19 +195,6 @@ def random_background(size, rng):
 def _unit(vectors):
     length = np.sqrt(np.einsum("...i,...i->...", vectors, vectors))
     return vectors / np.maximum(length, 1e-12)[..., None]
-
-
-def _part_colors(count, rng):
-    """Colours that a light can model: neither black nor as white as the background."""
-    hue, low, high = rng.random(count), (0.15, 0.5), (0.7, 0.95)
-    rest = [rng.uniform(*bounds, count) for bounds in zip(low, high, strict=True)]
-    return matplotlib.colors.hsv_to_rgb(np.stack([hue, *rest], axis=-1))
-
-
-def _expose(shaded):
-    """Brighten a dark object, as a photographer would: black hides its relief."""
-    brightness = shaded.mean() if len(shaded) else 1.0
-    return shaded * np.clip(0.45 / max(brightness, 1e-6), 1, 4)
 
 
 def _shade(normals, rng):

@@ -36,15 +36,12 @@ class NotebookFailed(RuntimeError):
 def write_outputs(out, *, data="", model="", summary=None, figures=None, note=""):
     """Write a notebook's outputs.json: what `run` hands on and shows.
 
-    Args:
-        out: the notebook's folder, made when missing; its `metrics.csv` is shown too.
+    Args: out: the notebook's folder, made when missing; its `metrics.csv` is shown too.
         data, model: the folders that later notebooks should read.
         summary: {name: number}, the columns of a sweep's table; NaN: not measured.
         figures: {file relative to `out`: caption}: PNG, or a scene's HTML snapshot.
         note: a sentence or two that the page shows first.
-
-    Raises:
-        FileNotFoundError: `data`, `model` or a figure does not exist.
+    Raises: FileNotFoundError: `data`, `model` or a figure does not exist.
     """
     out, figures = Path(out), figures or {}
     for path in [Path(p) for p in (data, model) if p] + [out / f for f in figures]:
@@ -65,8 +62,7 @@ def write_outputs(out, *, data="", model="", summary=None, figures=None, note=""
 def find_notebook(name):
     """Find a notebook by number ("03"), stem ("03_train") or path.
 
-    Raises:
-        FileNotFoundError: there is none, or several; the message lists those there are.
+    Raises: FileNotFoundError: none or several; the message lists those there are.
     """
     if str(name).endswith(".ipynb") and Path(name).is_file():
         return Path(name)
@@ -80,8 +76,7 @@ def find_notebook(name):
 def declared_parameters(notebook):
     """Read the {name: literal default} of a notebook's `parameters` cell.
 
-    Raises:
-        ValueError: not a notebook, several such cells, or a line that is no literal.
+    Raises: ValueError: not a notebook, several such cells, or a line without a literal.
     """
     name = Path(notebook).name
     try:
@@ -105,8 +100,7 @@ def declared_parameters(notebook):
 def read_params(file):
     """Read a parameter file: YAML, {name: value} or {notebook: {name: value}}.
 
-    Raises:
-        FileNotFoundError, ValueError: no such file, not YAML, or not such a mapping.
+    Raises: FileNotFoundError, ValueError: no such file, not YAML or no such mapping.
     """
     if not Path(file).is_file():
         raise FileNotFoundError(f"{file}: no such parameter file")
@@ -122,16 +116,11 @@ def read_params(file):
 def assign(declared, layers):
     """Give each notebook the values meant for it; later layers win.
 
-    Args:
-        declared: {notebook stem: {parameter: default}} of the selected notebooks.
+    Args: declared: {notebook stem: {parameter: default}} of the selected notebooks.
         layers: mappings as in a parameter file. A value goes to each notebook that
             declares its name; a section named as a notebook to that one, and wins.
-
-    Returns:
-        {notebook stem: {parameter: value}}, values of the default's type.
-
-    Raises:
-        FileNotFoundError, ValueError: a name that nothing declares, or a wrong type.
+    Returns: {notebook stem: {parameter: value}}, values of the default's type.
+    Raises: FileNotFoundError, ValueError: a name that nothing declares, a wrong type.
     """
     given = {stem: {} for stem in declared}
     names = dict.fromkeys(n for defaults in declared.values() for n in defaults)
@@ -178,17 +167,12 @@ def _plan(notebooks, name, params, values):
 def run_notebooks(notebooks, name, *, params=(), values=(), timeout=TIMEOUT):
     """Run notebooks in the given order, each with what the earlier ones made.
 
-    Args:
-        notebooks: numbers, stems or paths.
+    Args: notebooks: numbers, stems or paths.
         name: of the run's folder under reports/; a run that is there is added to.
         params, values: parameter files, and {name: value} that wins over them.
         timeout: seconds that one cell may take.
-
-    Returns:
-        The run's folder.
-
-    Raises:
-        FileNotFoundError, ValueError: a wrong name, before anything has run.
+    Returns: The run's folder.
+    Raises: FileNotFoundError, ValueError: a wrong name, before anything has run.
         NotebookFailed: a notebook stopped; the page and its copy so far are written.
     """
     paths, declared, given = _plan(notebooks, name, params, values)
@@ -226,15 +210,10 @@ def run_notebooks(notebooks, name, *, params=(), values=(), timeout=TIMEOUT):
 def sweep(notebooks, files, name, *, params=(), values=(), timeout=TIMEOUT):
     """Run the notebooks once a parameter file; one table of their summaries.
 
-    Args:
-        files: the parameter files; each wins over `params`, `values` over all. The
-            other arguments, and what is refused, are as in `run_notebooks`.
-
-    Returns:
-        The folder of `sweep.csv`, `sweep.md` and `index.html`; in `a`, `a.yaml`'s run.
-
-    Raises:
-        NotebookFailed: some rows failed; the table says so, and the others have run.
+    Args: files: the parameter files; each wins over `params`, `values` over all. The
+        other arguments, and what is refused, are as in `run_notebooks`.
+    Returns: Folder of `sweep.csv`, `sweep.md` and `index.html`; in `a`, `a.yaml`'s run.
+    Raises: NotebookFailed: some rows failed, as the table says; the others have run.
     """
     runs = {Path(file).stem: [*params, file] for file in files}
     if len(runs) < len(files):

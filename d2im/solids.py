@@ -13,6 +13,7 @@ import numpy as np
 import trimesh
 from manifold3d import Manifold, Mesh64, OpType
 from scipy.interpolate import PchipInterpolator
+from trimesh.transformations import rotation_matrix
 
 STEP = 15.0  # degrees a curved surface may turn from one facet to the next
 ROOT = 0.012  # how far relief reaches past its face, to join or cut it cleanly
@@ -36,6 +37,7 @@ CELLS = {
     "motifs": ((0.15, 0.15), (0.22, 0.22)),
 }
 QUILTS = ("louvers", "waves", "lattice", "tufts", "motifs")  # on flat faces
+SUNK = ("flutes", "hollows", "dimples", "dish")  # cut into a flat face
 
 # Each side of a body as columns (right, up, outward) in the world frame.
 SIDES = {
@@ -64,9 +66,7 @@ def _outline(half_x, half_y, corner):
 def _loft(width, height, corner, rings):
     """Closed solid through rounded rectangles stacked along z.
 
-    Args:
-        width, height: size of the outline at inset 0.
-        corner: its corner radius.
+    Args: width, height: size of the outline at inset 0. corner: its corner radius.
         rings: (R, 2) rows (inset, z), z rising except where a moulding falls back.
     """
     half = np.array([width, height]) / 2
@@ -78,16 +78,11 @@ def _loft(width, height, corner, rings):
         radius = min(max(corner - inset, 0.3 * corner), *halves)
         flat = _outline(*halves, radius)
         layers.append(np.column_stack([flat, np.full(len(flat), z)]))
-    return _skin(layers)[0]
+    return _skin(layers)
 
 
 def _skin(layers):
-    """Close (R, K, 3) rings, counter-clockwise about the way they go, by fans.
-
-    Returns:
-        the solid, its original id, which with a face id leads back to the faces, and
-        these faces (F, 3): indices of the rings' points, then of the two middles.
-    """
+    """Close (R, K, 3) rings, counter-clockwise about the way they go, by fans."""
     layers = np.asarray(layers, dtype=float)
     grid = np.arange(layers.shape[0] * layers.shape[1]).reshape(layers.shape[:2])
     after = np.roll(grid, -1, axis=1)
@@ -101,15 +96,8 @@ def _skin(layers):
     faces = np.concatenate([np.stack(f, -1).reshape(-1, 3) for f in faces])
     middles = layers[[0, -1]].mean(1)
     vertices = np.concatenate([layers.reshape(-1, 3), middles])
-    original = Manifold.reserve_ids(1)
-    solid = Mesh64(
-        vertices,
-        faces.astype(np.uint64),
-        run_index=np.array([0, faces.size], np.uint64),
-        run_original_id=np.array([original], np.uint32),
-        face_id=np.arange(len(faces), dtype=np.uint64),
-    )
-    return Manifold(solid), original, faces
+    ids = np.arange(len(faces), dtype=np.uint64)  # or coplanar ones would merge
+    return Manifold(Mesh64(vertices, faces.astype(np.uint64), face_id=ids))
 
 
 def _ramp(bevel, depth):
@@ -117,7 +105,7 @@ def _ramp(bevel, depth):
     # Its slope turns fastest at both ends, by pi^2/2 * depth/bevel per unit of x.
     count = max(5, int(np.ceil(np.pi**2 / 2 * depth / bevel / np.radians(STEP))))
     x = np.linspace(0, 1, count + 1)
-    return np.stack([bevel * x, depth * (1 - np.cos(np.pi * x)) / 2], 1)
+    return np.stack([bevel * x, depth * _rise(x)], 1)
 
 
 def _rise(t):
@@ -133,8 +121,7 @@ def _crest(t):
 def _pattern(kind, a, b, size, rng, closed=False):
     """Heights (R, K) in [0, 1] of one kind of relief on a patch, 0 at its rim.
 
-    Args:
-        kind: key of `CELLS`.
+    Args: kind: key of `CELLS`.
         a, b: (K,) and (R,) places as fractions of the patch; beyond [0, 1] is outside.
         size: (width, height) of the patch, world units.
         rng: numpy Generator for the size of the cells.
@@ -148,6 +135,7 @@ def _pattern(kind, a, b, size, rng, closed=False):
     cell = size / count
     off = np.stack([(a % 1 - 0.5) * cell[0], (b % 1 - 0.5) * cell[1]])
     radius = np.linalg.norm(off, axis=0)
+    diagonal = [(t + 0.5) % 1 - 0.5 for t in (a + b, a - b)]  # from the next crossing
     if kind in ("flutes", "ribs"):
         height = _crest(a)
     elif kind == "rings":
@@ -157,13 +145,11 @@ def _pattern(kind, a, b, size, rng, closed=False):
     elif kind == "waves":
         height = _crest(b + 0.25 * np.sin(2 * np.pi * a))
     elif kind == "lattice":
-        bars = [np.abs((t + 0.5) % 1 - 0.5) * cell.min() for t in (a + b, a - b)]
-        height = 1 - np.prod([1 - _rise(1.15 - bar / 0.04) for bar in bars], 0)
+        bars = [_rise(1.15 - np.abs(t) * cell.min() / 0.04) for t in diagonal]
+        height = 1 - np.prod(1 - np.array(bars), 0)
     elif kind == "tufts":
-        near = np.linalg.norm(
-            ((a + b + 0.5) % 1 - 0.5, (a - b + 0.5) % 1 - 0.5), axis=0
-        )
-        button = 0.7 * _rise(2 - near * cell.min() / 0.02)
+        near = np.linalg.norm(diagonal, axis=0) * cell.min()
+        button = 0.7 * _rise(2 - near / 0.02)
         height = np.maximum(np.sqrt(_crest(a + b) * _crest(a - b)), button)
     elif kind == "studs":
         height = _rise(1.1 - radius / (0.5 * min(*cell, 0.11)))
@@ -215,9 +201,7 @@ def _frame(rotation, origin):
 
 def lean(degrees, hinge):
     """(4, 4) rotation that leans a body back about the x axis through a hinge."""
-    return trimesh.transformations.rotation_matrix(
-        -np.radians(degrees), (1, 0, 0), hinge
-    )
+    return rotation_matrix(-np.radians(degrees), (1, 0, 0), hinge)
 
 
 @dataclass(frozen=True)
@@ -259,42 +243,35 @@ class Piece:
     depth: float  # of its relief
     bodies: list = field(default_factory=list)
     holes: list = field(default_factory=list)
+    carved: list = field(default_factory=list)  # a body's detailed form, what is cut
     raised: list = field(default_factory=list)
-    sunk: dict = field(default_factory=dict)  # body's index -> what is cut out of it
-    names: list = field(default_factory=list)
-    part_of: dict = field(default_factory=dict)  # manifold's original id -> part id
+    part_of: dict = field(default_factory=dict)  # manifold's original id -> its name
     amplitude: float = 0.0
-    carved: dict = field(default_factory=dict)  # body's index -> body with relief
-    bearing: dict = field(default_factory=dict)  # original id -> (F,) faces with relief
-    covers: list = field(default_factory=list)  # (frame, half size) of flat relief
-    kinds: set = field(default_factory=set)  # (kind, "flat" or "curved")
 
-    def mark(self, solid, part, original=None):
+    def pick(self, words, p=None):
+        """Draw one of several words."""
+        return str(self.rng.choice(words.split(), p=p))
+
+    def mark(self, solid, part):
         """The same solid, remembered as belonging to a part."""
-        if part not in self.names:
-            self.names.append(part)
-        if original is None:
-            solid = solid.as_original()
-            original = solid.original_id()
-        self.part_of[original] = self.names.index(part)
+        self.part_of[solid.to_mesh64().run_original_id[0]] = part
         return solid
 
-    def block(self, part, low, high, axis="top", corner=0, edge=0, taper=0, frame=None):
+    def block(self, part, x, y, z, axis="top", corner=0, edge=0, taper=0, frame=None):
         """Add a box whose outline across `axis` and whose rims may be rounded.
 
-        Args:
-            part: name of the part, for colouring.
-            low, high: (3,) opposite corners.
+        Args: part: name of the part, for colouring.
+            x, y, z: its range (low, high) on each axis, or half of one around 0.
             axis: side toward which the rounded outline is extruded.
             corner: radius of the outline's corners.
             edge: radius of the rims at both ends of the axis.
             taper: inset of the outline at the axis' low end (such faces stay plain).
             frame: (4, 4) transform of the finished block, for leaning parts.
-
-        Returns:
-            dict of its flat faces by side.
+        Returns: dict of its flat faces by side.
         """
-        extent, centre = np.subtract(high, low), np.add(high, low) / 2
+        ranges = [(-s, s) if np.ndim(s) == 0 else s for s in (x, y, z)]
+        low, high = np.transpose(ranges)
+        extent, centre = high - low, (high + low) / 2
         frame = np.eye(4) if frame is None else frame
         rotation = SIDES[axis]
         width, height, length = np.abs(rotation.T) @ extent
@@ -307,7 +284,9 @@ class Piece:
         rings = np.concatenate([rings[::-1] * (1, -1) + (taper, 0), rings])
         solid = _loft(width, height, corner, rings)
         solid = solid.transform((frame @ _frame(rotation, centre))[:3])
-        self.bodies.append(self.mark(solid, part))
+        solid = self.mark(solid.as_original(), part)
+        self.bodies.append(solid)
+        self.carved.append([solid])
         faces = {}
         for side, turn in SIDES.items():
             size = np.abs(turn.T) @ extent
@@ -315,9 +294,8 @@ class Piece:
             cap = edge + 0.3 * corner
             trim = np.full(2, cap) if along[2] else np.where(along[:2], edge, corner)
             place = frame @ _frame(turn, centre + turn[:, 2] * size[2] / 2)
-            faces[side] = Face(
-                place, *(size[:2] - 2 * trim), body=len(self.bodies) - 1, part=part
-            )
+            area = size[:2] - 2 * trim
+            faces[side] = Face(place, *area, len(self.bodies) - 1, part)
         return faces
 
     def loft(
@@ -325,19 +303,15 @@ class Piece:
     ):
         """Add a body of any outline, its walls curved and perhaps with relief.
 
-        Args:
-            part: name of the part, for colouring.
+        Args: part: name of the part, for colouring.
             outline: (K, 2) closed polygon, counter-clockwise.
             rings: (R, 2 or 4) rows (scale, z) or (scale, z, x, y) that the outline runs
                 through along a smooth curve.
-            relief: rows (kinds, (from, to), (low, high)): kinds to draw from, fractions
+            relief: rows (kinds, (from, to), (low, high)): words to draw from, fractions
                 of the outline, which may start below 0, and of the way up the wall.
-            axis: side toward which z goes.
-            at: (3,) where the rings' origin lies.
+            axis: side toward which z goes. at: (3,) where the rings' origin lies.
             cut: hollow the body that was lofted last instead.
-
-        Returns:
-            Face of its roof: the bounding rectangle of the last ring.
+        Returns: Face of its roof: the bounding rectangle of the last ring.
         """
         rings = np.pad(rings, [(0, 0), (0, 4 - len(rings[0]))]).astype(float)
         way = np.diff(rings * (np.abs(outline).max(), 1, 1, 1), axis=0)
@@ -349,66 +323,61 @@ class Piece:
         v = _stations(way[-1], [row[2] for row in relief], 12)
         v = v if relief or len(rings) > 2 else np.array([0.0, 1.0])
         scale, z, *middle = PchipInterpolator(way, rings)(v * way[-1]).T[..., None]
-        flat = [np.interp(u * edge[-1], edge, line) for line in outline.T]
         layers = [
-            scale * line + shift for line, shift in zip(flat, middle, strict=True)
+            scale * np.interp(u * edge[-1], edge, line) + shift
+            for line, shift in zip(outline.T, middle, strict=True)
         ]
         layers = np.stack([*layers, np.repeat(z, len(u), 1)], -1)
-        normals = np.cross(
-            np.roll(layers, -1, 1) - np.roll(layers, 1, 1), np.gradient(layers, axis=0)
-        )
+        around = np.roll(layers, -1, 1) - np.roll(layers, 1, 1)
+        normals = np.cross(around, np.gradient(layers, axis=0))
         normals /= np.linalg.norm(normals, axis=2, keepdims=True)
         height = np.zeros(layers.shape[:2])
         for kinds, (left, right), (low, high) in relief:
-            kind = str(self.rng.choice(kinds))
+            kind = self.pick(kinds)
             a, b = (u - left) % 1 / (right - left), (v - low) / (high - low)
             scales = scale[(b > 0) & (b < 1)]
             size = (right - left) * edge[-1] * scales.min(), (high - low) * way[-1]
             bump = _pattern(kind, a, b, np.array(size), self.rng, right - left == 1)
             sign = -0.65 if kind == "flutes" else 1  # hollows turn more sharply
             height += sign * min(self.depth, _gentle(bump, layers)) * bump
-            self.kinds.add((kind, "curved"))
         place = _frame(SIDES[axis], at)
         solids = []
         for rows in (layers, layers + height[..., None] * normals)[: 1 + bool(relief)]:
-            solid, original, faces = _skin(rows)
-            solids.append(self.mark(solid.transform(place[:3]), part, original))
-            self.bearing[original] = np.append(height != 0, [False] * 2)[faces].any(1)
+            solids.append(self.mark(_skin(rows), part).transform(place[:3]))
         if cut:
-            for bodies in (self.bodies, self.carved):
-                bodies[len(self.bodies) - 1] -= solids[-1]
+            self.bodies[-1] -= solids[-1]
+            self.carved[-1][0] -= solids[-1]
         else:
             self.amplitude = max(self.amplitude, np.abs(height).max())
-            self.carved[len(self.bodies)] = solids[-1]
+            self.carved.append(solids[-1:])
             self.bodies.append(solids[0])
         low, high = layers[-1].min(0), layers[-1].max(0)
         roof = place @ _frame(np.eye(3), (low + high) / 2)
-        return Face(roof, *(high - low)[:2], body=len(self.bodies) - 1, part=part)
+        return Face(roof, *(high - low)[:2], len(self.bodies) - 1, part)
 
     def hole(self, face, depth, corner=0.0):
         """Cut the face's rectangle `depth` deep: a hole of the coarse body too."""
         rings = np.array([(0, -depth), (0, 0.04)])
         solid = _loft(face.width, face.height, corner, rings)
-        self.holes.append(self.mark(solid.transform(face.frame[:3]), face.part))
+        solid = solid.transform(face.frame[:3]).as_original()
+        self.holes.append(self.mark(solid, face.part))
 
-    def emboss(self, face, centres, size, corner, bevel, depth, sunk, part, end=1.0):
+    def emboss(
+        self, face, size, corner, bevel, part, share=1, sunk=False, end=1, at=((0, 0),)
+    ):
         """Put copies of one smooth bump or hollow on a face.
 
-        Args:
-            face: the face; it carries its level over the coarse surface.
-            centres: (K, 2) places in the face's frame.
+        Args: face: the face; it carries its level over the coarse surface.
             size: (width, height) of the bump.
-            corner, bevel: radius of its outline, width of its slope.
-            depth: its height, cut down where slope or stack would be too high.
-            sunk: cut into the face instead of standing on it.
-            part: name of its part.
+            corner, bevel: radius of its outline, width of its slope. part: its part.
+            share: its height as one of the piece's depth, cut down where slope or stack
+                would be too high. sunk: cut into the face instead of standing on it.
             end: height of the middle over the rim's; below 1 makes a moulding.
-
-        Returns:
-            its flat middles, as faces.
+            at: (K, 2) centres of the copies in the face's frame.
+        Returns: its flat middles, as faces.
         """
         bevel = min(bevel, (0.24 if end < 1 else 0.47) * min(size))
-        depth = min(depth, STEEPEST * bevel, TALLEST - max(face.level, 0))
+        depth = min(share * self.depth, STEEPEST * bevel, TALLEST - max(face.level, 0))
         rings = _ramp(bevel, depth)
         # The profile crosses the face within its first facet, not along an edge.
         rings[0, 1] = -rings[1, 1]
@@ -420,33 +389,33 @@ class Piece:
         if sunk:
             solid, depth, rise = solid.mirror((0, 0, 1)), -depth, -rise
         self.amplitude = max(self.amplitude, abs(face.level + depth))
-        self.covers += [(face.frame, (face.width / 2, face.height / 2, 1e-6))]
-        solid = self.mark(solid, part)
-        copies = self.sunk.setdefault(face.body, []) if sunk else self.raised
+        solid = self.mark(solid.as_original(), part)
+        copies = self.carved[face.body] if sunk else self.raised
         middles = []
-        for x, y in centres:
+        for x, y in at:
             place = face.frame @ _frame(np.eye(3), (x, y, 0))
             copies.append(solid.transform(place[:3]))
             middle = face.move(x, y, rise, size[0] - 2 * inset, size[1] - 2 * inset)
             middles.append(replace(middle, level=face.level + rise))
         return middles
 
-    def dress(self, faces, *kinds):
+    def dress(self, faces, kinds, chance=1):
         """Cover faces with relief of one kind, drawn once so that they match.
 
-        Args:
-            faces: those too small for a feature stay plain.
-            kinds: names to draw from: ribs, flutes, panels, hollows, mouldings, domes,
+        Args: faces: those too small for a feature stay plain.
+            kinds: words to draw from: ribs, flutes, panels, hollows, mouldings, domes,
                 dimples, pad, dish, or one of `QUILTS`.
+            chance: that they are not left plain.
         """
-        kind, seed = str(self.rng.choice(kinds)), self.rng.integers(2**32)
+        if chance < 1 and self.rng.random() >= chance:
+            return
+        kind, seed = self.pick(kinds), self.rng.integers(2**32)
         suffix = f" {kind}" if self.rng.random() < 0.35 else ""
         for face in faces:
             area = face.inset(0.012)
             extent = np.array([area.width, area.height])
             if extent.min() < FEATURE:
                 continue
-            self.kinds.add((kind, "flat"))
             if kind in QUILTS:
                 self.quilt(area, kind, face.part + suffix, np.random.default_rng(seed))
                 continue
@@ -454,24 +423,21 @@ class Piece:
             grid, size, corner, bevel, end = layout
             cells = np.array(list(np.ndindex(*grid)))
             centres = ((cells + 0.5) / grid - 0.5) * extent
-            sunk = kind in ("flutes", "hollows", "dimples", "dish")
-            part = face.part + suffix
-            self.emboss(area, centres, size, corner, bevel, self.depth, sunk, part, end)
+            how = dict(sunk=kind in SUNK, end=end, at=centres)
+            self.emboss(area, size, corner, bevel, face.part + suffix, **how)
 
     def quilt(self, face, kind, part, rng):
         """Cover a face with a pattern: a slab whose top is a height field."""
         size = np.array([face.width, face.height])
         x, y = (np.linspace(0, 1, round(s / GRAIN) + 1) for s in size)
         bump = _pattern(kind, x, y, size, rng)
-        grid = np.stack(
-            np.meshgrid(*((t - 0.5) * s for t, s in zip((x, y), size, strict=True))), -1
-        )
+        grid = np.meshgrid((x - 0.5) * size[0], (y - 0.5) * size[1])
+        grid = np.stack(grid, -1)
         depth = min(self.depth, TALLEST - max(face.level, 0), _gentle(bump, grid))
         top = np.concatenate([grid, depth * bump[..., None] - SUBMERGED], 2)
         under = top[:, [-1, 0]] * (1, 1, 0) - (0, 0, ROOT)
-        solid = self.mark(_skin(np.concatenate([top, under], 1))[0], part)
+        solid = self.mark(_skin(np.concatenate([top, under], 1)).as_original(), part)
         self.raised.append(solid.transform(face.frame[:3]))
-        self.covers += [(face.frame, (*size / 2, 1e-6))]
         self.amplitude = max(self.amplitude, face.level + depth * bump.max())
 
     def bead(self, part, centre, radius):
@@ -485,57 +451,26 @@ class Piece:
         rings = np.stack([-rings[:, 1], rings[:, 0] - FEATURE / 2], 1)
         solid = _loft(2 * radius, 2 * radius, radius, rings)
         place = _frame(SIDES["top"], centre)
-        self.covers += [(place, (1.1 * radius, 1.1 * radius, FEATURE / 2))]
-        self.kinds.add(("beads", "curved"))
-        solid = solid.transform(place[:3])
+        solid = solid.transform(place[:3]).as_original()
         self.raised.append(self.mark(solid, part))
 
     def meshes(self):
         """The coarse and the detailed body, closed, with a part id per face."""
         # Relief is cut before the union, so that it cuts no neighbouring body.
-        carved = [
-            Manifold.batch_boolean(
-                [self.carved.get(i, body), *self.sunk.get(i, ())], OpType.Subtract
-            )
-            for i, body in enumerate(self.bodies)
-        ]
+        names = tuple(dict.fromkeys(self.part_of.values()))
+        carved = [Manifold.batch_boolean(b, OpType.Subtract) for b in self.carved]
         for bodies in (self.bodies, [*carved, *self.raised]):
             body = Manifold.batch_boolean(bodies, OpType.Add)
-            raw = Manifold.batch_boolean(
-                [body, *self.holes], OpType.Subtract
-            ).to_mesh64()
-            runs = np.diff(raw.run_index) // 3
-            parts = [self.part_of[i] for i in raw.run_original_id]
+            body = Manifold.batch_boolean([body, *self.holes], OpType.Subtract)
+            raw = body.to_mesh64()
+            parts = [names.index(self.part_of[i]) for i in raw.run_original_id]
             yield trimesh.Trimesh(
                 raw.vert_properties,
                 raw.tri_verts.astype(np.int64),
-                face_attributes={
-                    "part": np.repeat(parts, runs),
-                    "relief": self._bears(raw, np.repeat(raw.run_original_id, runs)),
-                },
-                metadata={"solid": True, "parts": tuple(self.names)},
+                face_attributes={"part": np.repeat(parts, np.diff(raw.run_index) // 3)},
+                metadata={"solid": True, "parts": names},
                 process=False,
             )
-
-    def _bears(self, raw, original):
-        """Which faces bear relief, wholly or in part: (F,) bool."""
-        faces = raw.tri_verts.astype(np.int64)
-        bears, face_id = np.zeros(len(original), bool), np.asarray(raw.face_id)
-        for i, flags in self.bearing.items():
-            bears[original == i] = flags[face_id[original == i]]
-        for frame, half in self.covers:
-            low, high = -np.array(half), np.array(half)
-            corners = (raw.vert_properties - frame[:3, 3]) @ frame[:3, :3]
-            # Flat relief covers what lies in its plane, not what stands on it.
-            level = (corners[:, 2] > low[2]) & (corners[:, 2] < high[2])
-            flat = high[2] < 1e-5
-            near = (
-                np.flatnonzero(level[faces].all(1)) if flat else np.arange(len(faces))
-            )
-            near_corners = corners[faces[near]]
-            met = (near_corners.min(1) <= high) & (near_corners.max(1) >= low)
-            bears[near[met.all(1)]] = True
-        return bears
 
 
 def _layout(kind, extent, rng):

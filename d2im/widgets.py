@@ -17,6 +17,7 @@ from IPython.display import display
 from scipy.ndimage import laplace, map_coordinates
 
 from .camera import Camera
+from .dataset import write_whole
 from .rendering import CREASE_DEGREES
 from .sampling import HALF_BOX
 
@@ -40,8 +41,7 @@ class Explorer(NamedTuple):
 def show(view, still):
     """Show a widget and a picture of it in one output: a reader's page has either.
 
-    Args:
-        view: k3d.Plot or Explorer.view. still: Figure from the same camera; closed.
+    Args: view: k3d.Plot or Explorer.view. still: Figure from the same camera; closed.
     """
     page = io.BytesIO()
     still.savefig(page, format="png", dpi=100)
@@ -55,53 +55,36 @@ def show(view, still):
 def snapshot(plot, path):
     """Write a scene as one HTML file that turns in a browser, without a kernel.
 
-    Args:
-        plot: k3d.Plot. path: of the file, written whole or not at all.
-
-    Raises:
-        ValueError: larger than 1.5 MB.
+    Args: plot: k3d.Plot. path: of the file, written whole or not at all.
+    Raises: ValueError: larger than 1.5 MB.
     """
-    page, path = plot.get_snapshot(9).encode(), Path(path)
+    page = plot.get_snapshot(9).encode()
     if (mb := len(page) / 1e6) > LIMIT:
         raise ValueError(f"{path} would have {mb:.2f} of {LIMIT} MB: give coarser data")
-    new = path.with_name(path.name + ".new")
-    new.write_bytes(page)
-    new.replace(path)
+    write_whole(Path(path), lambda file: file.write(page))
 
 
-def mesh_scene(mesh, camera, colors=None):
+def mesh_scene(mesh, camera):
     """Show a mesh, smooth but for its creases.
 
-    Args:
-        mesh: trimesh.Trimesh, world frame. camera: Camera, where the viewer stands.
-        colors: (V, 3) of its vertices, in [0, 1].
-
-    Returns:
-        k3d.Plot.
+    Args: mesh: trimesh.Trimesh, world frame. camera: Camera, where the viewer stands.
+    Returns: k3d.Plot.
     """
     vertices, faces = np.array(mesh.vertices, float), np.array(mesh.faces, np.int64)
     normals = igl.per_corner_normals(vertices, faces, CREASE_DEGREES).reshape(-1, 3)
     # one vertex for each normal that meets at it: creases stay sharp
     corners = np.column_stack([faces.ravel(), np.round(1000 * normals)])
     _, first, index = np.unique(corners, axis=0, return_index=True, return_inverse=True)
-    of = faces.ravel()[first]
     look = dict(normals=normals[first], flat_shading=False, side="double", color=CLAY)
-    if colors is not None:
-        colors = 255 * np.asarray(colors)[of].clip(0, 1)
-        red, green, blue = np.round(colors).astype(np.uint32).T
-        look |= dict(color=0xFFFFFF, colors=(red << 16) + (green << 8) + blue)
     triangles = index.reshape(-1, 3).astype(np.uint32)
-    return _scene(camera, k3d.mesh(vertices[of], triangles, **look))
+    return _scene(camera, k3d.mesh(vertices[faces.ravel()[first]], triangles, **look))
 
 
 def field_explorer(sdf, base, camera):
     """Walk through F, f_B, their difference and Laplacians by slice and iso level.
 
-    Args:
-        sdf, base: volumes of F and f_B. camera: Camera, where the viewer stands.
-
-    Returns:
-        Explorer; controls: field, x, y, z (cell of a slice or -1), level, surface.
+    Args: sdf, base: volumes of F and f_B. camera: Camera, where the viewer stands.
+    Returns: Explorer; controls: field, x, y, z (cell of a slice or -1), level, surface.
     """
     side, step = len(sdf), 2 * HALF_BOX / len(sdf)
     fields = {"F": sdf, "f_B": base, "F - f_B": sdf - base}
@@ -140,12 +123,9 @@ def displacement_explorer(sdf, base, maps, camera, mask=None):
     The map stands as a picture before the shape; a click on it chooses the pixel. Its
     ray enters where the front map counts, and leaves where the back map does.
 
-    Args:
-        sdf, base: volumes of F and f_B. maps: (2, H, W) world units: 0 front, 1 back.
+    Args: sdf, base: volumes of F and f_B. maps: (2, H, W) world units: 0 front, 1 back.
         camera: Camera of the maps. mask: (H, W) bool, where they mean something.
-
-    Returns:
-        Explorer; controls: strength, part (both, front, back), column, row, words.
+    Returns: Explorer; controls: strength, part (both, front, back), column, row, words.
     """
     side, size = len(sdf), np.shape(maps)[-1]
     camera = camera.resized(size)

@@ -12,7 +12,7 @@ from d2im.dataset import ShapeDataset
 from d2im.readers import read_disn, write_set
 from d2im.rendering import Renderer
 from d2im.sampling import signed_distance
-from d2im.shapes import make_shape
+from d2im.shapes import SPLITS, make_shape
 
 from . import test_readers
 
@@ -36,7 +36,7 @@ def row(name, method, value, status="ok"):
 
 
 def test_the_list_has_the_splits_seeds_and_cameras_of_their_own(entries):
-    splits = json.loads(benchmark.SPLITS.read_text())
+    splits = json.loads(SPLITS.read_text())
     for entry in entries:
         unseen = entry["family"] in splits["unseen_families"]
         assert entry["set"] == ("unseen" if unseen else "test")

@@ -61,6 +61,7 @@ def test_a_busy_background_is_refused():
         (np.zeros((1, 1, 4), dtype=np.uint8), ValueError, "1 x 1 px"),
         (np.full((64, 64, 3), 200, dtype=np.uint8), ValueError, "shows nothing"),
         (np.zeros((32, 32, 4), dtype=np.uint8), ValueError, "fully transparent"),
+        (np.full((32, 32, 4), 90, dtype=np.uint8), ValueError, "fully transparent"),
         ([1, 2, 3], TypeError, "not list"),
     ],
 )

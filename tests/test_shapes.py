@@ -7,26 +7,25 @@ import igl
 import numpy as np
 import pytest
 
-from d2im import shapes
+from d2im import shapes, solids
 from d2im.camera import Camera
 from d2im.rendering import Renderer, render
 from d2im.shapes import FAMILIES, SPLITS, make_shape, split_pairs
+from d2im.solids import QUILTS, SUNK, Piece
 
 SEEDS = range(3)
 PAIRS = [(family, seed) for family in FAMILIES for seed in SEEDS]
 every_shape = pytest.mark.parametrize("pair", PAIRS, ids=lambda p: f"{p[0]}-{p[1]}")
 shape_of = cache(make_shape)
-
-
-def distance_and_face(mesh, points):
-    kind = igl.SIGNED_DISTANCE_TYPE_PSEUDONORMAL
-    vertices, faces = np.array(mesh.vertices), np.array(mesh.faces, np.int64)
-    points = np.ascontiguousarray(points)
-    return igl.signed_distance(points, vertices, faces, kind)[:2]
+FLAT_KINDS = ("ribs", "flutes", "panels", "hollows", "mouldings", "domes", "dimples")
+FLAT_KINDS += ("pad", "dish", *QUILTS)
 
 
 def signed_distance(mesh, points):
-    return distance_and_face(mesh, points)[0]
+    kind = igl.SIGNED_DISTANCE_TYPE_PSEUDONORMAL
+    vertices, faces = np.array(mesh.vertices), np.array(mesh.faces, np.int64)
+    points = np.ascontiguousarray(points)
+    return igl.signed_distance(points, vertices, faces, kind)[0]
 
 
 def test_the_families_keep_their_places_as_seeds_depend_on_them():
@@ -101,16 +100,28 @@ def test_the_two_fields_differ_by_the_amplitude_and_no_more(pair):
 
 
 @every_shape
-def test_the_coarse_field_vanishes_where_no_relief_is(pair):
+def test_the_surfaces_are_one_where_no_relief_is(pair):
     shape = shape_of(*pair)
-    mesh, coarse = shape.detailed, shape.coarse
-    bears = coarse.face_attributes["relief"]
-    assert bears.shape == (len(coarse.faces),) and bears.dtype == bool
-    points = [mesh.vertices, mesh.triangles_center, mesh.sample(2000, seed=1)]
-    distance, nearest = distance_and_face(coarse, np.concatenate(points))
-    assert np.abs(distance[~bears[nearest]]).max() <= 1e-6
-    assert coarse.area_faces[~bears].sum() > 0.15 * coarse.area
-    assert coarse.area_faces[bears].sum() > 0.02 * coarse.area
+    for mesh, other in (
+        (shape.detailed, shape.coarse),
+        (shape.coarse, shape.detailed),
+    ):
+        gap = np.abs(signed_distance(other, mesh.sample(4000, seed=1)))
+        assert np.mean(gap <= 1e-6) > 0.15
+        assert np.mean(gap > 1e-4) > 0.02
+
+
+@pytest.mark.parametrize("kind", FLAT_KINDS)
+def test_relief_stays_within_the_face_that_it_dresses(kind):
+    piece = Piece(np.random.default_rng(0), depth=0.02)
+    piece.dress([piece.block("box", 0.4, 0.3, 0.2)["front"]], kind)
+    coarse, detailed = piece.meshes()
+    points = np.concatenate([detailed.sample(20_000, seed=1), detailed.vertices])
+    gap = signed_distance(coarse, points)
+    dressed = (np.abs(points[:, :2]) < (0.389, 0.289)).all(1) & (points[:, 2] > 0.17)
+    assert np.abs(gap[~dressed]).max() <= 1e-6
+    assert 0.005 < np.abs(gap).max() <= piece.amplitude + 1e-9
+    assert (gap.min() < -0.005) == (kind in SUNK)  # which cut into the body
 
 
 @every_shape
@@ -128,13 +139,22 @@ def test_the_true_displacement_reaches_the_amplitude_where_it_is_seen(pair):
     assert 0.8 * amplitude <= reached <= amplitude + 1e-5  # rays meet in single floats
 
 
-def test_kinds_of_relief_are_many_on_flat_and_on_curved_faces():
-    kinds = {k for p in PAIRS for k in shape_of(*p).detailed.metadata["relief"]}
-    places = {
-        where: {k for k, w in kinds if w == where} for where in ("flat", "curved")
-    }
-    assert len(places["flat"] | places["curved"]) >= 8
-    assert len(places["flat"]) >= 8 and len(places["curved"]) >= 3
+def test_kinds_of_relief_are_many_on_flat_and_on_curved_faces(monkeypatch):
+    layout, pattern, flat, curved = solids._layout, solids._pattern, set(), set()
+
+    def spy_layout(kind, *arguments):
+        flat.add(kind)
+        return layout(kind, *arguments)
+
+    def spy_pattern(kind, *arguments):  # lofts also tell whether it goes all round
+        (curved if len(arguments) == 5 else flat).add(kind)
+        return pattern(kind, *arguments)
+
+    monkeypatch.setattr(solids, "_layout", spy_layout)
+    monkeypatch.setattr(solids, "_pattern", spy_pattern)
+    for pair in PAIRS:
+        make_shape(*pair)
+    assert len(flat) >= 8 and len(curved) >= 3
 
 
 @every_shape
