@@ -47,8 +47,9 @@ class SharedBatchNorm(nn.BatchNorm2d):
         count = x.numel() / x.shape[1] * process_count()
         with torch.no_grad():
             self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+            share = self.momentum or 1 / float(self.num_batches_tracked)
+            self.running_mean.lerp_(mean, share)
+            self.running_var.lerp_(variance * count / (count - 1), share)
         scale = self.weight * torch.rsqrt(variance + self.eps)
         shift = self.bias - mean * scale
         return x * scale[:, None, None] + shift[:, None, None]

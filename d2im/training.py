@@ -29,6 +29,7 @@ from .resident import ResidentShapes
 
 DISN_NEAR = 0.01  # world units: nearer points weigh more in DISN's loss
 BLOCK = 50  # steps that a GPU takes without a word
+REFRESH = 256  # pictures of which a checkpoint's batch norms take their statistics
 _recording = threading.Lock()  # one graph at a time: several trainings share a GPU
 
 
@@ -190,6 +191,10 @@ def train(
                 f"the last checkpoint is in {out}"
             )
         if step % config.checkpoint_every == 0 or step == config.steps:
+            fixed = _batch_keys(len(dataset), config, 0)
+            some = islice(fixed, max(1, REFRESH // config.batch_size))
+            some = [batch_keys[state.process_index :: processes] for batch_keys in some]
+            refresh_batch_norms(model, _batches(shapes or dataset, some, device))
             if validation is not None:
                 scored = [r["validation"] for r in records if "validation" in r]
                 record["validation"] = validation_loss(model, held_out, config)
@@ -279,6 +284,25 @@ def total_loss(terms, config):
     """L: the weighted sum of the terms of `batch_losses`."""
     weights = {"laplacian": config.laplacian_weight, "visible": config.visible_weight}
     return sum(weights.get(name, 1) * term for name, term in terms.items())
+
+
+@torch.no_grad()
+def refresh_batch_norms(model, batches):
+    """Take the batch norms' running statistics anew, as means over some batches.
+
+    While the learning rate is high they lag behind the weights by more than a model
+    bears that is asked with them. Training itself does not look at them.
+    """
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    usual = [norm.momentum for norm in norms]
+    model.train()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain mean
+    for batch in batches:
+        model.encode(batch["image"])
+    for norm, momentum in zip(norms, usual, strict=True):
+        norm.momentum = momentum
 
 
 @torch.no_grad()

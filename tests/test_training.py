@@ -17,7 +17,14 @@ from d2im.camera import Camera
 from d2im.checkpoints import on_host, read_records
 from d2im.dataset import ShapeDataset
 from d2im.networks import DISN, CameraNet, D2IMNet, ImageModel, IMNet
-from d2im.training import TrainingConfig, _problem, train, validation_loss
+from d2im.training import (
+    TrainingConfig,
+    _problem,
+    batch_losses,
+    refresh_batch_norms,
+    train,
+    validation_loss,
+)
 
 from .conftest import TINY
 
@@ -163,7 +170,7 @@ def test_a_loss_that_grows_for_long_stops_the_run():
 
 def test_the_best_model_by_validation_is_kept_and_the_last_goes_on(data, tmp_path):
     model = new_model()
-    config = replace(CONFIG, steps=9, checkpoint_every=1, learning_rate=0.1)
+    config = replace(CONFIG, steps=9, checkpoint_every=1, learning_rate=1.0)
     records, weights = [], []
     for record in train(model, data, tmp_path / "run", config, validation=data):
         records.append(record)
@@ -180,6 +187,37 @@ def test_the_best_model_by_validation_is_kept_and_the_last_goes_on(data, tmp_pat
     for name, tensor in again.state_dict().items():
         assert torch.equal(tensor, weights[-1][name])
     assert read_records(tmp_path / "run") == records
+
+
+def test_batch_norms_are_asked_with_the_weights_of_now(data, tmp_path):
+    model = new_model()
+    batches = [
+        torch.utils.data.default_collate([data[key] for key in keys])
+        for keys in ([(0, 0), (1, 0)], [(2, 0), (1, 1)])
+    ]
+    refresh_batch_norms(model, batches)
+    encoder = model.image_encoder
+    seen = [
+        encoder.conv1(batch["image"]).transpose(0, 1).flatten(1) for batch in batches
+    ]
+    mean, var = (
+        torch.stack([getattr(x, f)(1) for x in seen]).mean(0) for f in ("mean", "var")
+    )
+    torch.testing.assert_close(encoder.bn1.running_mean, mean)
+    torch.testing.assert_close(encoder.bn1.running_var, var)
+    assert encoder.bn1.momentum == 0.1
+    # so a run that is stopped at a high rate leaves a model that can be used
+    config = replace(CONFIG, steps=30, checkpoint_every=30, learning_rate=0.02)
+    *_, last = train(model, data, tmp_path / "run", config)
+    kept, items = (
+        ImageModel.from_pretrained(tmp_path / "run"),
+        [data[k] for k in range(3)],
+    )
+    batch = torch.utils.data.default_collate(items)
+    with torch.no_grad():
+        asked = batch_losses(kept, batch, config)["base"]
+        trained = batch_losses(kept.train(), batch, config)["base"]
+    assert asked < 2 * trained
 
 
 def test_data_on_the_device_teach_as_well(data, tmp_path):
