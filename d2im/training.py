@@ -48,6 +48,7 @@ class TrainingConfig:
     clip_norm: float = 100.0  # for a bad step only: at 1, learning took a third longer
     laplacian_weight: float = 1.0  # λ
     visible_weight: float = 0.0  # of L_vis, which the paper does not have
+    visible_base: bool = False  # whether L_vis teaches the base as well as the maps
     laplacian_form: str = "transformed"  # or "image"
     precision: str = "float32"  # or "bf16": matrix products alone, losses stay float32
     compile: bool = False  # torch.compile: pays on a GPU, after a minute
@@ -92,8 +93,9 @@ def batch_losses(model, batch, config):
         uv, camera_points[..., 2], front, target, batch["mask"], batch["depth"]
     )
     if config.visible_weight:
+        held = 0 if config.visible_base else base - base.detach()
         terms["visible"] = losses.visible_loss(
-            displaced, scaled, chosen, mean_over_processes
+            displaced - held, scaled, chosen, mean_over_processes
         )
     terms["laplacian"] = losses.laplacian_loss(
         predicted, lap_target, valid, uv, chosen, mean_over_processes
