@@ -305,8 +305,8 @@ CARD = """# {title}
   from 0 of `data/splits.json`'s training range; bench, bookshelf and vase never
   seen; nothing from ShapeNet, no pretrained weights.
 - Budget: {before}{steps} steps of {batch} pictures x {points} points,
-  Adam, peak rate {rate}, {precision}, seed {seed}, on {machine}; the best checkpoint by
-  validation.
+  Adam, peak rate {rate}, {precision}, seed {seed}, on {machine}{loss}; the best
+  checkpoint by validation.
 - Made by `python benchmarks/campaign.py {command}`.
 
 {figures}
@@ -330,6 +330,8 @@ def pack(options, out):
         half = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
         save_file(half, target / "model.safetensors")
         (target / "config.json").write_bytes((source / "config.json").read_bytes())
+        trained = json.loads((source / "training.json").read_text())["settings"]
+        weight = trained["visible_weight"] if name == "d2im" else 0
         first, taken, batch = started(options, source.name)
         records = read_records(first) if first else []
         records += [r | {"step": r["step"] + taken} for r in read_records(source)]
@@ -337,7 +339,6 @@ def pack(options, out):
         names = list(dict.fromkeys(key for record in kept for key in record))
         lines = [[format(r[n], ".5g") if n in r else "" for n in names] for r in kept]
         (target / "metrics.csv").write_text(csv_table(names, lines))
-        trained = json.loads((source / "training.json").read_text())["settings"]
         mine, methods = [], (f"{name}-0", f"{name}-0 base")
         for rows in scores.values():
             mine += benchmark.summarise([r for r in rows if r["method"] in methods])
@@ -353,7 +354,8 @@ def pack(options, out):
             parameters=sum(p.numel() for p in model.parameters()),
             shapes=len(ShapeDataset(out / "train")),
             views=options.views,
-            before=f"{taken} steps of {batch} pictures on a GPU, then " * bool(first),
+            before=f"{taken} steps of {batch} on a GPU, then " * bool(first),
+            loss=f"; L_vis with weight {weight:g}" if weight else "",
             steps=trained["steps"],
             batch=trained["batch_size"],
             points=options.points,
@@ -374,6 +376,8 @@ def command():
         if name in words:
             at = words.index(name)
             words = words[:at] + words[at + 2 :]
+    if "--start" in words:
+        words[words.index("--start") + 1] = "RUNS"
     return " ".join(words)
 
 

@@ -189,6 +189,18 @@ def test_the_best_model_by_validation_is_kept_and_the_last_goes_on(data, tmp_pat
     assert read_records(tmp_path / "run") == records
 
 
+@pytest.mark.parametrize("both", [False, True])
+def test_l_vis_teaches_the_maps_and_the_base_where_it_is_told(data, both):
+    config = replace(CONFIG, visible_weight=1.0, visible_base=both)
+    model, items = new_model(), [data[k] for k in range(3)]
+    terms = batch_losses(model, torch.utils.data.default_collate(items), config)
+    terms["visible"].backward()
+    assert terms["visible"] > 0
+    assert model.displacement_decoder.out.weight.grad.abs().sum() > 0
+    taught = model.base_decoder.out.weight.grad
+    assert (taught is not None and taught.abs().sum() > 0) == both
+
+
 def test_batch_norms_are_asked_with_the_weights_of_now(data, tmp_path):
     model = new_model()
     batches = [
