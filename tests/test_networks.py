@@ -64,7 +64,7 @@ def test_maps_have_the_size_of_the_image(name):
     with torch.no_grad():
         code, features = model.encode(torch.rand(1, 3, side, side))
         displacement = model.displacement_decoder(features)
-    assert code.shape == (1, 128)
+    assert code.shape == (1, PRESETS[name]["code_size"])
     assert [f.shape[-1] for f in features] == [side // 2**k for k in range(5)]
     assert displacement.shape == (1, 2, side, side)
 
@@ -375,7 +375,7 @@ def test_a_config_that_is_not_json_is_named(tiny_model, tmp_path):
         (lambda m: m.encode(torch.rand(1, 3, 64, 64)), r"\(B, 3, 32, 32\)"),
         (lambda m: m.encode(torch.rand(3, 32, 32)), r"\(B, 3, 32, 32\)"),
         (lambda m: m.base_decoder(torch.rand(1, 8), torch.rand(5, 3)), r"\(B, P, 3\)"),
-        (lambda m: D2IMNet.preset("large"), "paper, small"),
+        (lambda m: D2IMNet.preset("large"), "paper, base, small"),
         (lambda m: D2IMNet(**{**TINY, "image_size": 30}), "multiple of 16"),
     ],
 )
