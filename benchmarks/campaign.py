@@ -457,9 +457,9 @@ def main():
         score_one(options, out, options.score)
         return
     for stage in options.stages:
-        started = time.perf_counter()
+        begun = time.perf_counter()
         stages[stage](options, out)
-        print(f"{stage}: {time.perf_counter() - started:.0f} s", flush=True)
+        print(f"{stage}: {time.perf_counter() - begun:.0f} s", flush=True)
     if options.parts:
         write_parts(out, options.parts)
 

@@ -57,9 +57,8 @@ class ResidentShapes:
                 if name not in POINT_TYPES:
                     rows, names = rows[0], [f"{name}_{k}" for k in range(self.views)]
                 for row, member in zip(rows, names, strict=True):
-                    if (
-                        value := example.get(member)
-                    ) is None or value.shape != row.shape:
+                    value = example.get(member)
+                    if value is None or value.shape != row.shape:
                         raise ValueError(
                             f"{dataset.rows[index]['id']} has no {member} of the first "
                             f"shape's {tuple(row.shape)}: stream them with a loader"
@@ -84,9 +83,9 @@ class ResidentShapes:
         keys = torch.as_tensor(keys, device=self.device)  # (B, 2)
         index, draw = keys.unbind(1)
         row = _hash(_hash(_hash(draw) + index) + data.seed)[:, None]  # (B, 1)
-        view = torch.zeros_like(index) + (data.view or 0)
-        if data.view is None:
-            view = _hash(row[:, 0]) % self.views
+        view = _hash(row[:, 0]) % self.views
+        if data.view is not None:
+            view = torch.full_like(index, data.view)
         place = torch.arange(1, tensors["sdf"].shape[1] + 1, device=self.device)
         # (B, P), uniform in (0, 1): as many bits as float32 holds
         share = ((_hash(_hash(row + _hash(place)) + row) >> 9) + 0.5) / 2**23

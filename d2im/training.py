@@ -93,9 +93,11 @@ def batch_losses(model, batch, config):
         uv, camera_points[..., 2], front, target, batch["mask"], batch["depth"]
     )
     if config.visible_weight:
-        held = 0 if config.visible_base else base - base.detach()
+        taught = displaced
+        if not config.visible_base:  # the same values, without the base's gradient
+            taught = displaced - base + base.detach()
         terms["visible"] = losses.visible_loss(
-            displaced - held, scaled, chosen, mean_over_processes
+            taught, scaled, chosen, mean_over_processes
         )
     terms["laplacian"] = losses.laplacian_loss(
         predicted, lap_target, valid, uv, chosen, mean_over_processes
