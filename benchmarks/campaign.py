@@ -42,7 +42,7 @@ from d2im.training import TrainingConfig, train
 
 PIECE = 15 * 2**20
 FRONT = {"visible_weight": 2.0}  # of L_vis, see TrainingConfig
-BOTH = {"visible_weight": 1.0, "visible_base": True}
+RELIEF = {"relief_weight": 30.0}  # of L_rel
 # What is trained: class, settings that differ from TrainingConfig's, weighted draw, and
 # the share of d2im's steps.
 MODELS = {
@@ -51,10 +51,10 @@ MODELS = {
     "disn": (DISN, {}, True, 1.0),
     "camera": (CameraNet, {}, True, 0.75),
     "d2im-no-laplacian": (D2IMNet, FRONT | {"laplacian_weight": 0.0}, True, 1.0),
-    "d2im-both": (D2IMNet, BOTH, True, 1.0),
-    "d2im-both-uniform": (D2IMNet, BOTH, False, 1.0),
+    "d2im-uniform": (D2IMNet, FRONT, False, 1.0),
+    "d2im-relief": (D2IMNet, RELIEF, True, 1.0),
 }
-ONE_SEED = "camera", "d2im-both", "d2im-both-uniform"
+ONE_SEED = "camera", "d2im-uniform", "d2im-relief"
 IN_THE_BOX = {"d2im": "d2im-small", "imnet": "imnet-small", "disn": "disn-small"}
 IN_THE_BOX |= {"camera": "camera-small"}
 # `shapes` of each training family; `test`, `unseen`: of each family on the list.

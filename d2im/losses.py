@@ -1,5 +1,5 @@
 """The three loss terms of the paper, unweighted, and the map operators behind them;
-a term of our own, and the rivals' losses.
+two terms of our own, and the rivals' losses.
 
 Maps are (B, H, W) with x along the last axis; differences are central and per pixel.
 Points near the silhouette or a depth step have no Laplacian: `stencil_mask` drops them.
@@ -137,8 +137,19 @@ def visible_loss(displaced, sdf, chosen, share=lambda count: count):
 
     Args: displaced, sdf: (B, P). chosen: (B, P) bool. share: see `laplacian_loss`.
     """
-    error = torch.where(chosen, (displaced - sdf).abs(), 0.0)
-    return error.sum() / share(chosen.sum().float()).clamp(min=1e-6)
+    return _mean((displaced - sdf).abs(), chosen, share)
+
+
+def relief_loss(displacement, relief, chosen, share=lambda count: count):
+    """L_rel, ours: mean squared error of f_D where the coarse body is known.
+
+    An absolute error would be least at 0 (the median) wherever relief is less likely
+    than none, which is where the picture leaves a doubt.
+
+    Args: displacement: f_D(u(p)), (B, P). relief: F - F_coarse at p, (B, P).
+        chosen: (B, P) bool. share: see `laplacian_loss`.
+    """
+    return _mean((displacement - relief) ** 2, chosen, share)
 
 
 def laplacian_loss(predicted, target, valid, uv, chosen, share=lambda count: count):
@@ -152,5 +163,10 @@ def laplacian_loss(predicted, target, valid, uv, chosen, share=lambda count: cou
     chosen = chosen & valid.flatten(1).gather(1, index)
     error = (predicted - target).flatten(1).gather(1, index)
     # where, not a product: outside the mask the maps may hold anything
-    squared = torch.where(chosen, error, 0.0) ** 2
-    return squared.sum() / share(chosen.sum().float()).clamp(min=1e-6)
+    return _mean(torch.where(chosen, error, 0.0) ** 2, chosen, share)
+
+
+def _mean(error, chosen, share):
+    """The mean over the chosen points; `share` is of their number, see above."""
+    total = torch.where(chosen, error, 0.0).sum()
+    return total / share(chosen.sum().float()).clamp(min=1e-6)

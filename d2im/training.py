@@ -48,7 +48,7 @@ class TrainingConfig:
     clip_norm: float = 100.0  # for a bad step only: at 1, learning took a third longer
     laplacian_weight: float = 1.0  # λ
     visible_weight: float = 0.0  # of L_vis, which the paper does not have
-    visible_base: bool = False  # whether L_vis teaches the base as well as the maps
+    relief_weight: float = 0.0  # of L_rel, in L_sdf's place; the base learns F_coarse
     laplacian_form: str = "transformed"  # or "image"
     precision: str = "float32"  # or "bf16": matrix products alone, losses stay float32
     compile: bool = False  # torch.compile: pays on a GPU, after a minute
@@ -63,6 +63,7 @@ def batch_losses(model, batch, config):
         batch: collated items of ShapeDataset on the model's device.
     Returns: dict of scalars: base, sdf, laplacian; of IMNet base, of DISN sdf alone;
         of CameraNet camera.
+    Raises: ValueError: L_rel is wanted of shapes whose coarse body is not known.
     """
     points, cameras, target = batch["points"], batch["camera"], batch["sdf"]
     exact = torch.autocast(points.device.type, enabled=False)  # 8 bits miss the pixel
@@ -78,29 +79,35 @@ def batch_losses(model, batch, config):
         field, near = model.decode(code, features, points, uv), target.abs() < DISN_NEAR
         return {"sdf": losses.near_loss(field, scaled, near)}
     base = model.base_decoder(code, points)  # (B, P), scaled
-    terms = {"base": losses.base_loss(base, scaled)}
     if not isinstance(model, D2IMNet):
-        return terms
+        return {"base": losses.base_loss(base, scaled)}
     displacement = model.displacement_decoder(features)  # (B, 2, H, W), scaled
     # P_F: the true SDF falls along the camera's z axis (third row of the rotation)
     front = (batch["gradients"] * cameras[:, None, 6:9]).sum(-1) < 0
-    displaced = displaced_sdf(base, displacement, uv, front)
-    terms["sdf"] = losses.sdf_loss(displaced, scaled)
-    predicted, lap_target, valid = losses.laplacian_maps(
-        displacement[:, 0] / SDF_SCALE, batch, config.laplacian_form
-    )
     chosen = losses.visible_near(
         uv, camera_points[..., 2], front, target, batch["mask"], batch["depth"]
     )
-    if config.visible_weight:
-        taught = displaced
-        if not config.visible_base:  # the same values, without the base's gradient
-            taught = displaced - base + base.detach()
-        terms["visible"] = losses.visible_loss(
-            taught, scaled, chosen, mean_over_processes
-        )
+    share = mean_over_processes
+    if config.relief_weight:
+        if "base_sdf" not in batch:
+            raise ValueError("L_rel needs the coarse body, which only our shapes have")
+        coarse, none = batch["base_sdf"] * SDF_SCALE, torch.zeros_like(base)
+        found = displaced_sdf(none, displacement, uv, front)
+        seen = chosen | (~front & (target.abs() < losses.DELTA))
+        terms = {"base": losses.base_loss(base, coarse)}
+        terms["relief"] = losses.relief_loss(found, scaled - coarse, seen, share)
+    else:
+        displaced = displaced_sdf(base, displacement, uv, front)
+        terms = {"base": losses.base_loss(base, scaled)}
+        terms["sdf"] = losses.sdf_loss(displaced, scaled)
+        if config.visible_weight:  # for the maps: the base would go flat at the surface
+            fixed = displaced - base + base.detach()
+            terms["visible"] = losses.visible_loss(fixed, scaled, chosen, share)
+    predicted, lap_target, valid = losses.laplacian_maps(
+        displacement[:, 0] / SDF_SCALE, batch, config.laplacian_form
+    )
     terms["laplacian"] = losses.laplacian_loss(
-        predicted, lap_target, valid, uv, chosen, mean_over_processes
+        predicted, lap_target, valid, uv, chosen, share
     )
     return terms
 
@@ -287,6 +294,7 @@ def _record(step, stream):
 def total_loss(terms, config):
     """L: the weighted sum of the terms of `batch_losses`."""
     weights = {"laplacian": config.laplacian_weight, "visible": config.visible_weight}
+    weights["relief"] = config.relief_weight
     return sum(weights.get(name, 1) * term for name, term in terms.items())
 
 

@@ -258,3 +258,16 @@ def test_visible_loss_is_the_mean_error_over_the_chosen_points():
     assert loss.item() == 2
     assert displaced.grad.tolist() == [[0.5, -0.5, 0.0]]
     assert losses.visible_loss(displaced, torch.zeros(1, 3), chosen & False) == 0
+
+
+def test_relief_loss_is_the_mean_square_over_the_chosen_points():
+    found = torch.tensor([[1.0, -3.0, 7.0]], requires_grad=True)
+    relief, chosen = (
+        torch.tensor([[0.0, 1.0, 0.0]]),
+        torch.tensor([[True, True, False]]),
+    )
+    loss = losses.relief_loss(found, relief, chosen)
+    loss.backward()
+    assert loss.item() == (1 + 16) / 2
+    assert found.grad.tolist() == [[1.0, -4.0, 0.0]]
+    assert losses.relief_loss(found, relief, chosen & False) == 0

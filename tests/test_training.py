@@ -16,7 +16,7 @@ from d2im import losses, training
 from d2im.camera import Camera
 from d2im.checkpoints import on_host, read_records
 from d2im.dataset import ShapeDataset
-from d2im.networks import DISN, CameraNet, D2IMNet, ImageModel, IMNet
+from d2im.networks import DISN, SDF_SCALE, CameraNet, D2IMNet, ImageModel, IMNet
 from d2im.training import (
     TrainingConfig,
     _problem,
@@ -189,16 +189,40 @@ def test_the_best_model_by_validation_is_kept_and_the_last_goes_on(data, tmp_pat
     assert read_records(tmp_path / "run") == records
 
 
-@pytest.mark.parametrize("both", [False, True])
-def test_l_vis_teaches_the_maps_and_the_base_where_it_is_told(data, both):
-    config = replace(CONFIG, visible_weight=1.0, visible_base=both)
-    model, items = new_model(), [data[k] for k in range(3)]
-    terms = batch_losses(model, torch.utils.data.default_collate(items), config)
-    terms["visible"].backward()
-    assert terms["visible"] > 0
+def a_batch(data):
+    return torch.utils.data.default_collate([data[k] for k in range(3)])
+
+
+def test_l_vis_teaches_the_maps_alone(data):
+    config, model = replace(CONFIG, visible_weight=1.0), new_model()
+    loss = batch_losses(model, a_batch(data), config)["visible"]
+    loss.backward()
+    assert loss > 0
     assert model.displacement_decoder.out.weight.grad.abs().sum() > 0
-    taught = model.base_decoder.out.weight.grad
-    assert (taught is not None and taught.abs().sum() > 0) == both
+    assert model.base_decoder.out.weight.grad is None
+
+
+def test_l_rel_teaches_the_known_decomposition(data):
+    """A model that is the truth by its parts, but for an offset, has that as loss."""
+    config, model, batch = (
+        replace(CONFIG, relief_weight=1.0),
+        new_model(),
+        a_batch(data),
+    )
+    batch["base_sdf"] = batch["sdf"] - 0.01  # everywhere a relief of 0.01
+    model.base_decoder.forward = lambda code, points: batch["base_sdf"] * SDF_SCALE
+    model.displacement_decoder.out.bias.data[:] = 0.03 * SDF_SCALE
+    model.displacement_decoder.out.weight.data[:] = 0.0
+    terms = batch_losses(model, batch, config)
+    assert set(terms) == {"base", "relief", "laplacian"}
+    assert terms["base"] == 0
+    assert terms["relief"].item() == pytest.approx((0.02 * SDF_SCALE) ** 2, rel=1e-3)
+    terms["relief"].backward()
+    taught = model.displacement_decoder.out.bias.grad
+    assert (taught > 0).all()  # the back map, too
+    del batch["base_sdf"]
+    with pytest.raises(ValueError, match="coarse body"):
+        batch_losses(model, batch, config)
 
 
 def test_batch_norms_are_asked_with_the_weights_of_now(data, tmp_path):
