@@ -117,6 +117,9 @@ def main():
         shutil.copy(results, new)
         text.append("[How good the models are](results.md)\n")
     (new / "README.md").write_text("\n".join(text))
+    copies = ({p.name for p in at.glob("*.ipynb")} for at in (GALLERY, new))
+    if lost := set.difference(*copies):  # 07 alone, where no run of all is at hand
+        raise ValueError(f"would lose {', '.join(sorted(lost))}: run `make gallery`")
     for path in new.iterdir():
         size, limit = path.stat().st_size, LIMITS.get(path.suffix, 1_500_000)
         if size > limit:
