@@ -56,7 +56,7 @@ MODELS = {
 }
 ONE_SEED = "camera", "d2im-uniform", "d2im-relief"
 IN_THE_BOX = {"d2im": "d2im-small", "imnet": "imnet-small", "disn": "disn-small"}
-IN_THE_BOX |= {"camera": "camera-small"}
+IN_THE_BOX |= {"d2im-relief": "relief-small", "camera": "camera-small"}
 # `shapes` of each training family; `test`, `unseen`: of each family on the list.
 CPU = dict(shapes=500, views=8, count=20_000, steps=7000, batch=16, seeds=1, at_once=2)
 CPU |= dict(models=" ".join(MODELS), test=3, unseen=10, workers=2)
@@ -331,7 +331,9 @@ def pack(options, out):
         save_file(half, target / "model.safetensors")
         (target / "config.json").write_bytes((source / "config.json").read_bytes())
         trained = json.loads((source / "training.json").read_text())["settings"]
-        weight = trained["visible_weight"] if name == "d2im" else 0
+        ours = {"L_vis": "visible_weight", "L_rel": "relief_weight"}
+        ours = {term: trained.get(key, 0) for term, key in ours.items()}
+        ours = [f"; {term} with weight {w:g}" for term, w in ours.items() if w]
         first, taken, batch = started(options, source.name)
         records = read_records(first) if first else []
         records += [r | {"step": r["step"] + taken} for r in read_records(source)]
@@ -355,7 +357,7 @@ def pack(options, out):
             shapes=len(ShapeDataset(out / "train")),
             views=options.views,
             before=f"{taken} steps of {batch} on a GPU, then " * bool(first),
-            loss=f"; L_vis with weight {weight:g}" if weight else "",
+            loss="".join(ours),
             steps=trained["steps"],
             batch=trained["batch_size"],
             points=options.points,
