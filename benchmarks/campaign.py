@@ -5,7 +5,8 @@
 
 Every stage goes on where it was stopped, so that the same command finishes a campaign
 that was killed. `--gpu` takes more shapes, seeds and steps, and trains several models
-at a time. `--parts` writes models and tables as pieces of 15 MiB with their checksums;
+at a time; `--minutes 20` chooses the steps so that data and training end in that time.
+`--parts` writes models and tables as pieces of 15 MiB with their checksums;
 `--join FOLDER` puts them together again in `--out`. `--stages` names those to go
 through, so that one machine can train and another score. A machine that generates the
 data needs the packages of pyproject.toml; training alone needs torch, accelerate,
@@ -18,6 +19,7 @@ import io
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -41,6 +43,8 @@ from d2im.shapes import split_pairs
 from d2im.training import TrainingConfig, train
 
 PIECE = 15 * 2**20
+REHEARSAL = 200  # steps, to see what one takes
+BEGUN = time.perf_counter()
 FRONT = {"visible_weight": 2.0}  # of L_vis, see TrainingConfig
 RELIEF = {"relief_weight": 30.0}  # of L_rel
 # What is trained: class, settings that differ from TrainingConfig's, weighted draw, and
@@ -107,7 +111,7 @@ def train_one(options, out, name, seed, resident=None):
         precision=options.precision,
         compile=options.compile,
         seed=seed,
-        checkpoint_every=max(1, min(500, steps // 4)),
+        checkpoint_every=max(1, steps // 10),
         **changes,
     )
     with seeding:
@@ -117,7 +121,7 @@ def train_one(options, out, name, seed, resident=None):
         last = [first / f"{kind}.safetensors" for kind in ("last", "model")]
         model.load_state_dict(load_file(next(path for path in last if path.is_file())))
     begun = time.perf_counter()
-    folder = out / "runs" / f"{name}-{seed}"
+    folder = out / options.folder / f"{name}-{seed}"
     given = {"validation": held_out, "resident": resident}
     for record in train(model, shapes, folder, config, **given):
         if "validation" in record:
@@ -147,14 +151,44 @@ def train_all(options, out):
         for name in names
         if not seed or name not in ONE_SEED
     ]
-    if not torch.cuda.is_available():
-        run_apart(options, [("--only", name, str(seed)) for name, seed in jobs])
+    shared = None
+    if torch.cuda.is_available():
+        shared = ResidentShapes(ShapeDataset(out / "train"), "cuda")
+    if options.minutes:  # chosen once: a run goes on with its schedule or not at all
+        if not (chosen := out / "steps.txt").is_file():
+            chosen.write_text(str(affordable_steps(options, out, jobs, shared)))
+        options.steps = int(chosen.read_text())
+        print(f"time for {options.steps} steps", flush=True)
+    train_jobs(options, out, jobs, shared)
+
+
+def train_jobs(options, out, jobs, shared):
+    """Train (model, seed) pairs, `at_once` at a time."""
+    if shared is None:
+        given = "--folder", options.folder, "--steps", str(options.steps)
+        work = [(*given, "--only", name, str(seed)) for name, seed in jobs]
+        run_apart(options, work)
         return
-    shared = ResidentShapes(ShapeDataset(out / "train"), "cuda")
     with ThreadPoolExecutor(options.at_once) as pool:
         work = [pool.submit(train_one, options, out, *job, shared) for job in jobs]
     for done in work:
         done.result()
+
+
+def affordable_steps(options, out, jobs, shared):
+    """How many steps fit into the minutes that are left: all models rehearse a few."""
+    few = argparse.Namespace(**vars(options) | {"steps": REHEARSAL})
+    few.folder, begun = "rehearsal", time.perf_counter()
+    shutil.rmtree(out / few.folder, ignore_errors=True)
+    train_jobs(few, out, jobs, shared)
+    now, step = time.perf_counter(), 0.0
+    for name, seed in jobs:
+        records = read_records(out / few.folder / f"{name}-{seed}")
+        last = np.median([r["seconds"] for r in records[len(records) // 2 :]])
+        step += MODELS[name][-1] * last / min(options.at_once, len(jobs))
+    rest = now - begun - REHEARSAL * step  # loading, recording, a checkpoint
+    left = BEGUN + 60 * options.minutes - now - 2 * rest
+    return max(REHEARSAL, int(0.9 * left / step))
 
 
 def score_all(options, out):
@@ -434,6 +468,8 @@ def main():
         help="runs/ of a campaign cut short: take --steps from its last weights",
     )
     parser.add_argument("--real", help="folder of meshes to score too, at four views")
+    parser.add_argument("--minutes", type=float, help="for data and training")
+    parser.add_argument("--folder", default="runs", help=argparse.SUPPRESS)
     defaults = GPU if "--gpu" in sys.argv else CPU
     for name, value in defaults.items():
         option = "--" + name.replace("_", "-")
