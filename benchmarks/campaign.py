@@ -38,7 +38,10 @@ from d2im.dataset import ShapeDataset, prepare, write_whole
 from d2im.metrics import Result
 from d2im.networks import DISN, CameraNet, D2IMNet, ImageModel, IMNet
 from d2im.pages import csv_table, markdown_table
+from d2im.plots import draw_map, image_grid, zoom
+from d2im.reconstruction import predict
 from d2im.resident import ResidentShapes
+from d2im.sampling import signed_distance
 from d2im.shapes import split_pairs
 from d2im.training import TrainingConfig, train
 
@@ -199,6 +202,7 @@ def score_all(options, out):
     ]
     run_apart(options, [("--score", name) for name in folders])
     write_tables(out)
+    draw_maps(out)
 
 
 def run_apart(options, jobs):
@@ -324,6 +328,40 @@ def short_table(summary, across):
     lines = [["–" if cell in unknown else cell for cell in line] for line in lines]
     lines = [line for line in lines if not unknown.issuperset(line[1:])]
     return markdown_table(["mean, 95 % interval over shapes", *columns], lines)
+
+
+def draw_maps(out):
+    """Draw a front map of each family in `test`: true, predicted, their Laplacians."""
+    runs = [out / "runs" / name for name in ("d2im-0", "d2im-relief-0")]
+    models = [D2IMNet.from_pretrained(run) for run in runs if run.is_dir()]
+    shapes, first = ShapeDataset(out / "test", "test"), {}
+    for index, row in enumerate(shapes.rows):
+        first.setdefault(row["family"], index)
+    labels, grid = ["picture", "target Laplacian", "true map"], []
+    labels += [f"{r.name[:-2]}: {of}" for r in runs for of in ("Laplacian", "map")]
+    for index in first.values():
+        example, camera = shapes.example(index), shapes.camera(index, 0)
+        image, mask = example["image_0"] / np.float32(255), example["mask_0"] > 0
+        _, coarse = benchmark.true_meshes(shapes.rows[index], example)
+        origins, rays = camera.rays()
+        seen = (origins + example["depth_0"][..., None].astype(float) * rays)[mask]
+        true = np.zeros(mask.shape)
+        true[mask] = -signed_distance(coarse, seen)[0]
+        names = "normals", "depth", "mask", "camera"
+        views = {n: torch.from_numpy(example[f"{n}_0"])[None].float() for n in names}
+        views["mask"] = views["mask"] > 0
+        maps = []
+        for model in models:
+            front = predict(model, image, camera, framed=True).displacement[:1]
+            lap, target, valid = (x[0] for x in losses.laplacian_maps(front, views))
+            maps += [(lap, valid, 0.5), (front[0], mask, 0.02)]
+        grid.append([image, (target, valid, 0.5), (true, mask, 0.02), *maps])
+    blank = [[column[0] for column in grid]] + [[None] * len(grid)] * (len(maps) + 2)
+    figure = image_grid(blank, list(first), labels, size=1.2)
+    for k, ax in enumerate(figure.axes[len(grid) :]):
+        draw_map(ax, *grid[k % len(grid)][1 + k // len(grid)])
+    zoom(figure.axes)
+    figure.savefig(out / "results" / "maps.png", dpi=100)
 
 
 IN_THE_CARD = """base_error final_error laplacian_correlation displacement_correlation

@@ -348,7 +348,7 @@ def draw_curves(ax, records, names=("loss", "base", "sdf", "laplacian"), window=
     """Draw training curves on a logarithmic axis: each record faint, their mean strong.
 
     Args: ax: Axes. records: dicts of `training.train`, with "step".
-        names: entries to draw; one without a positive value is left out.
+        names: entries to draw; one that is never there and positive is left out.
         window: records that the strong line averages, up to the step it stands at.
     Returns: The strong lines, a list of Line2D.
     """
@@ -356,7 +356,7 @@ def draw_curves(ax, records, names=("loss", "base", "sdf", "laplacian"), window=
     span = min(window, len(records))
     lines = []
     for name in names:
-        values = np.array([record[name] for record in records], dtype=float)
+        values = np.array([record.get(name, np.nan) for record in records])
         if not (values > 0).any():
             continue
         mean = np.convolve(values, np.ones(span) / span, "valid")

@@ -25,7 +25,7 @@ from d2im.run import ROOT, run_notebooks
 GALLERY = ROOT / "reports/gallery"
 ORDER = "02 00 01 04 05 06 07 03".split()  # 02's shapes go to 04 and 05, not 03's
 RIVALS = [MODEL.parent / name for name in ("imnet-small", "disn-small")]
-CURVES = ("base", "sdf", "laplacian", "camera")
+CURVES = ("base", "sdf", "laplacian", "relief", "camera")
 LIMITS = {".png": 300_000, ".html": 1_000_000, ".ipynb": 1_000_000}  # bytes
 SCRIPT = "k3d.js"  # all scenes' own program, 1.2 MB, stands in one file beside them
 
@@ -74,7 +74,7 @@ def training_curves(target):
     fig, axes = plt.subplots(1, len(logs), sharey=True, **size)
     for ax, log in zip(axes[0], logs, strict=True):
         rows = read_records(log.parent)
-        draw_curves(ax, rows, [name for name in CURVES if name in rows[0]])
+        draw_curves(ax, rows, CURVES)
         seen = [(r["step"], r["validation"]) for r in rows if "validation" in r]
         ax.plot(*zip(*seen, strict=True), "k.-", label="all, unseen shapes")
         ax.set_title(log.parent.name)
@@ -113,8 +113,9 @@ def main():
                 target.write_bytes(small(source.read_bytes()))
                 text.append(f"![{caption}]({target.name})\n\n*{caption}*\n")
     text.append(training_curves(new / "training.png"))
-    if (results := GALLERY / "results.md").is_file():  # a campaign's, not made here
-        shutil.copy(results, new)
+    if (GALLERY / "results.md").is_file():  # a campaign's, not made here
+        shutil.copy(GALLERY / "results.md", new)
+        (new / "maps.png").write_bytes(small((GALLERY / "maps.png").read_bytes()))
         text.append("[How good the models are](results.md)\n")
     (new / "README.md").write_text("\n".join(text))
     copies = ({p.name for p in at.glob("*.ipynb")} for at in (GALLERY, new))

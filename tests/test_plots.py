@@ -130,6 +130,14 @@ def test_curves_average_the_records_before_each_step(ax):
     assert np.allclose(line.get_xydata(), [(k, k - 1.5) for k in range(4, 11)])
 
 
+def test_a_term_that_came_later_has_a_curve_from_there(ax):
+    records = [{"step": k} | ({"relief": 2.0} if k > 5 else {}) for k in range(1, 11)]
+    (line,) = plots.draw_curves(ax, records, ("relief",), window=2)
+    steps, values = line.get_xydata().T
+    assert steps[np.isfinite(values)].tolist() == [7, 8, 9, 10]
+    assert np.allclose(values[-4:], 2)
+
+
 def test_an_unknown_axis_is_refused():
     with pytest.raises(ValueError, match='axis must be "x", "y" or "z"'):
         plots.slice_values(sphere(), "depth")
