@@ -78,7 +78,8 @@ def training_curves(target):
         seen = [(r["step"], r["validation"]) for r in rows if "validation" in r]
         ax.plot(*zip(*seen, strict=True), "k.-", label="all, unseen shapes")
         ax.set_title(log.parent.name)
-        ax.legend(fontsize=7)
+        ax.set_ylim(top=30)  # room for the legend
+        ax.legend(fontsize=7, loc="upper right")
     fig.savefig(target, dpi=100)
     target.write_bytes(small(target.read_bytes()))
     return f"## How they were trained\n\n![Losses by step]({target.name})\n"
