@@ -48,7 +48,7 @@ class TrainingConfig:
     clip_norm: float = 100.0  # for a bad step only: at 1, learning took a third longer
     laplacian_weight: float = 1.0  # λ
     visible_weight: float = 0.0  # of L_vis, which the paper does not have
-    relief_weight: float = 0.0  # of L_rel, in L_sdf's place; the base learns F_coarse
+    relief_weight: float = 0.0  # of L_rel, for L_sdf and L_vis; base learns F_coarse
     laplacian_form: str = "transformed"  # or "image"
     precision: str = "float32"  # or "bf16": matrix products alone, losses stay float32
     compile: bool = False  # torch.compile: pays on a GPU, after a minute
@@ -61,8 +61,8 @@ def batch_losses(model, batch, config):
 
     Args: model: D2IMNet, IMNet, DISN or CameraNet. config: TrainingConfig.
         batch: collated items of ShapeDataset on the model's device.
-    Returns: dict of scalars: base, sdf, laplacian; of IMNet base, of DISN sdf alone;
-        of CameraNet camera.
+    Returns: dict of scalars: base, sdf (or relief), visible if it has a weight, and
+        laplacian; of IMNet base, of DISN sdf alone; of CameraNet camera.
     Raises: ValueError: L_rel is wanted of shapes whose coarse body is not known.
     """
     points, cameras, target = batch["points"], batch["camera"], batch["sdf"]
