@@ -41,7 +41,8 @@ class SharedBatchNorm(nn.BatchNorm2d):
         """(B, C, H, W) -> (B, C, H, W)."""
         if not self.training or process_count() == 1:
             return super().forward(x)
-        moments = torch.stack([x.mean((0, 2, 3)), (x * x).mean((0, 2, 3))])
+        exact = x.float()  # as torch's own: bf16 has no digits for the variance
+        moments = torch.stack([exact.mean((0, 2, 3)), (exact**2).mean((0, 2, 3))])
         mean, square = mean_over_processes(moments)  # (C,), processes have equal shares
         variance = square - mean**2
         count = x.numel() / x.shape[1] * process_count()
@@ -52,7 +53,7 @@ class SharedBatchNorm(nn.BatchNorm2d):
             self.running_var.lerp_(variance * count / (count - 1), share)
         scale = self.weight * torch.rsqrt(variance + self.eps)
         shift = self.bias - mean * scale
-        return x * scale[:, None, None] + shift[:, None, None]
+        return (exact * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
 
 
 def share_batch_norms(model):
