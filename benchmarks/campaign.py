@@ -49,7 +49,7 @@ PIECE = 15 * 2**20
 REHEARSAL = 200  # steps, to see what one takes
 BEGUN = time.perf_counter()
 FRONT = {"visible_weight": 2.0}  # of L_vis, see TrainingConfig
-RELIEF = {"relief_weight": 30.0}  # of L_rel
+RELIEF = {"relief_weight": 60.0}  # of L_rel
 # What is trained: class, settings that differ from TrainingConfig's, weighted draw, and
 # the share of d2im's steps.
 MODELS = {

@@ -93,9 +93,12 @@ def batch_losses(model, batch, config):
             raise ValueError("L_rel needs the coarse body, which only our shapes have")
         coarse, none = batch["base_sdf"] * SDF_SCALE, torch.zeros_like(base)
         found = displaced_sdf(none, displacement, uv, front)
-        seen = chosen | (~front & (target.abs() < losses.DELTA))
+        given = found, scaled - coarse
+        back = ~front & (target.abs() < losses.DELTA)
         terms = {"base": losses.base_loss(base, coarse)}
-        terms["relief"] = losses.relief_loss(found, scaled - coarse, seen, share)
+        # Two means: the unseen back has more points, and less to learn.
+        terms["relief"] = losses.relief_loss(*given, chosen, share)
+        terms["relief"] = terms["relief"] + losses.relief_loss(*given, back, share)
     else:
         displaced = displaced_sdf(base, displacement, uv, front)
         terms = {"base": losses.base_loss(base, scaled)}

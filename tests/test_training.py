@@ -213,7 +213,8 @@ def test_l_rel_teaches_the_known_decomposition(data):
     terms = batch_losses(model, batch, config)
     assert set(terms) == {"base", "relief", "laplacian"}
     assert terms["base"] == 0
-    assert terms["relief"].item() == pytest.approx((0.02 * SDF_SCALE) ** 2, rel=1e-3)
+    each = (0.02 * SDF_SCALE) ** 2  # of the front points, and of the back points
+    assert terms["relief"].item() == pytest.approx(2 * each, rel=1e-3)
     terms["relief"].backward()
     taught = model.displacement_decoder.out.bias.grad
     assert (taught > 0).all()  # the back map, too
