@@ -333,7 +333,9 @@ def short_table(summary, across):
 def draw_maps(out):
     """Draw a front map of each family in `test`: true, predicted, their Laplacians."""
     runs = [out / "runs" / name for name in ("d2im-0", "d2im-relief-0")]
-    models = [D2IMNet.from_pretrained(run) for run in runs if run.is_dir()]
+    if not (runs := [run for run in runs if run.is_dir()]):
+        return
+    models = [D2IMNet.from_pretrained(run) for run in runs]
     shapes, first = ShapeDataset(out / "test", "test"), {}
     for index, row in enumerate(shapes.rows):
         first.setdefault(row["family"], index)

@@ -93,12 +93,12 @@ def batch_losses(model, batch, config):
             raise ValueError("L_rel needs the coarse body, which only our shapes have")
         coarse, none = batch["base_sdf"] * SDF_SCALE, torch.zeros_like(base)
         found = displaced_sdf(none, displacement, uv, front)
-        given = found, scaled - coarse
-        back = ~front & (target.abs() < losses.DELTA)
+        back, relief = ~front & (target.abs() < losses.DELTA), scaled - coarse
         terms = {"base": losses.base_loss(base, coarse)}
         # Two means: the unseen back has more points, and less to learn.
-        terms["relief"] = losses.relief_loss(*given, chosen, share)
-        terms["relief"] = terms["relief"] + losses.relief_loss(*given, back, share)
+        terms["relief"] = sum(
+            losses.relief_loss(found, relief, seen, share) for seen in (chosen, back)
+        )
     else:
         displaced = displaced_sdf(base, displacement, uv, front)
         terms = {"base": losses.base_loss(base, scaled)}
