@@ -49,7 +49,7 @@ PIECE = 15 * 2**20
 REHEARSAL = 200  # steps, to see what one takes
 BEGUN = time.perf_counter()
 FRONT = {"visible_weight": 2.0}  # of L_vis, see TrainingConfig
-RELIEF = {"relief_weight": 60.0}  # of L_rel
+RELIEF = {"relief_weight": 60.0, "patch_share": 0.5}  # L_rel, and pasted patches
 # What is trained: class, settings that differ from TrainingConfig's, weighted draw, and
 # the share of d2im's steps.
 MODELS = {
@@ -62,8 +62,8 @@ MODELS = {
     "d2im-relief": (D2IMNet, RELIEF, True, 1.0),
 }
 ONE_SEED = "camera", "d2im-uniform", "d2im-relief"
-IN_THE_BOX = {"d2im": "d2im-small", "imnet": "imnet-small", "disn": "disn-small"}
-IN_THE_BOX |= {"d2im-relief": "relief-small", "camera": "camera-small"}
+IN_THE_BOX = {"d2im": "d2im", "imnet": "imnet", "disn": "disn", "camera": "camera"}
+IN_THE_BOX |= {"d2im-relief": "relief"}  # the first part of their folders' names
 # `shapes` of each training family; `test`, `unseen`: of each family on the list.
 CPU = dict(shapes=500, views=8, count=20_000, steps=7000, batch=16, seeds=1, at_once=2)
 CPU |= dict(models=" ".join(MODELS), test=3, unseen=10, workers=2)
@@ -394,8 +394,8 @@ beyond its families' habits.
 def pack(options, out):
     """Write the box's models in half precision with their cards, the first seed."""
     scores = read_scores(out)
-    for name, title in IN_THE_BOX.items():
-        source = out / "runs" / f"{name}-0"
+    for name, stem in IN_THE_BOX.items():
+        source, title = out / "runs" / f"{name}-0", f"{stem}-{options.preset}"
         if not source.is_dir():
             continue
         target = out / "models" / title

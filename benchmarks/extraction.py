@@ -165,7 +165,7 @@ def main():
                 options.repeats,
             )
             print(
-                f"  {name:12}  {wall:8.2f} s wall {core:8.2f} s core: "
+                f"  {name:12}  {wall:8.3f} s wall {core:8.3f} s core: "
                 f"{dense_wall / wall:.0f} and {dense_core / core:.0f} times faster, "
                 f"{found.mesh.metadata['evaluations']:,} evaluations"
             )

@@ -2,19 +2,23 @@
 
     python benchmarks/pasting.py --model FOLDER
 
-Pairs of procedural cabinets seen from the front: one with relief, one without. The
-rectangle holds the first one's relief and goes to the middle of the second one's front.
-Once the true map is transferred onto the true plain body; once the picture is pasted
-into the other's and the model reconstructs it. "Arrived" is the slope of what was found
-over what was asked for, pixel by pixel: of the map, and of the mesh's rise toward the
-camera. 1 is all of the amplitude, 0 none. Beside it stands how much of the relief the
-model's map has for the first picture as it is.
+Pairs of procedural cabinets seen from the front: one with relief, and the next one
+whose plain front has room for its largest panel (a door, say, with its handle). The
+rectangle holds the panel and a margin, as a hand would draw it, since the patch's
+border is blended; it keeps its size. Once the true map is transferred onto the true
+plain body; once the picture is pasted into the other's and the model reconstructs it.
+"Arrived" is the slope of what was found over what was asked for, pixel by pixel: of
+the map, and of the mesh's rise toward the camera. 1 is all of the amplitude, 0 none.
+Beside it stands how much of the relief the model's map has for the first picture as
+it is.
 """
 
 import argparse
+import itertools
 
 import numpy as np
 import torch
+from scipy.ndimage import label
 
 from d2im import editing
 from d2im.camera import Camera
@@ -23,6 +27,8 @@ from d2im.reconstruction import Prediction, predict, reconstruct, triangulate
 from d2im.rendering import Renderer
 from d2im.sampling import signed_distance
 from d2im.shapes import make_shape
+
+MARGIN = 0.12  # of the panel's sides: more than the border that is blended
 
 
 def seen(mesh, camera):
@@ -36,6 +42,37 @@ def box_around(mask):
     """(left, top, right, bottom) of a mask."""
     y, x = np.nonzero(mask)
     return x.min(), y.min(), x.max() + 1, y.max() + 1
+
+
+def front_plane(mesh, camera):
+    """Which pixels show the largest flat face toward +z, (H, W) bool."""
+    hit, points = seen(mesh, camera)
+    values, counts = np.unique(points[hit][:, 2].round(3), return_counts=True)
+    return hit & (np.abs(points[..., 2] - values[counts.argmax()]) < 1e-3)
+
+
+def panel(front, plane):
+    """The box of the largest connected relief on a plane, with a margin within it.
+
+    Args: front: relief toward the camera, (H, W). plane: (H, W) bool.
+    """
+    parts, _ = label(plane & (np.abs(front) > 0.1 * np.abs(front).max()))
+    left, top, right, bottom = box_around(
+        parts == 1 + np.bincount(parts[parts > 0] - 1).argmax()
+    )
+    x, y = (1 + int(MARGIN * side) for side in (right - left, bottom - top))
+    edge = box_around(plane)
+    low = np.maximum([left - x, top - y], edge[:2])
+    return *low, *np.minimum([right + x, bottom + y], edge[2:])
+
+
+def middle(plane, box):
+    """A box of the same size in the middle of a plane; None where it has no room."""
+    size, edge = np.subtract(box[2:], box[:2]), box_around(plane)
+    start = (np.add(edge[:2], edge[2:]) - size) // 2
+    (left, top), (right, bottom) = start.clip(0), start + size
+    if plane[top:bottom, left:right].sum() == size.prod():
+        return left, top, right, bottom
 
 
 def arrived(asked, found):
@@ -72,20 +109,20 @@ def main():
     model = D2IMNet.from_pretrained(options.model) if options.model else None
     size = model.image_size if model else 112
     camera, table = Camera(0, 5, 1, size), []
-    for seed, other in zip(options.seeds, np.roll(options.seeds, -1), strict=True):
-        shapes = [make_shape(options.family, int(s)) for s in (seed, other)]
-        giver = true_prediction(shapes[0], camera, relief=True)
-        taker = true_prediction(shapes[1], camera, relief=False)
+    for seed in options.seeds:
+        shape = make_shape(options.family, seed)
+        giver = true_prediction(shape, camera, relief=True)
         front = -giver.displacement[0].numpy()
-        box = np.array(box_around(front > 0.5 * front.max())).astype(float)
-        hit, points = seen(shapes[1].coarse, camera)
-        left, top, right, bottom = box_around(hit)
-        middle = np.array([left + right, top + bottom]) / 2
-        half = np.minimum(
-            box[2:] - box[:2], 0.7 * np.array([right - left, bottom - top])
+        box = panel(front, front_plane(shape.coarse, camera))
+        for other in itertools.count(seed + 1):
+            plain = make_shape(options.family, other)
+            if place := middle(front_plane(plain.coarse, camera), box):
+                break
+        taker = true_prediction(plain, camera, relief=False)
+        hit, _ = seen(plain.coarse, camera)
+        edited = editing.transfer_detail(
+            giver, taker, corners_of(box), corners_of(place)
         )
-        place = corners_of([*(middle - half / 2), *(middle + half / 2)])
-        edited = editing.transfer_detail(giver, taker, corners_of(box), place)
         asked = -edited.displacement[0].numpy()
         flat = hit & (asked != 0)
         mesh = triangulate(edited, options.resolution, base_mesh=False).mesh
@@ -94,14 +131,14 @@ def main():
         row = [np.abs(asked).max(), arrived(asked[flat & now], rise)]
         if model:
             images = []
-            for mesh in (shapes[0].detailed, shapes[1].coarse):
+            for mesh in (shape.detailed, plain.coarse):
                 view = Renderer(mesh).view(camera, np.random.default_rng(seed))
                 images.append(torch.tensor(view.image))
             own = -predict(model, images[0], camera).displacement[0].numpy()
-            inside = tuple(slice(*map(round, box[k::2])) for k in (1, 0))
+            inside = tuple(slice(*box[k::2]) for k in (1, 0))
             before = reconstruct(model, images[1], camera, options.resolution)
             after = editing.paste_and_reconstruct(
-                model, *images, tuple(box), place, camera, options.resolution
+                model, *images, box, corners_of(place), camera, options.resolution
             )
             change = before.displacement[0] - after.displacement[0]
             was, old = seen(before.mesh, camera)

@@ -11,6 +11,7 @@ units, the scale that the losses compare; `forward` and `fields` return world un
 
 import json
 import math
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -139,14 +140,18 @@ class DisplacementDecoder(nn.Module):
 
     Args: widths: channels of the encoder's five maps, finest first. channels: own.
         maps: how many are used: 2, 1 (front only) or 0; the others are 0.
+        mixing: a 3x3 convolution at each level but the finest, which has one anyhow.
+            The released decoder has none: between its levels nothing is decided.
     """
 
-    def __init__(self, widths, channels, maps=2):
+    def __init__(self, widths, channels, maps=2, mixing=False):
         super().__init__()
         self.maps = maps
+        conv = partial(nn.Conv2d, channels, channels, 3, padding=1)
+        self.mix = nn.ModuleList(conv() for _ in widths[1:] if mixing)
         self.lateral = nn.ModuleList(nn.Conv2d(w, channels, 1) for w in widths)
         self.up = nn.ModuleList(nn.Conv2d(channels, channels, 1) for _ in widths[1:])
-        self.smooth = nn.Conv2d(channels, channels, 3, padding=1)
+        self.smooth = conv()
         self.out = nn.Conv2d(channels, 2, 1)
         # Maps start at almost nothing, so that the base is not taught to undo noise.
         nn.init.normal_(self.out.weight, std=1e-3)
@@ -156,10 +161,13 @@ class DisplacementDecoder(nn.Module):
         """Five maps, finest first -> (B, 2, H, W): 0 front, 1 back."""
         pairs = zip(self.lateral, features, strict=True)
         *rest, x = (F.relu(conv(maps)) for conv, maps in pairs)
-        for conv, lateral in zip(reversed(self.up), reversed(rest), strict=True):
+        for level in reversed(range(len(self.up))):
+            if self.mix:
+                x = F.relu(self.mix[level](x))
             # A 1x1 convolution and bilinear upsampling commute; the first is cheaper
             # on the smaller map.
-            x = F.interpolate(conv(x), scale_factor=2, mode="bilinear") + lateral
+            x = F.interpolate(self.up[level](x), scale_factor=2, mode="bilinear")
+            x = x + rest[level]
         maps = self.out(F.relu(self.smooth(x)))
         used = torch.arange(2, device=maps.device) < self.maps
         return torch.where(used[:, None, None], maps, 0.0)
@@ -196,17 +204,19 @@ PRESETS = {
         "code_size": 128,
         "decoder_widths": (512, 256, 128, 64, 32, 32),
         "displacement_channels": 64,
+        "mixing": False,
         "point_widths": (64, 256, 512),
         "head_widths": (512, 256),
     },
     "base": {  # a GPU trains it, a CPU still runs it in about a second
         "image_size": 224,
         "encoder_widths": (32, 32, 64, 128, 256),
-        "encoder_blocks": (1, 1, 1, 1),
+        "encoder_blocks": (1, 2, 2, 2),
         "hidden_size": 512,
         "code_size": 256,
         "decoder_widths": (256, 256, 128, 64, 32),
         "displacement_channels": 32,
+        "mixing": True,
         "point_widths": (64, 128, 256),
         "head_widths": (256, 128),
     },
@@ -218,6 +228,7 @@ PRESETS = {
         "code_size": 128,
         "decoder_widths": (128, 128, 64, 32, 32),
         "displacement_channels": 16,
+        "mixing": False,
         "point_widths": (32, 64, 128),
         "head_widths": (128, 64),
     },
@@ -316,15 +327,16 @@ class IMNet(ImageModel):
 class D2IMNet(IMNet):
     """Image encoder, base decoder and displacement decoder.
 
-    Args: displacement_channels, maps: see DisplacementDecoder. settings: see IMNet.
+    Args: displacement_channels, maps, mixing: see DisplacementDecoder.
+        settings: see IMNet.
     """
 
-    SIZES = (*IMNet.SIZES, "displacement_channels")
+    SIZES = (*IMNet.SIZES, "displacement_channels", "mixing")
 
-    def __init__(self, displacement_channels, maps=2, **settings):
+    def __init__(self, displacement_channels, maps=2, mixing=False, **settings):
         super().__init__(**settings)
         self.displacement_decoder = DisplacementDecoder(
-            settings["encoder_widths"], displacement_channels, maps
+            settings["encoder_widths"], displacement_channels, maps, mixing
         )
 
     def forward(self, image, points, cameras, front):

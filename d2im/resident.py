@@ -82,13 +82,13 @@ class ResidentShapes:
         data, tensors = self.dataset, self.tensors
         keys = torch.as_tensor(keys, device=self.device)  # (B, 2)
         index, draw = keys.unbind(1)
-        row = _hash(_hash(_hash(draw) + index) + data.seed)[:, None]  # (B, 1)
-        view = _hash(row[:, 0]) % self.views
+        row = hashed(hashed(hashed(draw) + index) + data.seed)[:, None]  # (B, 1)
+        view = hashed(row[:, 0]) % self.views
         if data.view is not None:
             view = torch.full_like(index, data.view)
         place = torch.arange(1, tensors["sdf"].shape[1] + 1, device=self.device)
         # (B, P), uniform in (0, 1): as many bits as float32 holds
-        share = ((_hash(_hash(row + _hash(place)) + row) >> 9) + 0.5) / 2**23
+        share = ((hashed(hashed(row + hashed(place)) + row) >> 9) + 0.5) / 2**23
         clock = -torch.log1p(-share)
         if data.weighted:
             clock /= tensors["weights"][index]
@@ -104,7 +104,7 @@ class ResidentShapes:
         return item
 
 
-def _hash(x):
+def hashed(x):
     """Whole numbers (int64) -> as good as random ones in [0, 2^32), on any device.
 
     The numbers of a counter, hashed, are random without a generator's state (Salmon et

@@ -23,8 +23,9 @@ from .camera import project
 from .checkpoints import find_checkpoint, load_checkpoint, on_host, save_checkpoint
 from .dataset import ShapeDataset
 from .distributed import average_gradients, mean_over_processes, share_batch_norms
-from .fields import displaced_sdf
+from .fields import displaced_sdf, sample_maps
 from .networks import DISN, SDF_SCALE, CameraNet, D2IMNet
+from .patches import paste_patches
 from .resident import ResidentShapes
 
 DISN_NEAR = 0.01  # world units: nearer points weigh more in DISN's loss
@@ -49,6 +50,7 @@ class TrainingConfig:
     laplacian_weight: float = 1.0  # λ
     visible_weight: float = 0.0  # of L_vis, which the paper does not have
     relief_weight: float = 0.0  # of L_rel, for L_sdf and L_vis; base learns F_coarse
+    patch_share: float = 0.0  # of pictures with another's patch in them; with L_rel
     laplacian_form: str = "transformed"  # or "image"
     precision: str = "float32"  # or "bf16": matrix products alone, losses stay float32
     compile: bool = False  # torch.compile: pays on a GPU, after a minute
@@ -71,9 +73,16 @@ def batch_losses(model, batch, config):
         found = model(batch["image"]).float()
         with exact:
             return {"camera": losses.camera_loss(found, cameras, points)}
-    code, features = model.encode(batch["image"])
     with exact:
         uv, camera_points = project(points, cameras)
+        # P_F: the true SDF falls along the camera's z axis (third row of the rotation)
+        front = (batch["gradients"] * cameras[:, None, 6:9]).sum(-1) < 0
+        chosen = losses.visible_near(
+            uv, camera_points[..., 2], front, target, batch["mask"], batch["depth"]
+        )
+        if config.patch_share:
+            batch, patches = paste_patches(batch, uv, chosen, config.patch_share)
+    code, features = model.encode(batch["image"])
     scaled = target * SDF_SCALE
     if isinstance(model, DISN):
         field, near = model.decode(code, features, points, uv), target.abs() < DISN_NEAR
@@ -82,23 +91,23 @@ def batch_losses(model, batch, config):
     if not isinstance(model, D2IMNet):
         return {"base": losses.base_loss(base, scaled)}
     displacement = model.displacement_decoder(features)  # (B, 2, H, W), scaled
-    # P_F: the true SDF falls along the camera's z axis (third row of the rotation)
-    front = (batch["gradients"] * cameras[:, None, 6:9]).sum(-1) < 0
-    chosen = losses.visible_near(
-        uv, camera_points[..., 2], front, target, batch["mask"], batch["depth"]
-    )
     share = mean_over_processes
     if config.relief_weight:
         if "base_sdf" not in batch:
             raise ValueError("L_rel needs the coarse body, which only our shapes have")
         coarse, none = batch["base_sdf"] * SDF_SCALE, torch.zeros_like(base)
-        found = displaced_sdf(none, displacement, uv, front)
-        back, relief = ~front & (target.abs() < losses.DELTA), scaled - coarse
         terms = {"base": losses.base_loss(base, coarse)}
+        found, relief = displaced_sdf(none, displacement, uv, front), scaled - coarse
+        back, seen = ~front & (target.abs() < losses.DELTA), chosen
         # Two means: the unseen back has more points, and less to learn.
-        terms["relief"] = sum(
-            losses.relief_loss(found, relief, seen, share) for seen in (chosen, back)
-        )
+        terms["relief"] = losses.relief_loss(found, relief, back, share)
+        if config.patch_share:  # inside a patch the next picture's points are the truth
+            brought = sample_maps(displacement[:, :1], patches.uv)[:, 0]
+            kept = chosen & (patches.at(uv) == 0)
+            there = chosen.roll(1, 0) & (patches.at(patches.uv) == 1)
+            seen, found = torch.cat([kept, there], 1), torch.cat([found, brought], 1)
+            relief = torch.cat([relief, patches.scale * relief.roll(1, 0)], 1)
+        terms["relief"] += losses.relief_loss(found, relief, seen, share)
     else:
         displaced = displaced_sdf(base, displacement, uv, front)
         terms = {"base": losses.base_loss(base, scaled)}

@@ -16,6 +16,7 @@ TINY = {
     "code_size": 8,
     "decoder_widths": (32, 16, 16, 8),
     "displacement_channels": 4,
+    "mixing": False,
 }
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from d2im.dataset import ShapeDataset, smoke_set
-from d2im.resident import ResidentShapes, _hash, _race
+from d2im.resident import ResidentShapes, _race, hashed
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +47,14 @@ def test_an_item_depends_on_its_key_and_not_on_its_batch(data):
 
 def test_hashed_counters_are_as_good_as_random():
     # rows and places are both counters, as in a batch
-    rows, places = _hash(torch.arange(300))[:, None], _hash(torch.arange(2000))
-    share = (_hash(_hash(rows + places) + rows) / 2**32).numpy()  # (300, 2000)
+    rows, places = hashed(torch.arange(300))[:, None], hashed(torch.arange(2000))
+    share = (hashed(hashed(rows + places) + rows) / 2**32).numpy()  # (300, 2000)
     counts = np.histogram(share, 100, (0, 1))[0]
     chi2 = ((counts - share.size / 100) ** 2 / (share.size / 100)).sum()
     assert 60 < chi2 < 145  # 99 degrees of freedom: beyond it one in 1000
     for one, other in ((share[1:], share[:-1]), (share[:, 1:], share[:, :-1])):
         assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.005
-    bits = _hash(torch.arange(2000)) ^ _hash(torch.arange(2000) ^ 1)
+    bits = hashed(torch.arange(2000)) ^ hashed(torch.arange(2000) ^ 1)
     flipped = sum(((bits >> k) & 1).float().mean() for k in range(32)) / 32
     assert abs(flipped - 0.5) < 0.01  # one bit in changes half of those out
 

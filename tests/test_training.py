@@ -17,6 +17,7 @@ from d2im.camera import Camera
 from d2im.checkpoints import on_host, read_records
 from d2im.dataset import ShapeDataset
 from d2im.networks import DISN, SDF_SCALE, CameraNet, D2IMNet, ImageModel, IMNet
+from d2im.patches import paste_patches
 from d2im.training import (
     TrainingConfig,
     _problem,
@@ -221,6 +222,40 @@ def test_l_rel_teaches_the_known_decomposition(data):
     del batch["base_sdf"]
     with pytest.raises(ValueError, match="coarse body"):
         batch_losses(new_model(), batch, config)
+
+
+def test_in_a_patch_l_rel_teaches_the_next_pictures_relief(tiny_data):
+    """Maps of a picture's own relief, but of the next one's in its patch, are right."""
+    data = ShapeDataset(tiny_data, points=2000)
+    config = replace(CONFIG, relief_weight=1.0, patch_share=1.0)
+    batch, model = a_batch(data), new_model()
+    relief = torch.tensor([[0.01], [0.02], [0.03]])
+    batch["base_sdf"] = batch["sdf"] - relief
+    model.base_decoder.forward = lambda code, points: batch["base_sdf"] * SDF_SCALE
+    seen = {}
+
+    def paste(*args):
+        pasted, seen["patches"] = paste_patches(*args)
+        seen["image"] = pasted["image"]
+        return pasted, seen["patches"]
+
+    def maps(features):  # (B, 2, H, W)
+        weight, scale = seen["patches"].weight, seen["patches"].scale
+        brought = (scale * relief.roll(1, 0))[..., None]
+        front = torch.lerp(relief[..., None].expand_as(weight), brought, weight)
+        return SDF_SCALE * torch.stack([front, relief[..., None] + 0 * front], 1)
+
+    encode, shown = model.encode, []
+    model.encode = lambda image: shown.append(image) or encode(image)
+    model.displacement_decoder.forward = maps
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "paste_patches", paste)
+        right = batch_losses(model, batch, config)["relief"]
+    assert torch.equal(shown[0], seen["image"])
+    assert not torch.equal(shown[0], batch["image"])
+    seen["patches"] = seen["patches"]._replace(weight=seen["patches"].weight * 0)
+    wrong = batch_losses(model, batch, config)["relief"]
+    assert 0 <= right < 0.05 * wrong
 
 
 def test_batch_norms_are_asked_with_the_weights_of_now(data, tmp_path):
