@@ -30,11 +30,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from joblib import Parallel, delayed
 from safetensors.torch import load_file, save_file
 
 from d2im import benchmark, losses
 from d2im.checkpoints import read_records
-from d2im.dataset import ShapeDataset, prepare, write_whole
+from d2im.dataset import (
+    INDEX_COLUMNS,
+    ShapeDataset,
+    make_example,
+    prepare,
+    read_index,
+    write_example,
+    write_index,
+    write_whole,
+)
 from d2im.metrics import Result
 from d2im.networks import DISN, CameraNet, D2IMNet, ImageModel, IMNet
 from d2im.pages import csv_table, markdown_table
@@ -42,7 +52,7 @@ from d2im.plots import draw_map, image_grid, zoom
 from d2im.reconstruction import predict
 from d2im.resident import ResidentShapes
 from d2im.sampling import signed_distance
-from d2im.shapes import split_pairs
+from d2im.shapes import make_shape, split_pairs
 from d2im.training import TrainingConfig, train
 
 PIECE = 15 * 2**20
@@ -64,9 +74,10 @@ MODELS = {
 ONE_SEED = "camera", "d2im-uniform", "d2im-relief"
 IN_THE_BOX = {"d2im": "d2im", "imnet": "imnet", "disn": "disn", "camera": "camera"}
 IN_THE_BOX |= {"d2im-relief": "relief"}  # the first part of their folders' names
-# `shapes` of each training family; `test`, `unseen`: of each family on the list.
+# `shapes` of each training family; `plain`: more of each, without their relief, for
+# d2im-relief; `test`, `unseen`: of each family on the list.
 CPU = dict(shapes=500, views=8, count=20_000, steps=7000, batch=16, seeds=1, at_once=2)
-CPU |= dict(models=" ".join(MODELS), test=3, unseen=10, workers=2)
+CPU |= dict(models=" ".join(MODELS), test=3, unseen=10, workers=2, plain=60)
 GPU = CPU | dict(views=12, steps=15_000, batch=64, seeds=3, at_once=18, workers=16)
 seeding = threading.Lock()  # torch's random numbers belong to all threads
 
@@ -76,6 +87,10 @@ def make_data(options, out):
     settings = {"count": options.count, "views": options.views, "size": options.size}
     settings["workers"] = options.workers
     prepare(split_pairs("train", options.shapes), out / "train", **settings)
+    if "d2im-relief" in options.models.split() and not read_index(out / "plain"):
+        both = split_pairs("train", options.shapes + options.plain)
+        first = len(both) * options.shapes // (options.shapes + options.plain)
+        make_plain(both[first:], out / "plain", options)
     few = {**settings, "views": 2}
     prepare(split_pairs("val", 6), out / "val", split="val", **few)
     if not (out / "test" / "index.csv").is_file():
@@ -84,6 +99,22 @@ def make_data(options, out):
         )
     if options.real:
         prepare(options.real, out / "real", split="real", **{**settings, "views": 4})
+
+
+def make_plain(pairs, folder, options):
+    """Write examples of bodies whose relief was left out: their true map is 0."""
+    work = [delayed(plain_example)(*pair, folder, options) for pair in pairs]
+    write_index(folder, Parallel(options.workers)(work))
+
+
+def plain_example(family, seed, folder, options):
+    """One of them; returns its row of the index."""
+    body, rng = make_shape(family, seed).coarse, np.random.default_rng([1, seed])
+    settings = {"count": options.count, "views": options.views, "size": options.size}
+    name = f"{family}-{seed:06d}"
+    write_example(folder / f"{name}.npz", make_example(body, body, rng, **settings))
+    row = dict.fromkeys(INDEX_COLUMNS, "") | {"id": name, "family": family}
+    return row | {"seed": seed, "split": "train", "status": "ok"}
 
 
 def listed(options):
@@ -102,7 +133,10 @@ def train_one(options, out, name, seed, resident=None):
     """Train one model with one seed, or go on with it."""
     kind, changes, weighted, share = MODELS[name]
     data = {"points": options.points, "weighted": weighted, "seed": seed}
-    shapes = ShapeDataset(out / "train", **data)
+    folders = [out / "train"]
+    if name == "d2im-relief" and read_index(out / "plain"):
+        folders, resident = [*folders, out / "plain"], None  # the others share `train`
+    shapes = ShapeDataset(folders, **data)
     held_out = ShapeDataset(out / "val", "val", points=options.points)
     first, *_ = started(options, f"{name}-{seed}")
     steps = max(1, round(share * options.steps))

@@ -3,8 +3,9 @@
 The rivals and the camera network run in the same loop, each with its own loss. A batch
 is a function of (seed, step) alone, so what a run must keep to go on bit for bit is the
 weights and the optimiser, see `checkpoints`. Several processes, started by torchrun,
-share each batch and do what one would do with it, see `distributed`. On one GPU with
-its data there a step is recorded and replayed, see `_replayed_steps`.
+share each batch and do what one would do with it, see `distributed` (but for patches,
+which come from the process's own pictures). On one GPU with its data there a step is
+recorded and replayed, see `_replayed_steps`.
 """
 
 import math
@@ -56,6 +57,10 @@ class TrainingConfig:
     compile: bool = False  # torch.compile: pays on a GPU, after a minute
     seed: int = 0
     checkpoint_every: int = 200  # steps; also between validations
+
+    def __post_init__(self):
+        if self.patch_share and not self.relief_weight:
+            raise ValueError("patch_share needs relief_weight: L_rel knows their truth")
 
 
 def batch_losses(model, batch, config):

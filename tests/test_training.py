@@ -224,6 +224,11 @@ def test_l_rel_teaches_the_known_decomposition(data):
         batch_losses(new_model(), batch, config)
 
 
+def test_patches_are_for_l_rel():
+    with pytest.raises(ValueError, match="patch_share needs relief_weight"):
+        TrainingConfig(patch_share=0.5)
+
+
 def test_in_a_patch_l_rel_teaches_the_next_pictures_relief(tiny_data):
     """Maps of a picture's own relief, but of the next one's in its patch, are right."""
     data = ShapeDataset(tiny_data, points=2000)
