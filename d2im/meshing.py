@@ -9,8 +9,8 @@ Lipschitz bound, nothing can.
 """
 
 import math
-from itertools import product
 
+import numpy as np
 import torch
 import trimesh
 from skimage.measure import marching_cubes
@@ -116,14 +116,13 @@ class _Grid:
 
     def split(self, at):
         """The indices (3, P) of samples."""
-        return torch.stack(torch.unravel_index(at, self.values.shape))
+        return at // self.pace % self.last.add(1)
 
     def beside(self, at):
         """Six neighbours, (2, 3, P): below and above; at a border the sample itself."""
         index = self.split(at)
-        pace = index.new_tensor(self.values.stride())[:, None]
-        last = index.new_tensor(self.values.shape)[:, None] - 1
-        return torch.stack([at - pace * (index > 0), at + pace * (index < last)])
+        low, high = index > 0, index < self.last
+        return torch.stack([at - self.pace * low, at + self.pace * high])
 
     def gradient(self, at):
         """Differences of the field to the samples below and above: (2, 3, P)."""
@@ -155,12 +154,12 @@ class _Grid:
         maps = maps.to(points)[None]
         bounds = torch.stack([-maps.amin(1), maps.amax(1)], 1)
         if cell:
-            depth = camera.project(points.new_zeros(1, 3))[1].item() - HALF_BOX
+            depth = camera.project(np.zeros((1, 3)))[1].item() - HALF_BOX
             pixels = camera.focal / camera.size * maps.shape[-1] / max(depth, 0.1)
             pad = min(math.ceil(pixels * cell * DIAGONAL), maps.shape[-1] // 2)
             for y, x in ((pad, 0), (0, pad)):
                 bounds = max_pool2d(bounds, (2 * y + 1, 2 * x + 1), 1, (y, x))
-        maps = torch.cat([maps, bounds * bounds.new_tensor([-1, 1])[:, None, None]], 1)
+        maps = torch.cat([maps, -bounds[:, :1], bounds[:, 1:]], 1)
         return sample_maps(maps, camera.project(points)[0][None])[0]
 
     def start(self, device, coarse):
@@ -187,6 +186,8 @@ class _Grid:
         """Take new values; nothing is known of them yet."""
         self.values, self.known = values, torch.zeros_like(values, dtype=torch.bool)
         self.sums, self.settled = self.values, self.known
+        sizes = torch.tensor([values.shape, values.stride()], device=values.device)
+        self.last, self.pace = (sizes - sizes.new_tensor([[1], [0]]))[..., None]
         if self.relief:
             self.sums = values.clone() if sums is None else sums
             self.settled, self.side = (torch.zeros_like(self.known) for _ in range(2))
@@ -217,12 +218,13 @@ class _Grid:
         even = self.known[::2, ::2, ::2]
         even[:] = known[tuple(map(slice, even.shape))]
         # Listed are the samples that one of the parents is nearest to.
-        children = torch.zeros_like(self.known)
-        last = parents.new_tensor(children.shape) - 1
-        for offset in product((-1, 0, 1), repeat=3):
-            child = 2 * (parents - first) + parents.new_tensor(offset)
-            children[*torch.minimum(child.clamp(min=0), last).T] = True
-        self.listed = children.view(-1).nonzero()[:, 0]
+        nearest = torch.arange(-1, 2, device=parents.device)
+        child = (2 * (parents - first).T[..., None] + nearest).clamp(min=0)  # (3, P, 3)
+        x, y, z = torch.minimum(child, self.last[..., None]) * self.pace[..., None]
+        children = x[:, :, None, None] + y[:, None, :, None] + z[:, None, None]
+        listed = torch.zeros_like(self.known).view(-1)
+        listed[children.view(-1)] = True
+        self.listed = listed.nonzero()[:, 0]
         if self.lipschitz:
             # Interpolation with weights w is off by at most L * sum w |p - corner|,
             # that is L * sqrt(3) / 2 cells, plus the corners' own errors.
