@@ -103,7 +103,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", help="folder; without it only true fields")
     parser.add_argument("--family", default="cabinet")
-    parser.add_argument("--seeds", type=int, nargs="+", default=range(10_100, 10_124))
+    parser.add_argument("--seeds", type=int, nargs="+", default=range(10_100, 10_148))
     parser.add_argument("--resolution", type=int, default=128)
     options = parser.parse_args()
     model = D2IMNet.from_pretrained(options.model) if options.model else None

@@ -116,7 +116,8 @@ def main():
     text.append(training_curves(new / "training.png"))
     if (GALLERY / "results.md").is_file():  # a campaign's, not made here
         shutil.copy(GALLERY / "results.md", new)
-        (new / "maps.png").write_bytes(small((GALLERY / "maps.png").read_bytes()))
+        for path in GALLERY.glob("maps*.png"):
+            (new / path.name).write_bytes(small(path.read_bytes()))
         text.append("[How good the models are](results.md)\n")
     (new / "README.md").write_text("\n".join(text))
     copies = ({p.name for p in at.glob("*.ipynb")} for at in (GALLERY, new))
