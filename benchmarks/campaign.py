@@ -38,6 +38,7 @@ from d2im.checkpoints import read_records
 from d2im.dataset import (
     INDEX_COLUMNS,
     ShapeDataset,
+    keep_settings,
     make_example,
     prepare,
     read_index,
@@ -103,18 +104,27 @@ def make_data(options, out):
 
 def make_plain(pairs, folder, options):
     """Write examples of bodies whose relief was left out: their true map is 0."""
-    work = [delayed(plain_example)(*pair, folder, options) for pair in pairs]
+    settings = {"count": options.count, "views": options.views, "size": options.size}
+    keep_settings(folder / "settings.json", {**settings, "plain": True})
+    work = [delayed(plain_example)(*pair, folder, settings) for pair in pairs]
     write_index(folder, Parallel(options.workers)(work))
 
 
-def plain_example(family, seed, folder, options):
-    """One of them; returns its row of the index."""
-    body, rng = make_shape(family, seed).coarse, np.random.default_rng([1, seed])
-    settings = {"count": options.count, "views": options.views, "size": options.size}
+def plain_example(family, seed, folder, settings):
+    """One of them, unless it is there; returns its row of the index."""
     name = f"{family}-{seed:06d}"
-    write_example(folder / f"{name}.npz", make_example(body, body, rng, **settings))
     row = dict.fromkeys(INDEX_COLUMNS, "") | {"id": name, "family": family}
-    return row | {"seed": seed, "split": "train", "status": "ok"}
+    row |= {"seed": seed, "split": "train", "status": "ok"}
+    try:
+        if not (path := folder / f"{name}.npz").is_file():
+            body, rng = (
+                make_shape(family, seed).coarse,
+                np.random.default_rng([1, seed]),
+            )
+            write_example(path, make_example(body, body, rng, **settings))
+    except Exception as error:  # one bad shape must not end the campaign
+        row |= {"status": "failed", "reason": " ".join(str(error).split())}
+    return row
 
 
 def listed(options):
@@ -135,7 +145,8 @@ def train_one(options, out, name, seed, resident=None):
     data = {"points": options.points, "weighted": weighted, "seed": seed}
     folders = [out / "train"]
     if name == "d2im-relief" and read_index(out / "plain"):
-        folders, resident = [*folders, out / "plain"], None  # the others share `train`
+        # The others share `train` on a GPU; this one has its own copy there.
+        folders, resident = [*folders, out / "plain"], None
     shapes = ShapeDataset(folders, **data)
     held_out = ShapeDataset(out / "val", "val", points=options.points)
     first, *_ = started(options, f"{name}-{seed}")
@@ -409,9 +420,9 @@ CARD = """# {title}
 {kind}, preset `{preset}` ({pixels} px, {parameters:,} parameters), in half precision;
 `d2im.networks.{kind}.from_pretrained` loads it.
 
-- Data: {shapes:,} procedural shapes of the ten training families x {views} views, seeds
-  from 0 of `data/splits.json`'s training range; bench, bookshelf and vase never
-  seen; nothing from ShapeNet, no pretrained weights.
+- Data: {shapes:,} procedural shapes{plain} of the ten training families x {views}
+  views, seeds from 0 of `data/splits.json`'s training range; bench, bookshelf and vase
+  never seen; nothing from ShapeNet, no pretrained weights.
 - Budget: {before}{steps} steps of {batch} pictures x {points} points,
   Adam, peak rate {rate}, {precision}, seed {seed}, on {machine}{loss}; the best
   checkpoint by validation.
@@ -442,6 +453,9 @@ def pack(options, out):
         ours = {"L_vis": "visible_weight", "L_rel": "relief_weight"}
         ours = {term: trained.get(key, 0) for term, key in ours.items()}
         ours = [f"; {term} with weight {w:g}" for term, w in ours.items() if w]
+        if share := trained.get("patch_share"):
+            ours.append(f"; a patch of another in {share:.0%} of the pictures")
+        plain = len(read_index(out / "plain")) if name == "d2im-relief" else 0
         first, taken, batch = started(options, source.name)
         records = read_records(first) if first else []
         records += [r | {"step": r["step"] + taken} for r in read_records(source)]
@@ -463,6 +477,7 @@ def pack(options, out):
             pixels=options.size,
             parameters=sum(p.numel() for p in model.parameters()),
             shapes=len(ShapeDataset(out / "train")),
+            plain=f" and {plain:,} bodies without relief" * bool(plain),
             views=options.views,
             before=f"{taken} steps of {batch} on a GPU, then " * bool(first),
             loss="".join(ours),

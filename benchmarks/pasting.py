@@ -14,7 +14,6 @@ it is.
 """
 
 import argparse
-import itertools
 
 import numpy as np
 import torch
@@ -56,7 +55,9 @@ def panel(front, plane):
 
     Args: front: relief toward the camera, (H, W). plane: (H, W) bool.
     """
-    parts, _ = label(plane & (np.abs(front) > 0.1 * np.abs(front).max()))
+    parts, count = label(plane & (np.abs(front) > 0.1 * np.abs(front).max()))
+    if not count:
+        raise SystemExit("a front without relief: choose other seeds or another family")
     left, top, right, bottom = box_around(
         parts == 1 + np.bincount(parts[parts > 0] - 1).argmax()
     )
@@ -78,6 +79,14 @@ def middle(plane, box):
 def arrived(asked, found):
     """Slope of the best line through pairs, its offset free."""
     return np.polyfit(asked, found, 1)[0]
+
+
+def slope(field, points, camera):
+    """How fast a field falls along the view at points (P, 3), their median."""
+    step = 0.005 * camera.rotation[2]
+    with torch.no_grad():
+        ahead, behind = (field(torch.tensor(points + s).float()) for s in (step, -step))
+    return (behind - ahead).median().item() / 0.01
 
 
 def true_prediction(shape, camera, relief):
@@ -114,10 +123,12 @@ def main():
         giver = true_prediction(shape, camera, relief=True)
         front = -giver.displacement[0].numpy()
         box = panel(front, front_plane(shape.coarse, camera))
-        for other in itertools.count(seed + 1):
+        for other in range(seed + 1, seed + 1000):
             plain = make_shape(options.family, other)
             if place := middle(front_plane(plain.coarse, camera), box):
                 break
+        else:
+            raise SystemExit(f"no {options.family} has room for {seed}'s panel")
         taker = true_prediction(plain, camera, relief=False)
         hit, _ = seen(plain.coarse, camera)
         edited = editing.transfer_detail(
@@ -148,12 +159,18 @@ def main():
             row += [arrived(front[inside].ravel(), own[inside].ravel())]
             row += [arrived(asked[flat], change.numpy()[flat])]
             row += [arrived(asked[both], rise[both])]
+            bare = before.displacement[0].numpy()[hit]
+            row += [np.sqrt((bare**2).mean()), slope(after.base_sdf, new[now], camera)]
         table.append(row)
         print(f"{options.family}:{seed} on {other} ", *(f"{x:8.3f}" for x in row))
     names = "amplitude", "true fields", "model's map of the source alone"
-    names += "model's map", "model's mesh"
+    names += "model's map", "model's mesh", "front map of a bare one, RMS"
+    names += ("slope of f_B at the surface",)
     for name, values in zip(names, np.transpose(table), strict=False):
-        print(f"{name:32} median {np.median(values):.3f}, least {values.min():.3f}")
+        low, middle_one, high = np.quantile(values, [0.25, 0.5, 0.75])
+        line = f"median {middle_one:.4f}, least {values.min():.4f}, quartiles {low:.4f}"
+        half = np.count_nonzero(values >= 0.5)
+        print(f"{name:32} {line} and {high:.4f}, {half} of {len(values)} at least half")
 
 
 if __name__ == "__main__":

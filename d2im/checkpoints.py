@@ -121,7 +121,8 @@ def load_checkpoint(out, model, optimizer, settings, free=("checkpoint_every",))
         records = read_records(out)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ValueError(f"the checkpoint in {out} is damaged: {error}") from error
-    other = [k for k in settings if k not in free and trained.get(k) != settings[k]]
+    # A loss term that came later was off, 0, in an older run.
+    other = [k for k in settings if k not in free and trained.get(k, 0) != settings[k]]
     if other:
         raise ValueError(
             f"the checkpoint in {out} was trained with other settings "

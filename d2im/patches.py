@@ -25,7 +25,7 @@ class Patches(NamedTuple):
 
     weight: torch.Tensor  # (B, H, W): 1 inside, 0 outside, between at the border
     uv: torch.Tensor  # (B, P, 2): where the next picture's points came to lie
-    scale: torch.Tensor  # (B, 1)
+    scale: torch.Tensor  # (B, 1): of the patch's size and relief to the next picture's
 
     def at(self, uv):
         """The weight of the pixels at uv (B, P, 2); 0 outside the picture."""
@@ -34,7 +34,7 @@ class Patches(NamedTuple):
 
 
 def paste_patches(batch, uv, chosen, share):
-    """Paste into some pictures a patch of the batch's next picture.
+    """Paste into some pictures a patch of the batch's next one, a ring.
 
     The patch's middle, a visible surface point, comes to lie on one of the picture's;
     only pixels of both objects change. All that is random is hashed from the points.
@@ -46,30 +46,30 @@ def paste_patches(batch, uv, chosen, share):
         patches' borders; and Patches.
     """
     bits = batch["points"].contiguous().view(torch.int32).long()
-    chance = (hashed(hashed(bits) + 1) / 2**32).float()  # (B, P, 3) in [0, 1)
+    chance = (hashed(hashed(bits) + 1) >> 8) / 2**24  # (B, P, 3) in [0, 1)
     wide, high, scale, lot = chance[:, :2].flatten(1)[:, :4].split(1, 1)  # (B, 1)
     sides = SIDES[0] + (SIDES[1] - SIDES[0]) * torch.cat([wide, high], 1)[:, None]
     scale = SCALES[0] * (SCALES[1] / SCALES[0]) ** scale
-    lot = torch.where(chosen.any(1, True) & chosen.roll(1, 0).any(1, True), lot, 1.0)
+    lot = torch.where(chosen.any(1, True) & chosen.roll(-1, 0).any(1, True), lot, 1.0)
     here = _one_of(uv, chosen, chance[..., 2])
-    there = _one_of(uv, chosen, hashed(bits[..., 2])).roll(1, 0)
-    moved = here + scale[:, None] * (uv.roll(1, 0) - there)
+    there = _one_of(uv, chosen, hashed(bits[..., 2])).roll(-1, 0)
+    moved = here + scale[:, None] * (uv.roll(-1, 0) - there)
 
     size = batch["mask"].shape[1:]
     y, x = ((torch.arange(n, device=uv.device) + 0.5) * (2 / n) - 1 for n in size)
     grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).flatten(0, 1)  # (HW, 2)
     source = there + (grid - here) / scale[:, None]  # (B, HW, 2)
-    views = [batch["normals"], batch["depth"][:, None], batch["mask"][:, None].float()]
-    views = torch.cat(views, 1).roll(1, 0)
-    views = F.grid_sample(views, source[:, :, None], "nearest", align_corners=False)
-    normals, depth, mask = views.unflatten(2, size)[..., 0].split([3, 1, 1], 1)
+    names = "image", "normals", "depth", "mask"
+    views = [batch[name].float().reshape(len(uv), -1, *size) for name in names]
+    views = sample_maps(torch.cat(views, 1).roll(-1, 0), source).unflatten(2, size)
+    image, normals, depth, mask = views.split([3, 3, 1, 1], 1)
     # From the patch's edge inward: 0 to 1, in units of the border's width.
     edge = (0.5 - ((grid - here) / (2 * sides)).abs().amax(-1)) / BORDER
     edge = edge.clamp(0, 1).unflatten(1, size)
-    both = batch["mask"] & (mask[:, 0] > 0.5) & (lot < share)[..., None]
+    both = batch["mask"] & (mask[:, 0] > 0.999) & (lot < share)[..., None]
+    both &= (source.abs() <= 1).all(-1).unflatten(1, size)
     weight = torch.where(both, edge**2 * (3 - 2 * edge), 0.0)
-    image = sample_maps(batch["image"].roll(1, 0), source).unflatten(2, size)
-    image = batch["image"] + weight[:, None] * (image - batch["image"])
+    image = torch.lerp(batch["image"], image, weight[:, None])
     normals = torch.where(weight[:, None] > 0.5, normals, batch["normals"])
     depth = torch.where(weight > 0.5, depth[:, 0], batch["depth"])
     # No Laplacian across the border: there the mask ends.

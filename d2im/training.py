@@ -67,7 +67,8 @@ def batch_losses(model, batch, config):
     """The loss terms of one batch, unweighted.
 
     Args: model: D2IMNet, IMNet, DISN or CameraNet. config: TrainingConfig.
-        batch: collated items of ShapeDataset on the model's device.
+        batch: collated items of ShapeDataset on the model's device; a share of a
+        D2IMNet's pictures get a patch of the next one, where `patch_share` says so.
     Returns: dict of scalars: base, sdf (or relief), visible if it has a weight, and
         laplacian; of IMNet base, of DISN sdf alone; of CameraNet camera.
     Raises: ValueError: L_rel is wanted of shapes whose coarse body is not known.
@@ -85,7 +86,8 @@ def batch_losses(model, batch, config):
         chosen = losses.visible_near(
             uv, camera_points[..., 2], front, target, batch["mask"], batch["depth"]
         )
-        if config.patch_share:
+        patched = config.patch_share and isinstance(model, D2IMNet)
+        if patched:
             batch, patches = paste_patches(batch, uv, chosen, config.patch_share)
     code, features = model.encode(batch["image"])
     scaled = target * SDF_SCALE
@@ -106,12 +108,12 @@ def batch_losses(model, batch, config):
         back, seen = ~front & (target.abs() < losses.DELTA), chosen
         # Two means: the unseen back has more points, and less to learn.
         terms["relief"] = losses.relief_loss(found, relief, back, share)
-        if config.patch_share:  # inside a patch the next picture's points are the truth
+        if patched:  # inside a patch the next picture's points are the truth
             brought = sample_maps(displacement[:, :1], patches.uv)[:, 0]
             kept = chosen & (patches.at(uv) == 0)
-            there = chosen.roll(1, 0) & (patches.at(patches.uv) == 1)
+            there = chosen.roll(-1, 0) & (patches.at(patches.uv) == 1)
             seen, found = torch.cat([kept, there], 1), torch.cat([found, brought], 1)
-            relief = torch.cat([relief, patches.scale * relief.roll(1, 0)], 1)
+            relief = torch.cat([relief, patches.scale * relief.roll(-1, 0)], 1)
         terms["relief"] += losses.relief_loss(found, relief, seen, share)
     else:
         displaced = displaced_sdf(base, displacement, uv, front)
@@ -336,7 +338,7 @@ def refresh_batch_norms(model, batches):
 
 @torch.no_grad()
 def validation_loss(model, dataset, config):
-    """The mean of `total_loss` over the shapes, each with one fixed draw.
+    """The mean of `total_loss` over the shapes, each with one fixed draw, and patches.
 
     Args: dataset: ShapeDataset, or ResidentShapes on the model's device.
     """

@@ -14,6 +14,7 @@ from d2im.networks import (
     SDF_SCALE,
     CameraNet,
     D2IMNet,
+    DisplacementDecoder,
     ImageModel,
     IMNet,
 )
@@ -382,3 +383,14 @@ def test_a_config_that_is_not_json_is_named(tiny_model, tmp_path):
 def test_wrong_shapes_and_names_are_refused(tiny_model, call, message):
     with pytest.raises(ValueError, match=message):
         call(tiny_model)
+
+
+def test_a_mixing_decoder_decides_at_every_level_but_the_finest():
+    torch.manual_seed(0)
+    decoder = DisplacementDecoder((4, 4, 8), 4, mixing=True)
+    torch.nn.init.normal_(decoder.out.weight)
+    maps = [torch.rand(1, w, 32 // 2**k, 32 // 2**k) for k, w in enumerate((4, 4, 8))]
+    decoder(maps).square().sum().backward()
+    assert [conv.kernel_size for conv in decoder.mix] == [(3, 3)] * 2
+    assert all(conv.weight.grad.abs().sum() > 0 for conv in decoder.mix)
+    assert not DisplacementDecoder((4, 4, 8), 4).mix  # the released one's parts

@@ -246,7 +246,7 @@ def test_in_a_patch_l_rel_teaches_the_next_pictures_relief(tiny_data):
 
     def maps(features):  # (B, 2, H, W)
         weight, scale = seen["patches"].weight, seen["patches"].scale
-        brought = (scale * relief.roll(1, 0))[..., None]
+        brought = (scale * relief.roll(-1, 0))[..., None]
         front = torch.lerp(relief[..., None].expand_as(weight), brought, weight)
         return SDF_SCALE * torch.stack([front, relief[..., None] + 0 * front], 1)
 
@@ -260,7 +260,7 @@ def test_in_a_patch_l_rel_teaches_the_next_pictures_relief(tiny_data):
     assert not torch.equal(shown[0], batch["image"])
     seen["patches"] = seen["patches"]._replace(weight=seen["patches"].weight * 0)
     wrong = batch_losses(model, batch, config)["relief"]
-    assert 0 <= right < 0.05 * wrong
+    assert 0 <= right < 0.1 * wrong  # what is left is mixed with the patch's border
 
 
 def test_batch_norms_are_asked_with_the_weights_of_now(data, tmp_path):
