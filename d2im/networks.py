@@ -432,6 +432,11 @@ class CameraNet(ImageModel):
 
     @torch.no_grad()
     def camera(self, image):
-        """The Camera of one picture, (3, H, W); for a model in evaluation mode."""
-        row = self(image[None].to(self.image_encoder.fc.weight))[0]
+        """The Camera of one square picture, (3, H, W), which is scaled to the network's
+        size; for a model in evaluation mode."""
+        image = image[None].to(self.image_encoder.fc.weight)
+        if image.shape[-1] != self.image_size:  # another model's picture
+            size = (self.image_size, self.image_size)
+            image = F.interpolate(image, size, mode="bilinear", antialias=True)
+        row = self(image)[0]
         return Camera.from_array(row.double().cpu())

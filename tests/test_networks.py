@@ -394,3 +394,19 @@ def test_a_mixing_decoder_decides_at_every_level_but_the_finest():
     assert [conv.kernel_size for conv in decoder.mix] == [(3, 3)] * 2
     assert all(conv.weight.grad.abs().sum() > 0 for conv in decoder.mix)
     assert not DisplacementDecoder((4, 4, 8), 4).mix  # the released one's parts
+
+
+def test_a_camera_network_takes_another_models_picture():
+    torch.manual_seed(0)
+    model = tiny(CameraNet).eval()
+    model.rotation[1].weight.data *= 30
+    side = model.image_size
+    large = torch.rand(3, side, side).repeat_interleave(2, 1).repeat_interleave(2, 2)
+    small = torch.nn.functional.interpolate(
+        large[None], (side, side), mode="bilinear", antialias=True
+    )[0]
+    found = model.camera(large)
+    assert found.size == side
+    np.testing.assert_allclose(found.to_array(), model.camera(small).to_array())
+    other = model.camera(torch.rand(3, side, side)).to_array()
+    assert np.abs(found.to_array() - other).max() > 1e-3  # pictures do tell
