@@ -81,14 +81,15 @@ def batch_losses(model, batch, config):
             return {"camera": losses.camera_loss(found, cameras, points)}
     with exact:
         uv, camera_points = project(points, cameras)
+    if isinstance(model, D2IMNet):
         # P_F: the true SDF falls along the camera's z axis (third row of the rotation)
         front = (batch["gradients"] * cameras[:, None, 6:9]).sum(-1) < 0
         chosen = losses.visible_near(
             uv, camera_points[..., 2], front, target, batch["mask"], batch["depth"]
         )
-        patched = config.patch_share and isinstance(model, D2IMNet)
-        if patched:
-            batch, patches = paste_patches(batch, uv, chosen, config.patch_share)
+        if config.patch_share:
+            with exact:
+                batch, patches = paste_patches(batch, uv, chosen, config.patch_share)
     code, features = model.encode(batch["image"])
     scaled = target * SDF_SCALE
     if isinstance(model, DISN):
@@ -108,7 +109,7 @@ def batch_losses(model, batch, config):
         back, seen = ~front & (target.abs() < losses.DELTA), chosen
         # Two means: the unseen back has more points, and less to learn.
         terms["relief"] = losses.relief_loss(found, relief, back, share)
-        if patched:  # inside a patch the next picture's points are the truth
+        if config.patch_share:  # inside a patch the next picture's points are the truth
             brought = sample_maps(displacement[:, :1], patches.uv)[:, 0]
             kept = chosen & (patches.at(uv) == 0)
             there = chosen.roll(-1, 0) & (patches.at(patches.uv) == 1)
