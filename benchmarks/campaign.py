@@ -30,22 +30,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from joblib import Parallel, delayed
 from safetensors.torch import load_file, save_file
 
 from d2im import benchmark, losses
 from d2im.checkpoints import read_records
-from d2im.dataset import (
-    INDEX_COLUMNS,
-    ShapeDataset,
-    keep_settings,
-    make_example,
-    prepare,
-    read_index,
-    write_example,
-    write_index,
-    write_whole,
-)
+from d2im.dataset import ShapeDataset, prepare, read_index, write_whole
 from d2im.metrics import Result
 from d2im.networks import DISN, CameraNet, D2IMNet, ImageModel, IMNet
 from d2im.pages import csv_table, markdown_table
@@ -53,7 +42,7 @@ from d2im.plots import draw_map, image_grid, zoom
 from d2im.reconstruction import predict
 from d2im.resident import ResidentShapes
 from d2im.sampling import signed_distance
-from d2im.shapes import make_shape, split_pairs
+from d2im.shapes import split_pairs
 from d2im.training import TrainingConfig, train
 
 PIECE = 15 * 2**20
@@ -88,10 +77,10 @@ def make_data(options, out):
     settings = {"count": options.count, "views": options.views, "size": options.size}
     settings["workers"] = options.workers
     prepare(split_pairs("train", options.shapes), out / "train", **settings)
-    if "d2im-relief" in options.models.split() and not read_index(out / "plain"):
+    if "d2im-relief" in options.models.split() and options.plain:
         both = split_pairs("train", options.shapes + options.plain)
         first = len(both) * options.shapes // (options.shapes + options.plain)
-        make_plain(both[first:], out / "plain", options)
+        prepare(both[first:], out / "plain", plain=True, **settings)
     few = {**settings, "views": 2}
     prepare(split_pairs("val", 6), out / "val", split="val", **few)
     if not (out / "test" / "index.csv").is_file():
@@ -100,31 +89,6 @@ def make_data(options, out):
         )
     if options.real:
         prepare(options.real, out / "real", split="real", **{**settings, "views": 4})
-
-
-def make_plain(pairs, folder, options):
-    """Write examples of bodies whose relief was left out: their true map is 0."""
-    settings = {"count": options.count, "views": options.views, "size": options.size}
-    keep_settings(folder / "settings.json", {**settings, "plain": True})
-    work = [delayed(plain_example)(*pair, folder, settings) for pair in pairs]
-    write_index(folder, Parallel(options.workers)(work))
-
-
-def plain_example(family, seed, folder, settings):
-    """One of them, unless it is there; returns its row of the index."""
-    name = f"{family}-{seed:06d}"
-    row = dict.fromkeys(INDEX_COLUMNS, "") | {"id": name, "family": family}
-    row |= {"seed": seed, "split": "train", "status": "ok"}
-    try:
-        if not (path := folder / f"{name}.npz").is_file():
-            body, rng = (
-                make_shape(family, seed).coarse,
-                np.random.default_rng([1, seed]),
-            )
-            write_example(path, make_example(body, body, rng, **settings))
-    except Exception as error:  # one bad shape must not end the campaign
-        row |= {"status": "failed", "reason": " ".join(str(error).split())}
-    return row
 
 
 def listed(options):

@@ -49,6 +49,7 @@ def make_example(
     size=224,
     poses=None,
     backgrounds=False,
+    plain=False,
 ):
     """Sample and render one shape.
 
@@ -57,10 +58,16 @@ def make_example(
         count: points. views: pictures. size: their side in pixels.
         poses: keyword ranges of `camera.random_camera`, or a list of Cameras.
         backgrounds: draw one behind each picture; the rest stays the same.
+        plain: leave the relief out: the coarse body is the shape, its true map is 0.
     Returns: dict of arrays, see the module's docstring.
+    Raises: ValueError: plain, of a shape whose coarse body is not known.
     """
     from .rendering import Renderer, random_background  # absent where one only trains
 
+    if plain:
+        if coarse is None:
+            raise ValueError("the body without relief is known of our shapes alone")
+        detailed = coarse
     example = sample_sdf(detailed, count, rng)._asdict()
     example["gradients"] = example["gradients"].astype("f2")
     if coarse is not None:
@@ -154,6 +161,7 @@ def prepare(
     seed=0,
     poses=None,
     backgrounds=False,
+    plain=False,
     workers=1,
     progress=True,
     up="y",
@@ -171,7 +179,7 @@ def prepare(
     Args: source: (family, seed) pairs, or a folder of meshes, or a list of mesh paths.
         out: folder for the examples and `index.csv`.
         split: recorded in the index: "train", "val", "test" or "unseen".
-        count, views, size, poses, backgrounds: see `make_example`.
+        count, views, size, poses, backgrounds, plain: see `make_example`.
         seed: of sampling, views and lights; with the id it fixes a new example.
         workers: processes. progress: show a bar.
         up, yaw: how mesh files are turned, see `load_mesh`.
@@ -186,6 +194,7 @@ def prepare(
     known = {row["id"]: row for row in read_index(out)}
     settings = dict(count=count, views=views, size=size, poses=poses)
     settings["backgrounds"] = bool(backgrounds)
+    settings |= {"plain": True} if plain else {}  # older folders do not name it
     keep_settings(out / "settings.json", {**settings, "poses": repr(poses)})
     jobs = []
     for item in items:

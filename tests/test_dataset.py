@@ -23,8 +23,10 @@ from d2im.dataset import (
     write_example,
 )
 from d2im.sampling import signed_distance
+from d2im.shapes import make_shape
 
 SMALL = dict(count=2000, views=2, size=32, timeout=None, progress=False)
+ONE = dict(count=2000, views=1, size=32)
 
 
 def test_prepare_writes_one_example_a_shape_and_its_row(tmp_path):
@@ -323,6 +325,23 @@ def test_a_background_changes_the_picture_outside_the_object_alone(rng):
         core = scipy.ndimage.binary_erosion(plain[f"mask_{k}"])
         assert not changed[core].any() and changed[0].mean() > 0.9
     assert not np.array_equal(drawn["image_0"][:, 0], drawn["image_1"][:, 0])
+
+
+def test_a_plain_example_is_the_coarse_bodys(tmp_path):
+    shape, rng = make_shape("cabinet", 0), np.random.default_rng
+    plain = make_example(shape.detailed, shape.coarse, rng(0), plain=True, **ONE)
+    same = make_example(shape.coarse, shape.coarse, rng(0), **ONE)
+    for name, value in same.items():
+        np.testing.assert_array_equal(plain[name], value)
+    np.testing.assert_allclose(plain["sdf"], plain["base_sdf"], atol=1e-6)
+    relief = make_example(shape.detailed, shape.coarse, rng(0), **ONE)
+    assert np.abs(relief["sdf"] - relief["base_sdf"]).max() > 0.005
+    with pytest.raises(ValueError, match="without relief is known of our shapes"):
+        make_example(shape.detailed, None, rng(0), plain=True, **ONE)
+    [row] = prepare([("cabinet", 0)], tmp_path, plain=True, **SMALL)
+    assert row["status"] == "ok"
+    with pytest.raises(ValueError, match="'plain': True"):
+        prepare([("cabinet", 0)], tmp_path, **SMALL)
 
 
 def test_examples_with_and_without_backgrounds_are_not_mixed(tmp_path):
