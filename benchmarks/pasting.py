@@ -9,8 +9,9 @@ border is blended; it keeps its size. Once the true map is transferred onto the 
 plain body; once the picture is pasted into the other's and the model reconstructs it.
 "Arrived" is the slope of what was found over what was asked for, pixel by pixel: of
 the map, and of the mesh's rise toward the camera. 1 is all of the amplitude, 0 none.
-Beside it stands how much of the relief the model's map has for the first picture as
-it is.
+Beside it stand how much of the relief the model's map has for the first picture as it
+is, what it sees on the bare front, and how fast f_B falls along the view at the visible
+surface: a displacement moves the surface by its size over that.
 """
 
 import argparse
