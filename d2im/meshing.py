@@ -13,9 +13,9 @@ import math
 import numpy as np
 import torch
 import trimesh
-from skimage.measure import marching_cubes
 from torch.nn.functional import interpolate, max_pool2d
 
+from .cubes import marching_cubes
 from .fields import sample_maps, value_and_front
 from .sampling import HALF_BOX
 
@@ -81,7 +81,11 @@ def extract_mesh(
     if chunk is None:
         free = torch.cuda.mem_get_info(device)[0] // 2 if on_gpu else CPU_BYTES
         chunk = free // POINT_BYTES
+    if relief:
+        relief = relief[0].float().to(device), *relief[1:]
     grid = _Grid(field, resolution, relief, both or not relief, lipschitz, chunk)
+    if on_gpu:  # where a call costs more than its points, the derivative tells always
+        grid.steep = math.inf
     grid.start(device, coarse or (64 if on_gpu else 16))
     while grid.stride > 1:
         grid.halve()
@@ -100,7 +104,7 @@ class _Grid:
     def __init__(self, field, resolution, relief, plain, lipschitz, chunk):
         self.field, self.resolution, self.chunk = field, resolution, chunk
         self.relief, self.plain = relief, plain  # whether the field itself is meshed
-        self.lipschitz = lipschitz
+        self.lipschitz, self.steep = lipschitz, STEEP
         self.step, self.evaluations = 2 * HALF_BOX / (resolution - 1), 0
 
     def size(self, stride):
@@ -135,7 +139,7 @@ class _Grid:
         points = self.points(at)
         self.evaluations += len(points)
         parts = [_check(self.field(p), p) for p in points.split(self.chunk)]
-        return torch.cat(parts) if parts else points[:, 0]
+        return torch.cat(parts)
 
     def ask_both(self, at):
         """The field at samples, and which of them are front-facing."""
@@ -148,19 +152,19 @@ class _Grid:
         return _check(value, points), front
 
     def displacement(self, at, cell=0.0):
-        """Front, back, least and largest within half a cell of samples: (4, P)."""
+        """Front, back, least and largest within half a cell of samples: (P,) each."""
         maps, camera, _ = self.relief
-        points = self.points(at)
-        maps = maps.to(points)[None]
-        bounds = torch.stack([-maps.amin(1), maps.amax(1)], 1)
+        points, maps = self.points(at), maps[None]
         if cell:
+            bounds = torch.stack([-maps.amin(1), maps.amax(1)], 1)
             depth = camera.project(np.zeros((1, 3)))[1].item() - HALF_BOX
             pixels = camera.focal / camera.size * maps.shape[-1] / max(depth, 0.1)
             pad = min(math.ceil(pixels * cell * DIAGONAL), maps.shape[-1] // 2)
             for y, x in ((pad, 0), (0, pad)):
                 bounds = max_pool2d(bounds, (2 * y + 1, 2 * x + 1), 1, (y, x))
-        maps = torch.cat([maps, -bounds[:, :1], bounds[:, 1:]], 1)
-        return sample_maps(maps, camera.project(points)[0][None])[0]
+            maps = torch.cat([maps, -bounds[:, :1], bounds[:, 1:]], 1)
+        found = sample_maps(maps, camera.project(points)[0][None])[0]
+        return found if cell else (*found, *found.aminmax(dim=0))
 
     def start(self, device, coarse):
         """Evaluate the first level."""
@@ -241,7 +245,7 @@ class _Grid:
         view = gradient.new_tensor(self.relief[1].rotation[2])[:, None]
         ahead = torch.where(view > 0, gradient[1], gradient[0]).mul(view).sum(0)
         behind = torch.where(view > 0, gradient[0], gradient[1]).mul(view).sum(0)
-        sure = torch.minimum(ahead * behind.sign(), behind * ahead.sign()) > STEEP
+        sure = torch.minimum(ahead * behind.sign(), behind * ahead.sign()) > self.steep
         return ahead + behind < 0, sure & (self.relief[2] == "gradient")
 
     def near(self, at, band, cell, gradient):
@@ -278,16 +282,16 @@ class _Grid:
         near, final, maps, side, unsure = self.near(at, band, cell, gradient)
         values, known = self.values.view(-1), self.known.view(-1)
         unsure &= final & last
-        missing = at[near & ~unsure & ~known[at]]
-        values[missing] = self.ask(missing)
+        if len(missing := at[near & ~unsure & ~known[at]]):
+            values[missing] = self.ask(missing)
         known[at[near]] = True
         if unsure.any():
             values[at[unsure]], side[unsure] = self.ask_both(at[unsure])
         if self.relief and last:  # the predicted differences against the true ones
-            easy = (final & ~unsure).nonzero()[:, 0]
-            side[easy], sure = self.sides(self.gradient(at[easy]))
-            if len(hard := easy[~sure]):
-                side[hard] = self.ask_both(at[hard])[1]
+            if len(easy := (final & ~unsure).nonzero()[:, 0]):
+                side[easy], sure = self.sides(self.gradient(at[easy]))
+                if len(hard := easy[~sure]):
+                    side[hard] = self.ask_both(at[hard])[1]
         if self.relief:
             self.side.view(-1)[at] = side
             self.settled.view(-1)[at[final]] = True
@@ -321,27 +325,29 @@ class _Grid:
         return values
 
     def triangulate(self, values, relief=None):
-        if not (values > 0).any() or not (values <= 0).any():
+        for axis in range(3):  # cells beyond the window: the surface is closed before
+            for place in (0, -1):
+                values.select(axis, place).clamp_(min=self.step)
+        self.jumps = 0
+        vertices, faces = marching_cubes(values, self.place_jumps if relief else None)
+        if not len(faces):
             raise ValueError(self.nothing)
-        vertices, faces, _, _ = marching_cubes(values.cpu().numpy(), 0.0)
-        vertices = torch.from_numpy(vertices.copy()).to(values.device)
-        jumps = self.place_jumps(vertices, values) if relief else 0
-        world = (vertices + self.low).double().cpu().numpy() * self.step - HALF_BOX
-        mesh = trimesh.Trimesh(world, faces, process=False)
-        mesh.metadata.update(evaluations=self.evaluations, jumps=jumps, solid=True)
+        world = (vertices.double() + self.low).cpu().numpy() * self.step - HALF_BOX
+        mesh = trimesh.Trimesh(world, faces.cpu().numpy(), process=False)
+        about = {"evaluations": self.evaluations, "jumps": self.jumps, "solid": True}
+        mesh.metadata.update(about)
         return mesh
 
-    def place_jumps(self, vertices, values):
-        """Move vertices at jumps to where F changes sign; return their number."""
-        low, high = vertices.floor().long(), vertices.ceil().long()
-        jump = self.side[*low.T] != self.side[*high.T]
-        number = int(jump.sum())
-        low, high = low[jump], high[jump]
+    def place_jumps(self, ends, vertices):
+        """Move vertices between front and back to where F changes sign."""
+        jump = (self.side.view(-1)[ends[0]] != self.side.view(-1)[ends[1]]).nonzero()
+        jump = jump[:, 0]
+        self.jumps = len(jump)
+        low, high = (self.split(at).T for at in ends[:, jump])
         front, back = self.displacement((low + high) / 2)[:2]
         large = (front - back).abs() > SMALL_JUMP * self.step
-        jump[jump.clone()] = large
-        low, high = low[large], high[large]
-        inside = values[*low.T] <= 0
+        low, high, jump = low[large], high[large], jump[large]
+        inside = self.sums.view(-1)[ends[0, jump]] <= 0
         for _ in range(BISECTIONS):
             middle = (low + high) / 2
             value, side = self.ask_both(middle)
@@ -349,8 +355,7 @@ class _Grid:
             same = (value + shift <= 0) == inside
             low = torch.where(same[:, None], middle, low)
             high = torch.where(same[:, None], high, middle)
-        vertices[jump] = (low + high) / 2
-        return number
+        vertices[jump] = ((low + high) / 2).to(vertices)
 
 
 def _check(answer, points):

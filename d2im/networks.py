@@ -27,6 +27,7 @@ from .fields import base_field, displaced_field, displaced_sdf, sample_maps
 
 START_RADIUS = 0.3  # world units, of the ball that an untrained base field is
 SDF_SCALE = 10.0  # the released data's factor: distances of ~0.1 become of order 1
+relu_slope = torch.ops.aten.threshold_backward  # (slope, ReLU's result, 0), in one pass
 
 
 class ResidualBlock(nn.Module):
@@ -122,16 +123,15 @@ class BaseDecoder(nn.Module):
             # W [h, p] = W_h h + W_p p, without building [h, p]
             weight_hidden, weight_xyz = layer.weight.tensor_split([hidden.shape[-1]], 1)
             from_points = F.linear(points, weight_xyz, layer.bias)
-            hidden = from_points.add_(F.linear(hidden, weight_hidden))  # (B, P, C)
+            hidden = from_points.add_(F.linear(hidden, weight_hidden)).relu_()
             if direction is not None:
-                slope = F.linear(slope, weight_hidden) + weight_xyz @ direction
-                slope = slope * (hidden > 0)
-            hidden = hidden.relu_()
+                slope = F.linear(slope, weight_hidden, weight_xyz @ direction)
+                slope = relu_slope(slope.expand_as(hidden), hidden, 0)
         hidden = self.layers[-1](hidden).relu_()
         value = self.out(hidden)[..., 0]
         if direction is None:
             return value
-        slope = F.linear(slope, self.layers[-1].weight) * (hidden > 0)
+        slope = relu_slope(F.linear(slope, self.layers[-1].weight), hidden, 0)
         return value, F.linear(slope, self.out.weight)[..., 0]
 
 

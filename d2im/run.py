@@ -26,7 +26,7 @@ from . import pages
 
 ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT = 3600  # seconds for one cell: an hour is a long training cell on two cores
-VERSIONS = "k3d torch numpy trimesh manifold3d libigl embreex scikit-image".split()
+VERSIONS = "k3d torch numpy trimesh manifold3d libigl embreex".split()
 
 
 class NotebookFailed(RuntimeError):

@@ -215,6 +215,22 @@ def test_furniture_with_thin_parts_has_the_mesh_of_the_dense_grid(family, monkey
     assert found[1].metadata["evaluations"] < 64**3 / 5
 
 
+def test_where_the_derivative_tells_always_the_mesh_is_the_same(monkeypatch):
+    found = extract_mesh(torus(), 130, relief=relief(), both=True)
+    monkeypatch.setattr(meshing, "STEEP", np.inf)  # as on a GPU
+    always = extract_mesh(torus(), 130, relief=relief(), both=True, coarse=64)
+    for pair in zip(found, always, strict=True):
+        assert_same_mesh(*pair)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA here")
+def test_cpu_and_cuda_give_the_same_mesh():
+    here = extract_mesh(torus(), 130, relief=relief(), both=True)
+    there = extract_mesh(torus(), 130, relief=relief(), both=True, device="cuda")
+    for pair in zip(here, there, strict=True):
+        assert_same_mesh(*pair)
+
+
 def test_a_narrow_high_bump_of_the_map_is_not_lost():
     maps = torch.zeros(2, 224, 224)
     maps[0, 110:113, 110:113] = -0.12  # a rod 3 px wide, 14 cells high

@@ -437,7 +437,7 @@ def test_a_failed_write_keeps_the_last_checkpoint(data, tmp_path, monkeypatch):
 def test_training_works_without_the_geometry_libraries(tiny_data, tmp_path):
     code = f"""
 import sys
-for name in ("igl", "embreex", "manifold3d", "k3d", "trimesh", "skimage", "papermill"):
+for name in ("igl", "embreex", "manifold3d", "k3d", "trimesh", "papermill"):
     sys.modules[name] = None  # importing it raises
 from d2im.dataset import ShapeDataset
 from d2im.networks import D2IMNet
