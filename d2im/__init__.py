@@ -23,7 +23,7 @@ PARTS = {  # part -> the names it gives to the package
     "reconstruction": ("Reconstruction", "reconstruct"),
 }
 OTHERS = """solids isolation resident fields losses checkpoints distributed pictures
-editing metrics plots benchmark widgets run"""  # to be had as d2im.losses and so on
+cubes editing metrics plots benchmark widgets run"""  # as d2im.losses and so on
 PARTS |= {part: () for part in OTHERS.split()}
 _HOME = {name: part for part, names in PARTS.items() for name in names}
 

@@ -1,11 +1,11 @@
 """Marching cubes on tensors, on any device (Lorensen and Cline, SIGGRAPH 1987).
 
-In a cell the surface follows loops over the cell's edges. Where the inside corners of a
-face lie across, the bilinear function between them decides whether they are joined
-(Nielson and Hamann's asymptotic decider, 1991), alike for both cells of the face, so
-the surface is closed. A loop is filled by a fan of triangles without a diagonal in a
-face, as the next cell may have the same one, or by a fan about a vertex in its middle:
-no edge has more than two triangles.
+In a cell the surface follows loops over the cell's edges. Where a face is ambiguous,
+its inside corners diagonally opposite, the bilinear function between its corners
+decides whether they are joined (Nielson and Hamann's asymptotic decider, 1991), alike
+for both cells of the face, so the surface is closed. A loop is filled by a fan of
+triangles without a diagonal in a face, as the next cell may have the same one, or by a
+fan about a vertex in its middle: no edge has more than two triangles.
 """
 
 from functools import cache
@@ -40,13 +40,14 @@ FLAT = {(a, b) for side in SIDES for a in side for b in side}  # edges of a comm
 
 
 def _ambiguous(code):
-    """A bit for each face whose inside corners lie across."""
+    """A bit for each face whose inside corners are diagonally opposite."""
     inside = [[code >> corner & 1 for corner in ring] for ring in RINGS]
     return sum((i[0] == i[2] != i[1] == i[3]) << k for k, i in enumerate(inside))
 
 
 def _triangles(code, joined):
-    """Triangles of a cell, as edges; `joined`: a bit for each ambiguous face."""
+    """Triangles of a cell, as edges; `joined`: a bit for each ambiguous face whose
+    inside corners the inside connects."""
     follow = {}
     for face, (ring, side) in enumerate(zip(RINGS, SIDES, strict=True)):
         inside = [code >> corner & 1 for corner in ring]
@@ -73,7 +74,7 @@ def _tables(device):
     (256, 3); of each code * 64 + joined: its first triangle and their number; triangles
     (T, 3); corners (8, 3), faces' corners (6, 4), axis and lower corner of edges."""
     ambiguous = [_ambiguous(code) for code in range(256)]
-    crossed = [[(c ^ c >> k) & 1 for k in (4, 2, 1)] for c in range(256)]
+    crossed = [[(code ^ code >> k) & 1 for k in (4, 2, 1)] for code in range(256)]
     first, number, triangles = [], [], []
     for code, joined in product(range(256), range(64)):
         possible = joined & ~ambiguous[code] == 0
@@ -90,58 +91,60 @@ def _tables(device):
 def marching_cubes(values, move=None):
     """Triangulate the zero surface of a grid's values.
 
-    Args: values: (X, Y, Z), contiguous; inside where <= 0. The outermost layer must be
-        outside.
+    Args: values: (X, Y, Z), floating point, contiguous; inside where <= 0. The
+        outermost layer must be outside.
         move: called with the ends (2, V) of the edges that the surface crosses, as flat
             indices, and the vertices (V, 3) on them, which it may change in place.
-    Returns: vertices (V, 3) in cells, linear between an edge's ends, then those in the
-        middle of loops; faces (F, 3), counter-clockwise seen from outside.
+    Returns: vertices (V, 3) in grid indices, linear between an edge's ends, then those
+        in the middle of loops; faces (F, 3), counter-clockwise seen from outside. Where
+        values are exactly 0 vertices coincide.
     """
-    ambiguous, crossed, first, number, triangles, *shape = _tables(values.device)
-    corners, rings, (edge_axis, edge_low) = shape
-    code = (values <= 0).byte()
+    ambiguous, crossed, first, number, triangles, *cube = _tables(values.device)
+    corners, rings, (edge_axis, edge_low) = cube
+    codes = (values <= 0).byte()
     for axis, shift in ((2, 1), (1, 2), (0, 4)):
-        low, high = (code.narrow(axis, k, code.shape[axis] - 1) for k in (0, 1))
-        code = low | high << shift
-    cells = (code + 1 > 1).nonzero()  # neither 0 nor 255: a byte overflows
-    code, pace = code[tuple(cells.T)].long(), cells.new_tensor(values.stride())
-    at, flat = (cells * pace).sum(1), values.view(-1)
+        low, high = (codes.narrow(axis, k, codes.shape[axis] - 1) for k in (0, 1))
+        codes = low | high << shift
+    cells = (codes + 1 > 1).nonzero()  # neither 0 nor 255: a byte overflows
+    code, strides = codes[tuple(cells.T)].long(), cells.new_tensor(values.stride())
+    lowest, flat = (cells * strides).sum(1), values.view(-1)
 
     # Vertices: each on an edge that leaves the lowest corner of some cell.
     crossed = crossed[code]
-    cell, axis = crossed.nonzero().T
-    ends = torch.stack([at[cell], at[cell] + pace[axis]])
+    owner, axis = crossed.nonzero().T
+    ends = torch.stack([lowest[owner], lowest[owner] + strides[axis]])
     start, end = flat[ends]
-    vertices = cells[cell].to(values)
+    vertices = cells[owner].to(values)
     vertices.scatter_add_(1, axis[:, None], (start / (start - end))[:, None])
     if move:
         move(ends, vertices)
 
-    # Faces: the bilinear function's saddle is inside where the product of the inside
-    # corners is the larger one.
-    corners = (corners * pace).sum(1)
+    # Triangles: the bilinear function's saddle is inside where the product of the
+    # inside corners is the larger one.
+    offsets = (corners * strides).sum(1)
     unsure = ambiguous[code].nonzero()[:, 0]
-    ring = flat[at[unsure, None, None] + corners[rings]]
+    ring = flat[lowest[unsure, None, None] + offsets[rings]]
     gap = ring[..., 0] * ring[..., 2] - ring[..., 1] * ring[..., 3]
     joined = torch.where(ring[..., 0] <= 0, gap, -gap) > 0
-    bits = (joined << torch.arange(6, device=pace.device)).sum(1)
-    code *= 64
-    code[unsure] += bits & ambiguous[code[unsure] // 64]
-    number = number[code]
-    cell = torch.arange(len(code), device=code.device).repeat_interleave(number)
-    place = torch.arange(len(cell), device=code.device)
-    place += (first[code] - number.cumsum(0) + number)[cell]
-    edge = triangles[place]  # (F, 3)
-    row = torch.empty_like(flat, dtype=torch.int32)  # of samples in the list of cells
-    row[at] = torch.arange(len(at), dtype=torch.int32, device=row.device)
-    ids = crossed.view(-1).cumsum(0).view(-1, 3) - 1
-    place = row[at[cell, None] + corners[edge_low][edge]].long()
-    faces = ids.view(-1)[3 * place + edge_axis[edge]]
+    joined = (joined << torch.arange(6, device=code.device)).sum(1)
+    case = code * 64
+    case[unsure] += joined & ambiguous[code[unsure]]
+    number = number[case]
+    cell = torch.arange(len(case), device=case.device).repeat_interleave(number)
+    which = torch.arange(len(cell), device=case.device)
+    which += (first[case] - number.cumsum(0) + number)[cell]
+    edges = triangles[which]  # (F, 3), of the triangle's cell
 
-    middle = (edge[:, 0] == MIDDLE).nonzero()[:, 0]  # a cell has one such loop at most
+    # Faces: an edge's vertex is found by the cell at its lower end.
+    place = torch.empty_like(flat, dtype=torch.int32)  # in the list of cells
+    place[lowest] = torch.arange(len(cells), dtype=torch.int32, device=place.device)
+    place = place[lowest[cell, None] + offsets[edge_low][edges]].long()
+    vertex = crossed.view(-1).cumsum(0) - 1
+    faces = vertex[3 * place + edge_axis[edges]]
+    middle = (edges[:, 0] == MIDDLE).nonzero()[:, 0]  # a cell has one such loop at most
     if len(middle):
         loops, loop = cell[middle].unique_consecutive(return_inverse=True)
-        sums = torch.zeros((len(loops), 3), dtype=torch.double, device=pace.device)
+        sums = torch.zeros((len(loops), 3), dtype=torch.double, device=cell.device)
         sums.index_add_(0, loop, vertices[faces[middle, 1]].double())
         faces[middle, 0] = len(vertices) + loop
         means = sums / loop.bincount()[:, None]

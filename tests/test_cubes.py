@@ -57,8 +57,8 @@ def test_a_smooth_surface_is_that_of_another_library():
 
 
 @pytest.mark.parametrize("axis", range(3))
-@pytest.mark.parametrize(("outside", "bodies"), [(0.5, 1), (2.0, 2)])
-def test_inside_corners_across_a_face_are_joined_by_its_bilinear_function(
+@pytest.mark.parametrize(("outside", "bodies"), [(0.5, 1), (1.0, 2), (2.0, 2)])
+def test_opposite_corners_of_a_face_are_joined_by_its_bilinear_function(
     axis, outside, bodies
 ):
     # Its saddle is (1 - outside**2) / (-2 - 2 * outside): inside where outside < 1.

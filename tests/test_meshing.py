@@ -246,6 +246,22 @@ def test_the_base_mesh_is_the_same_with_and_without_relief():
     assert_same_mesh(beside, alone)
 
 
+@pytest.mark.parametrize("slope", [1.5, 4, 16])
+@pytest.mark.parametrize("relieved", [False, True])
+def test_a_part_that_the_window_missed_is_followed(slope, relieved, monkeypatch):
+    monkeypatch.setattr(meshing, "STEEP", np.inf)  # the exact derivative everywhere
+
+    def field(p):  # a ball with a rod, steep, so that no band reaches the rod
+        nearest = p * p.new_tensor((1, 0, 0))
+        rod = (p - nearest.clamp(0, 0.45)).norm(dim=-1) - 0.012
+        return slope * torch.minimum(sphere(0.15)(p), rod)
+
+    args = {"relief": relief(amplitude=0.01)} if relieved else {}
+    found = extract_mesh(field, 128, **args)
+    assert_same_mesh(found, extract_mesh(field, 128, **args, coarse=128))
+    assert found.is_watertight and found.bounds[1, 0] > 0.45
+
+
 def test_where_front_turns_to_back_the_wall_is_flat():
     class Orthographic:
         rotation, focal, size = np.eye(3), 8.0, 8
@@ -256,13 +272,14 @@ def test_where_front_turns_to_back_the_wall_is_flat():
     maps = torch.zeros(2, 8, 8)
     maps[0] += 0.05  # the front half shrinks: a step of 6 cells at z = 0
     args = (maps, Orthographic(), "gradient")
-    treated = extract_mesh(sphere(0.4), 64, relief=args)
-    plain = extract_mesh(displaced_field(sphere(0.4), *args), 64)
     cell, off = 1.1 / 63, {}
+    ball = sphere(0.4, (0, 0, 0.3 * cell))  # an edge's middle is off by as much
+    treated = extract_mesh(ball, 64, relief=args)
+    plain = extract_mesh(displaced_field(ball, *args), 64)
     for name, mesh in (("treated", treated), ("plain", plain)):
         radius = np.linalg.norm(mesh.vertices[:, :2], axis=1)
-        wall = (abs(mesh.vertices[:, 2]) < cell) & (radius > 0.36) & (radius < 0.39)
-        off[name] = abs(mesh.vertices[wall, 2])
+        height = abs(mesh.vertices[:, 2] - 0.3 * cell)
+        off[name] = height[(height < cell) & (radius > 0.36) & (radius < 0.39)]
     assert treated.metadata["jumps"] >= len(off["treated"]) > 100
     assert off["treated"].max() < cell / 8
     assert off["plain"].max() > cell / 4
