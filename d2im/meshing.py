@@ -3,9 +3,9 @@
 A dense grid spends almost every evaluation far from the surface. Here each level halves
 the cells of the one before: its values are predicted by trilinear interpolation, and
 the field is asked only where they may be zero, in a window that closes in on the
-object. Then both ends of every edge with a change of sign are made exact: the mesh is
-the dense grid's. Only a detached piece that no level's band touches can be lost; with a
-Lipschitz bound, nothing can.
+object. Then both ends of every edge with a change of sign are made exact, and where the
+surface leaves the window it is followed: the mesh is the dense grid's. Only a detached
+piece that no level's band touches can be lost; with a Lipschitz bound, nothing can.
 """
 
 import math
