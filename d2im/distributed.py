@@ -7,7 +7,6 @@ batch; `torchrun` or accelerate's `notebook_launcher` starts the processes.
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.nn.functional import all_reduce
 
 
 def process_count():
@@ -15,11 +14,25 @@ def process_count():
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+class _Sum(torch.autograd.Function):
+    """The sum of the processes' tensors; gradients are summed, too."""
+
+    @staticmethod
+    def forward(ctx, tensor):
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return _Sum.apply(gradient)
+
+
 def mean_over_processes(tensor):
     """The mean of a tensor over the processes; gradients flow through it."""
     if process_count() == 1:
         return tensor
-    return all_reduce(tensor) / process_count()
+    return _Sum.apply(tensor) / process_count()
 
 
 def average_gradients(parameters):
