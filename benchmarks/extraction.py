@@ -170,9 +170,10 @@ def main():
                 f"{dense_wall / wall:.0f} and {dense_core / core:.0f} times faster, "
                 f"{found.mesh.metadata['evaluations']:,} evaluations"
             )
+        picture = image[None].contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
             _, wall, core = timed(
-                lambda: model.displacement_decoder(model.encode(image[None])[1]),
+                lambda p=picture: model.displacement_decoder(model.encode(p)[1]),
                 device,
                 options.repeats,
             )
