@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 
 from .fields import sample_maps
-from .losses import pixel_index
 from .resident import hashed
 
 SIDES = 0.08, 0.4  # of a patch, in sides of the picture
@@ -28,9 +27,9 @@ class Patches(NamedTuple):
     scale: torch.Tensor  # (B, 1): of the patch's size and relief to the next picture's
 
     def at(self, uv):
-        """The weight of the pixels at uv (B, P, 2); 0 outside the picture."""
-        index, inside = pixel_index(uv, *self.weight.shape[1:])
-        return torch.where(inside, self.weight.flatten(1).gather(1, index), 0.0)
+        """The weight at uv (B, P, 2), bilinear like the maps; 0 outside the picture."""
+        weight = sample_maps(self.weight[:, None], uv)[:, 0]
+        return torch.where(uv.abs().amax(-1) <= 1, weight, 0.0)
 
 
 def paste_patches(batch, uv, chosen, share):

@@ -112,7 +112,7 @@ def batch_losses(model, batch, config):
         if config.patch_share:  # inside a patch the next picture's points are the truth
             brought = sample_maps(displacement[:, :1], patches.uv)[:, 0]
             kept = chosen & (patches.at(uv) == 0)
-            there = chosen.roll(-1, 0) & (patches.at(patches.uv) == 1)
+            there = chosen.roll(-1, 0) & (patches.at(patches.uv) > 0.999)
             seen, found = torch.cat([kept, there], 1), torch.cat([found, brought], 1)
             relief = torch.cat([relief, patches.scale * relief.roll(-1, 0)], 1)
         terms["relief"] += losses.relief_loss(found, relief, seen, share)

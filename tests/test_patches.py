@@ -40,7 +40,7 @@ def test_without_a_share_nothing_is_pasted(batch):
 def test_the_points_of_a_patch_move_with_its_picture(batch):
     views, uv, chosen = batch
     pasted, patches = paste_patches(*batch, 1.0)
-    there = chosen.roll(-1, 0) & (patches.at(patches.uv) == 1)
+    there = chosen.roll(-1, 0) & (patches.at(patches.uv) > 0.999)
     assert there.sum(1).min() > 5
     for name, atol in (("image", 1e-5), ("normals", 1e-4)):
         was = sample_maps(views[name], uv).roll(-1, 0)  # the next picture's, at its own

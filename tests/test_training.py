@@ -260,7 +260,7 @@ def test_in_a_patch_l_rel_teaches_the_next_pictures_relief(tiny_data):
     assert not torch.equal(shown[0], batch["image"])
     seen["patches"] = seen["patches"]._replace(weight=seen["patches"].weight * 0)
     wrong = batch_losses(model, batch, config)["relief"]
-    assert 0 <= right < 0.1 * wrong  # what is left is mixed with the patch's border
+    assert 0 <= right < 1e-6 * wrong
 
 
 def test_batch_norms_are_asked_with_the_weights_of_now(data, tmp_path):
@@ -437,7 +437,7 @@ def test_a_failed_write_keeps_the_last_checkpoint(data, tmp_path, monkeypatch):
 def test_training_works_without_the_geometry_libraries(tiny_data, tmp_path):
     code = f"""
 import sys
-for name in ("igl", "embreex", "manifold3d", "k3d", "trimesh", "papermill"):
+for name in ("igl", "embreex", "manifold3d", "k3d", "trimesh", "skimage", "papermill"):
     sys.modules[name] = None  # importing it raises
 from d2im.dataset import ShapeDataset
 from d2im.networks import D2IMNet
