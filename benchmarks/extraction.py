@@ -8,8 +8,11 @@ and for the last layer of the maps, which is scaled to relief of up to `--relief
 
 The released way: two decoder passes over the whole grid, the second a step along the
 view, in chunks of 100,000 points, for each of which the picture is encoded again and
-the code is repeated for each point. All chunks cost alike, so `--share` of them are
+the code is repeated for each point. All chunks cost alike, so `--chunks` of them are
 timed, spread over the grid, and the time is scaled up.
+
+For scale stand marching cubes of a whole grid: ours where the field is, scikit-image's
+on the CPU, with normals that are not used here.
 """
 
 import argparse
