@@ -11,22 +11,23 @@ view, in chunks of 100,000 points, for each of which the picture is encoded agai
 the code is repeated for each point. All chunks cost alike, so `--chunks` of them are
 timed, spread over the grid, and the time is scaled up.
 
-For scale stand marching cubes of a whole grid: ours where the field is, scikit-image's
-on the CPU, with normals that are not used here.
+For scale stand what one evaluated point costs, and marching cubes of a whole grid: ours
+where the field is and, where it is installed, scikit-image's on the CPU, with normals
+that are not used here.
 """
 
 import argparse
 import resource
 import time
+from importlib.util import find_spec
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from skimage.measure import marching_cubes as other_cubes
 
 from d2im.camera import Camera
 from d2im.cubes import marching_cubes
-from d2im.fields import FINITE_STEP, displaced_sdf
+from d2im.fields import FINITE_STEP, displaced_sdf, value_and_front
 from d2im.meshing import HALF_BOX
 from d2im.networks import SDF_SCALE, D2IMNet
 from d2im.reconstruction import reconstruct
@@ -128,6 +129,23 @@ def released(model, image, camera, resolution, share, device):
     return wall * whole, core * whole, len(full) / count
 
 
+@torch.no_grad()
+def point_costs(model, image, camera, device, repeats):
+    """Print what a point's value costs, alone and with the derivative's sign."""
+    field = model.fields(image, camera)[0]
+    count = 2**20 if device == "cuda" else 2048  # as many as extraction asks at once
+    points = (torch.rand(count, 3, device=device) * 2 - 1) * HALF_BOX
+    view = camera.rotation[2]
+    for name, ask in {
+        "value": lambda: field(points),
+        "value, front": lambda: value_and_front(field, points, view, "gradient"),
+    }.items():
+        ask()
+        _, wall, core = timed(ask, device, 10 * repeats)
+        wall, core = (1e6 * seconds / count for seconds in (wall, core))
+        print(f"a point, {name:12}  {wall:.3f} us wall {core:.3f} us core")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="paper", help="paper or small")
@@ -152,6 +170,7 @@ def main():
         f"{options.preset}, {options.shape}, {device}, {torch.get_num_threads()} "
         f"threads; base fitted in {options.steps} steps to {error:.4f}"
     )
+    point_costs(model, image[None], camera, device, options.repeats)
     for resolution in options.resolutions:
         share = options.chunks * CHUNK / resolution**3
         dense_wall, dense_core, share = released(
@@ -184,10 +203,12 @@ def main():
         side = np.linspace(-HALF_BOX, HALF_BOX, resolution, dtype="f4")
         ball = np.sqrt((side**2)[:, None, None] + (side**2)[:, None] + side**2) - 0.4
         there = torch.tensor(ball, device=device)  # for scale: the whole grid
-        for name, cubes in {
-            "d2im": lambda v=there: marching_cubes(v),
-            "scikit-image": lambda v=ball: other_cubes(v, 0.0),
-        }.items():
+        ways = {"d2im": lambda v=there: marching_cubes(v)}
+        if find_spec("skimage"):
+            from skimage.measure import marching_cubes as other_cubes
+
+            ways["scikit-image"] = lambda v=ball: other_cubes(v, 0.0)
+        for name, cubes in ways.items():
             cubes()
             _, wall, core = timed(cubes, device, options.repeats)
             print(f"  marching cubes, {name:12} {wall:.3f} s wall {core:.3f} s core")

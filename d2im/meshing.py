@@ -87,9 +87,8 @@ def extract_mesh(
         chunk = free // POINT_BYTES
     if relief:
         relief = relief[0].float().to(device), *relief[1:]
-    grid = _Grid(field, resolution, relief, both or not relief, lipschitz, chunk)
-    if on_gpu:  # there a call costs more than its points
-        grid.steep = math.inf
+    steep = math.inf if on_gpu else STEEP  # there a call costs more than its points
+    grid = _Grid(field, resolution, relief, both or not relief, lipschitz, chunk, steep)
     grid.start(device, coarse or (64 if on_gpu else 16))
     while grid.stride > 1:
         grid.halve()
@@ -105,10 +104,10 @@ class _Grid:
     known, else predicted. `at` is always a list of samples, as flat indices.
     """
 
-    def __init__(self, field, resolution, relief, plain, lipschitz, chunk):
+    def __init__(self, field, resolution, relief, plain, lipschitz, chunk, steep):
         self.field, self.resolution, self.chunk = field, resolution, chunk
         self.relief, self.plain = relief, plain  # whether the field itself is meshed
-        self.lipschitz, self.steep = lipschitz, STEEP
+        self.lipschitz, self.steep = lipschitz, steep
         self.step, self.evaluations = 2 * HALF_BOX / (resolution - 1), 0
 
     def size(self, stride):
