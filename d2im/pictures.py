@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from scipy import ndimage
 
 from .camera import Camera
@@ -58,14 +58,15 @@ def load_image(source, size, *, camera=None, framed=False, background="white"):
         raise ValueError(f"an image's sides must have {wanted}, got {sides}")
     if framed and source.width != source.height:
         raise ValueError(f"a framed image must be square, got {sides}")
-    rgba = source.convert("RGBA")
-    if not framed:
-        rgba = ImageOps.contain(rgba, (WORKING_SIZE, WORKING_SIZE))
-    alpha = np.asarray(rgba)[..., 3]
-    if alpha.max() < (1 if framed else 128):
+    rgba = ImageOps.exif_transpose(source).convert("RGBA")
+    least, most = rgba.getextrema()[3]  # of alpha
+    if most < (1 if framed else 128):
         raise ValueError("the image is all but fully transparent: no object is in it")
     if not framed:
-        if alpha.min() == 255:
+        if least < 128:  # wide margins would cost pixels
+            rgba = rgba.crop(rgba.getbbox())
+        rgba = ImageOps.contain(rgba, (WORKING_SIZE, WORKING_SIZE))
+        if least > 127:
             rgba.putalpha(Image.fromarray(cut_out(np.asarray(rgba)[..., :3] / 255.0)))
         rgba = _frame(rgba, camera or Camera(0, 0, RATIO, size))
     rgba = rgba.resize((size, size), Image.Resampling.BILINEAR)
@@ -76,17 +77,17 @@ def load_image(source, size, *, camera=None, framed=False, background="white"):
 
 def _from_floats(source, size):
     if isinstance(source, np.ndarray):
-        source = torch.from_numpy(np.ascontiguousarray(source))
+        source = torch.tensor(np.ascontiguousarray(source))
     image = source.detach().cpu()
     channels, height, width = image.shape if image.ndim == 3 else (0, 0, 0)
     if channels != 3 or height != width or height < SMALLEST_IMAGE:
         wanted = f"(3, H, W), square, of {SMALLEST_IMAGE} px at least"
         raise ValueError(f"an image array is {wanted}, not {tuple(image.shape)}")
     low, high = image.min(), image.max()
-    if not (image.is_floating_point() and low >= 0 and high <= 1):  # nor for NaN
+    if not (image.is_floating_point() and low >= -1e-5 and high <= 1 + 1e-5):  # no NaN
         found = f"{image.dtype} in [{low:.3g}, {high:.3g}]"
         raise ValueError(f"an image array must be float in [0, 1], got {found}")
-    image = image.float()
+    image = image.float().clamp(0, 1)  # rounding strays
     if height == size:
         return image
     return torch.nn.functional.interpolate(
@@ -99,13 +100,16 @@ def _open_image(path):
         raise FileNotFoundError(f"no image file {path}")
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, of damaged EXIF data
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(path)
-        with image:
-            return ImageOps.exif_transpose(image)  # which also reads it
+            with Image.open(path) as image:
+                image.load()
+                image.getexif()
+                image.info.pop("exif", None)  # not to be written anew: it may not do
+                return ImageOps.exif_transpose(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"{path} is too large an image: scale it down") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # decoders raise anything
         raise ValueError(f"{path} is not a readable image: {error}") from error
 
 
@@ -139,22 +143,31 @@ def cut_out(rgb):
             means = ndimage.mean(unlike, regions, np.arange(1, count + 1))
             unlike = np.append(1.0, means)[regions]
         background |= (far <= reach) & (unlike < TINT)
-    parts, _ = ndimage.label(ndimage.binary_opening(~background), np.ones((3, 3)))
-    sizes = np.bincount(parts.ravel())[1:]
-    if not len(sizes) or sizes.max() < 0.002 * background.size:
+    found, largest = _without_specks(ndimage.binary_opening(~background), 0.02)
+    if largest < 0.002 * background.size:
         raise ValueError("the image shows nothing on its plain background")
-    keep = np.append(False, sizes > 0.02 * sizes.max())  # specks and dithering go
-    return (keep[parts] * 255).astype(np.uint8)
+    return (found * 255).astype(np.uint8)
+
+
+def _without_specks(mask, share):
+    """A mask but for its parts smaller than a share of the largest, whose pixels."""
+    parts, _ = ndimage.label(mask, np.ones((3, 3)))
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0  # what is no part
+    return (sizes > share * sizes.max())[parts], sizes.max()
 
 
 def _frame(rgba, camera):
     """Crop or pad so that the object stands as a camera at that distance sees it."""
-    pixels = np.argwhere(np.asarray(rgba)[..., 3].T > 127) + 0.5  # (x, y)
+    mask, _ = _without_specks(np.asarray(rgba)[..., 3] > 127, 0.005)
+    pixels = np.argwhere(mask.T) + 0.5  # (x, y)
     middle = (pixels.min(0) + pixels.max(0)) / 2
     reach = np.linalg.norm(pixels - middle, axis=1).max()
     # of the projected radius 0.5, in parts of the picture's side
     radius = 0.5 * camera.focal / camera.size / np.linalg.norm(camera.translation)
     side = reach / (REACH * radius)
+    if not 1 <= side <= 10 * WORKING_SIZE:
+        raise ValueError("the camera's distance does not fit: its ratio is about 1")
     corner = middle - side * np.array([0.5, 0.5 + DROP * radius])
     box = np.round([*corner, *(corner + side)]).astype(int)
     return rgba.crop(tuple(map(int, box)))

@@ -206,3 +206,95 @@ def test_a_truncated_picture_is_a_one_line_error(tmp_path):
     (tmp_path / "bad.png").write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match="bad.png is not a readable image"):
         load_image(tmp_path / "bad.png", 32)
+
+
+def lying():
+    """A red picture, upright by its EXIF tag, with a mark at the upright's top left."""
+    rgb = picture(alpha=False)
+    rgb[18:28, 18:28] = (0, 0, 255)
+    return Image.fromarray(rgb).transpose(Image.Transpose.ROTATE_90), Image.Exif()
+
+
+def test_a_picture_is_turned_by_its_exif_tag_as_file_and_as_image(tmp_path):
+    image, exif = lying()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise
+    image.save(tmp_path / "a.png", exif=exif)
+    expected = load_image(image.transpose(Image.Transpose.ROTATE_270), 64)
+    assert expected[2].argmax() // 64 < 32 and not torch.equal(
+        load_image(image, 64), expected
+    )
+    assert torch.equal(load_image(tmp_path / "a.png", 64), expected)
+    with Image.open(tmp_path / "a.png") as opened:
+        assert torch.equal(load_image(opened, 64), expected)
+
+
+def test_a_damaged_exif_tag_costs_neither_the_picture_nor_words(tmp_path):
+    image, exif = lying()
+    exif[0x0112], exif[0x010F] = 6, "a maker"
+    image.save(tmp_path / "a.png", exif=exif)
+    whole = load_image(tmp_path / "a.png", 64)
+    for order in (">", "<"):  # the tag, of text, and the number of its letters
+        tag = struct.pack(order + "HHI", 0x010F, 2, 8)
+        false = tag[:4] + struct.pack(order + "I", 60_000)
+        broken = (tmp_path / "a.png").read_bytes().replace(tag, false)
+        broken = with_right_checksums(broken)
+        (tmp_path / f"b{order == '>'}.png").write_bytes(broken)
+        assert torch.equal(load_image(tmp_path / f"b{order == '>'}.png", 64), whole)
+
+
+def with_right_checksums(png):
+    at, parts = 8, [png[:8]]
+    while at < len(png):
+        size = struct.unpack(">I", png[at : at + 4])[0]
+        body = png[at + 4 : at + 8 + size]
+        parts.append(png[at : at + 8 + size] + struct.pack(">I", zlib.crc32(body)))
+        at += 12 + size
+    return b"".join(parts)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, MemoryError, struct.error])
+def test_whatever_a_decoder_raises_is_a_one_line_error(tmp_path, monkeypatch, error):
+    def fail(image):
+        raise error("of its own")
+
+    Image.fromarray(picture()).save(tmp_path / "bad.png")
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", fail)
+    with pytest.raises(ValueError, match="bad.png is not a readable image: of its own"):
+        load_image(tmp_path / "bad.png", 32)
+
+
+def test_rounding_may_carry_a_float_picture_past_white():
+    white = np.ones((3, 32, 32), dtype=np.float32)
+    white.setflags(write=False)  # as of a file that is mapped
+    assert load_image(white * np.float32(1 + 2e-7), 32).max() == 1
+    assert torch.equal(load_image(white, 32), torch.ones(3, 32, 32))
+
+
+@pytest.mark.parametrize("haze", [254, 200])
+def test_an_alpha_that_hides_nothing_is_none(haze):
+    opaque = np.dstack([picture(alpha=False), np.full((64, 64), 255, np.uint8)])
+    hazy = opaque.copy()
+    hazy[..., 3] = haze
+    assert (load_image(hazy, 64) - load_image(opaque, 64)).abs().max() < 0.02
+
+
+def test_wide_transparent_margins_cost_no_sharpness():
+    rng = np.random.default_rng(0)
+    small = np.dstack([rng.integers(0, 255, (150, 150, 3)), np.full((150, 150), 255)])
+    small[0, 0] = 0  # an alpha that hides something
+    wide = np.pad(small, ((1000, 900), (1200, 700), (0, 0))).astype(np.uint8)
+    found = [load_image(a.astype(np.uint8), 112) for a in (small, wide)]
+    assert (found[0] - found[1]).abs().mean() < 0.01
+
+
+def test_a_stray_pixel_of_a_cut_out_does_not_move_its_frame():
+    rgba = np.pad(picture(), ((0, 300), (0, 300), (0, 0)))
+    clean = load_image(rgba, 64)
+    rgba[350, 350] = (0, 0, 0, 255)
+    assert (load_image(rgba, 64) - clean).abs().mean() < 0.01
+
+
+@pytest.mark.parametrize("ratio", [1e-6, 50])
+def test_a_camera_that_no_picture_has_is_refused(ratio):
+    with pytest.raises(ValueError, match="ratio is about 1"):
+        load_image(picture(), 32, camera=Camera(0, 0, ratio, 32))
