@@ -101,6 +101,8 @@ def write_whole(path, fill):
         with open(temporary, "wb") as file:
             fill(file)
         os.replace(temporary, path)
+    except OSError as error:  # of a full disk it names no file
+        raise type(error)(f"{path} was not written: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -81,6 +81,8 @@ def extract_mesh(
     """
     if resolution < 8:
         raise ValueError(f"resolution must be 8 samples or more, got {resolution}")
+    if relief and not torch.isfinite(relief[0]).all():
+        raise ValueError("the displacement must be finite, got NaN or inf")
     on_gpu = torch.device(device).type == "cuda"
     if chunk is None:
         free = torch.cuda.mem_get_info(device)[0] // 2 if on_gpu else CPU_BYTES

@@ -248,7 +248,7 @@ class ImageModel(nn.Module, PyTorchModelHubMixin):
 
     def __init__(self, image_size, frame="world", background="white", **encoder):
         super().__init__()
-        if image_size % 16:
+        if image_size < 16 or image_size % 16:
             raise ValueError(f"image_size must be a multiple of 16, got {image_size}")
         self.image_size, self.frame, self.background = image_size, frame, background
         self.image_encoder = ImageEncoder(**encoder)
@@ -273,7 +273,11 @@ class ImageModel(nn.Module, PyTorchModelHubMixin):
         if not path.is_dir():
             if path.is_absolute() or len(path.parts) != 2 or path.parent.is_dir():
                 raise FileNotFoundError(f"no model folder {path}")
-            path = Path(snapshot_download(str(folder)))
+            try:
+                path = Path(snapshot_download(str(folder)))
+            except OSError as error:
+                wrong = f"no model folder {path}, and none from the hub"
+                raise FileNotFoundError(f"{wrong}: {error}".split("\n")[0]) from error
         settings, weights = path / "config.json", path / "model.safetensors"
         for file in (settings, weights):
             if not file.is_file():
@@ -288,7 +292,7 @@ class ImageModel(nn.Module, PyTorchModelHubMixin):
             model = kind(**config)
             # Read, not mapped: a mapped file cannot be replaced on Windows.
             model.load_state_dict(load(weights.read_bytes()))
-        except (TypeError, KeyError, ValueError) as error:
+        except (TypeError, LookupError, ValueError) as error:
             wrong = f"{settings} does not hold the settings of a {cls.__name__}"
             raise ValueError(f"{wrong}: {error}") from error
         except SafetensorError as error:

@@ -75,14 +75,12 @@ class Reconstruction(Prediction):
             which: "final", "base" or "colored", see `colored`.
         Raises: ValueError: another suffix or name, or no base mesh.
         """
-        kind = Path(path).suffix.lower()
-        if kind not in (".glb", ".obj", ".ply"):
-            raise ValueError(f"a mesh is written as .glb, .obj or .ply, not {path}")
+        kind = _mesh_kind(path)
         meshes = {"final": self.mesh, "base": self.base_mesh}
         mesh = self.colored() if which == "colored" else meshes.get(which)
         if mesh is None:
             raise ValueError(f"there is no {which!r} mesh to write")
-        content = mesh.export(file_type=kind[1:])
+        content = mesh.export(file_type=kind)
         content = content.encode() if isinstance(content, str) else content
         write_whole(Path(path), lambda file: file.write(content))
 
@@ -93,11 +91,11 @@ class Reconstruction(Prediction):
         """
         maps, folder = self.displacement.numpy(), Path(folder)
         scale = max(float(np.abs(maps).max()), 1e-9) / 32767
+        write_whole(folder / "displacement.npy", lambda file: np.save(file, maps))
         for name, values in zip(("front", "back"), maps, strict=True):
             grey = (32768 + np.round(values / scale)).astype(np.uint16)
             picture = Image.fromarray(grey)
             write_whole(folder / f"{name}.png", partial(picture.save, format="PNG"))
-        write_whole(folder / "displacement.npy", lambda file: np.save(file, maps))
         about = {
             "formula": "displacement = (grey - 32768) * scale",
             "scale": scale,
@@ -107,6 +105,13 @@ class Reconstruction(Prediction):
         }
         text = json.dumps(about, indent=1).encode()
         write_whole(folder / "displacement.json", lambda file: file.write(text))
+
+
+def _mesh_kind(path):
+    kind = Path(path).suffix.lower()[1:]
+    if kind not in ("glb", "obj", "ply"):
+        raise ValueError(f"a mesh is written as .glb, .obj or .ply, not {path}")
+    return kind
 
 
 @torch.no_grad()
@@ -174,7 +179,10 @@ def main(arguments=None):
     parser.add_argument("-o", "--out", required=True, help=".glb, .obj or .ply file")
     parser.add_argument("--model", default=MODEL, help="folder of a model")
     pose = ("AZIMUTH", "ELEVATION", "RATIO")
-    parser.add_argument("--camera", type=float, nargs=3, metavar=pose)
+    about = "degrees: azimuth 0 is in front, positive where the side is seen at the "
+    about += "picture's right; elevation above the horizon; ratio near 0.9. Without it "
+    about += "the camera model guesses"
+    parser.add_argument("--camera", type=float, nargs=3, metavar=pose, help=about)
     net = CAMERA_MODEL if CAMERA_MODEL.is_dir() else None
     parser.add_argument("--camera-model", default=net, help="folder of a CameraNet")
     parser.add_argument("--resolution", type=int, default=128)
@@ -182,6 +190,7 @@ def main(arguments=None):
     parser.add_argument("--maps", help="folder for the displacement maps")
     given = parser.parse_args(arguments)
     try:
+        _mesh_kind(given.out)  # before the work
         model, camera = D2IMNet.from_pretrained(given.model), None
         if given.camera:
             camera = Camera(*given.camera, model.image_size)
@@ -192,8 +201,8 @@ def main(arguments=None):
         found.export(given.out, given.mesh)
         if given.maps:
             found.export_maps(given.maps)
-    except (OSError, ValueError) as error:
-        return str(error)
+    except (OSError, ValueError, MemoryError, RuntimeError, KeyboardInterrupt) as error:
+        return " ".join(str(error).split()) or type(error).__name__
     print(f"{given.out}: {len(found.mesh.faces):,} faces")
 
 

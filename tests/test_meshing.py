@@ -301,3 +301,11 @@ def test_a_bad_field_is_a_one_line_error(field, resolution, message):
     with pytest.raises(ValueError, match=message) as caught:
         extract_mesh(field, resolution)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_map_that_is_not_finite_is_a_one_line_error(bad):
+    maps = torch.zeros(2, 32, 32)
+    maps[0, 5, 5] = bad
+    with pytest.raises(ValueError, match="displacement must be finite, got NaN or inf"):
+        extract_mesh(sphere(0.4), 32, relief=(maps, Camera(0, 0, 1, 32), "gradient"))

@@ -331,9 +331,21 @@ def test_a_missing_folder_of_two_parts_is_not_sought_on_the_hub(tmp_path, monkey
         D2IMNet.from_pretrained("reports/nowhere")
 
 
-@pytest.mark.parametrize("config", ["{}", "[]"])
+def test_a_model_that_the_hub_does_not_give_is_named_in_one_line(monkeypatch):
+    def offline(name):
+        raise OSError("no connection\nmore of it")
+
+    monkeypatch.setattr("d2im.networks.snapshot_download", offline)
+    with pytest.raises(FileNotFoundError, match="folder a/b, .* hub: no connection$"):
+        D2IMNet.from_pretrained("a/b")
+
+
+@pytest.mark.parametrize("config", ["{}", "[]", '{"encoder_blocks": [1]}', "size 0"])
 def test_a_config_without_settings_is_named(tiny_model, tmp_path, config):
     tiny_model.save_pretrained(tmp_path)
+    changes = {"image_size": 0} if config == "size 0" else json.loads(config)
+    if changes:
+        config = json.dumps(TINY | changes)
     (tmp_path / "config.json").write_text(config)
     with pytest.raises(ValueError, match="does not hold the settings of a D2IMNet"):
         D2IMNet.from_pretrained(tmp_path)

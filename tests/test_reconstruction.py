@@ -8,9 +8,10 @@ from PIL import Image
 
 from d2im import reconstruction
 from d2im.camera import Camera
+from d2im.editing import scale_detail
 from d2im.networks import CameraNet
 from d2im.pictures import load_image
-from d2im.reconstruction import main, reconstruct
+from d2im.reconstruction import main, reconstruct, triangulate
 
 from .conftest import TINY
 from .test_pictures import picture
@@ -132,6 +133,34 @@ def test_exported_maps_are_read_back_to_their_scale(ball_model, tmp_path):
         assert np.allclose((grey - 32768) * about["scale"], values, atol=about["scale"])
     assert np.array_equal(np.load(tmp_path / "displacement.npy"), found.displacement)
     assert about["camera"]["focal"] == CAMERA.focal
+
+
+def test_a_full_disk_is_named_and_leaves_the_maps_of_before(
+    ball_model, tmp_path, monkeypatch
+):
+    def full(file, values):
+        raise OSError(28, "No space left on device")
+
+    found = reconstruct(ball_model, torch.ones(3, 32, 32), CAMERA, 16)
+    found.export_maps(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(OSError, match="displacement.npy was not written: .*No space"):
+        triangulate(scale_detail(found, 2.0), 16).export_maps(tmp_path)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_the_command_line_says_before_its_work_what_it_cannot_write(tmp_path):
+    assert ".glb, .obj or .ply" in main(["none.png", "-o", "a.stl", "--model", "none"])
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError("no\nroom")])
+def test_the_command_line_ends_in_one_line_when_stopped(monkeypatch, error):
+    def stop(*_):
+        raise error
+
+    monkeypatch.setattr(reconstruction.D2IMNet, "from_pretrained", stop)
+    assert main(["a.png", "-o", "a.glb"]) in ("KeyboardInterrupt", "no room")
 
 
 def test_the_command_line_turns_a_picture_into_a_mesh(
