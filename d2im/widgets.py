@@ -145,7 +145,7 @@ def displacement_explorer(sdf, base, maps, camera, mask=None):
     pictures = [io.BytesIO() for _ in maps]
     for page, values in zip(pictures, maps, strict=True):
         plt.imsave(page, values, cmap=COLORS, vmin=-limit, vmax=limit, format="png")
-    look = dict(texture_file_format="png", uvs=square * [1, -1] + [0, 1], side="double")
+    look = dict(texture_file_format="png", uvs=square, side="double")
     look |= dict(texture=pictures[0].getvalue(), color=0xFFFFFF, name="map")
     picture = k3d.mesh(corners, [[0, 1, 2], [0, 2, 3]], **look)
     line = k3d.line(corners[:2], shader="simple", color=0, name="ray")

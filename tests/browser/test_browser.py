@@ -19,6 +19,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from d2im import plots, widgets
+from d2im.camera import Camera
+from d2im.fields import box
+
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="needs the browser extra"
 )
@@ -257,6 +261,26 @@ def test_scenes_of_a_report_render_and_turn_without_a_kernel(page, project, tmp_
         page.locator("iframe").nth(k).scroll_into_view_if_needed()  # it loads lazily
         canvas = page.frame_locator("iframe").nth(k).locator("canvas").first
         turns(page, canvas, f"report_{k}", tmp_path)
+
+
+def test_a_map_stands_upright_with_the_chosen_pixel_on_it(page, tmp_path):
+    camera = Camera(0, 10, 0.9, 112)
+    volume = plots.grid_values(box((0.3, 0.2, 0.1)), 32)
+    maps = np.zeros((2, 112, 112))
+    maps[:, 10:40, 10:40] = -0.02  # red, at the top left of the picture
+    explorer = widgets.displacement_explorer(volume, volume, maps, camera)
+    explorer.controls["column"].value = explorer.controls["row"].value = 25
+    explorer.plot.camera = [*camera.position, 0, 0, 0, *-camera.rotation[1]]
+    widgets.snapshot(explorer.plot, tmp_path / "map.html")
+    page.goto((tmp_path / "map.html").as_uri())
+    canvas = page.locator("canvas").first
+    canvas.wait_for(timeout=60_000)
+    red, green, blue = np.moveaxis(picture(page, canvas), -1, 0)
+    seen = (red > 130) & (green < 60) & (blue < 80)
+    dot = (red > 120) & (green > 90) & (blue < 40)
+    places = [np.median(np.argwhere(mask), axis=0) for mask in (seen, dot)]
+    assert (places[0] < np.array(red.shape) / 2).all()
+    assert np.abs(places[0] - places[1]).max() < 20  # of hundreds
 
 
 GALLERY = sorted((ROOT / "reports/gallery").glob("*.html"))
