@@ -271,6 +271,8 @@ def _execute(path, copy, parameters, timeout):
         error = limit if name == "CellTimeoutError" else f"{name}: {text}"
     notebook = nbformat.read(copy, as_version=4)
     notebook.metadata.papermill |= {"input_path": path.name, "output_path": path.name}
+    for cell in (c for c in notebook.cells if c.cell_type == "markdown"):
+        cell.source = _moved_links(cell.source, path.parent, copy.parent)
     for output in [o for cell in notebook.cells for o in cell.get("outputs", [])]:
         output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
     nbformat.write(notebook, copy)
@@ -283,6 +285,20 @@ def _execute(path, copy, parameters, timeout):
         error = f"{path.stem}, cell In [{len(begun)}] `{line:.40}`: {error}"
     titles = [c.source.split("\n")[0] for c in notebook.cells if c.source[:2] == "# "]
     return titles[0][2:] if titles else path.stem, error
+
+
+def _moved_links(text, old, new):
+    """Markdown moved from one folder to another, its links to files with it.
+
+    Notebooks whose copies lie in the new folder, too, are linked there.
+    """
+
+    def move(link):
+        if (new / link[1]).is_file():
+            return link[0]
+        return "](" + Path(os.path.relpath(old / link[1], new)).as_posix()
+
+    return re.sub(r"\]\(((?:\.\./|\w)[\w./-]*\.(?:ipynb|py|md))", move, text)
 
 
 def _settings():

@@ -45,7 +45,8 @@ def executed(path):
     for cell in notebook.cells:
         cell.metadata = {"tags": cell.metadata.get("tags", [])}
         if cell.cell_type == "markdown":
-            cell.source = cell.source.replace("](../", "](../../")
+            # All are here; a run's copies link to those that were not yet there.
+            cell.source = cell.source.replace("](../../notebooks/", "](")
         outputs = [o for o in cell.get("outputs", []) if o.get("name") != "stderr"]
         for data in [output["data"] for output in outputs if "data" in output]:
             if "image/png" in data:

@@ -449,3 +449,17 @@ def test_a_sweeps_files_have_different_names(project, tmp_path):
 )
 def test_durations_read_as_people_say_them(seconds, text):
     assert pages.duration(seconds) == text
+
+
+def test_a_copys_links_lead_to_the_files_that_the_notebooks_do(tmp_path):
+    old, new = tmp_path / "notebooks", tmp_path / "reports/sweep/one"
+    there = [old / "01_a.ipynb", old / "02_b.ipynb", tmp_path / "d2im/fields.py"]
+    for path in [*there, new / "02_b.ipynb"]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    text = "[a](01_a.ipynb), [b](02_b.ipynb#x), [c](../d2im/fields.py), [d](https://e.f/g.py)"
+    moved = run._moved_links(text, old, new)
+    a, b, c = re.findall(r"\]\((?!https)([^)#]+)", moved)
+    assert (new / a).samefile(there[0]) and (new / c).samefile(there[2])
+    assert b == "02_b.ipynb" and "02_b.ipynb#x" in moved  # its copy, which is there
+    assert "[d](https://e.f/g.py)" in moved
