@@ -160,7 +160,7 @@ def draw_decomposition(fig, parts):
     low, high = known.min(0) - 0.05, known.max(0) + 0.05
     spare = max(0, 0.6 * (high - low)[0] - (high - low)[1]) / 2
     low, high = low - (0, spare), high + (0, spare)
-    titles = dict(a="SDF of the shape", b="SDF of the coarse shape", c="displacement")
+    titles = dict(a="SDF of the shape", b="SDF of the base", c="displacement")
     for k, (name, title) in enumerate(titles.items()):
         ax, (values, extent, (right, up)) = axes[name], parts.sections[k]
         place = dict(extent=extent, origin="lower")
