@@ -17,6 +17,7 @@ import numpy as np
 import trimesh
 from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
+from trimesh.visual.color import linear_to_srgb, srgb_to_linear
 
 from .camera import yaw_rotation
 
@@ -206,22 +207,13 @@ def _face_colors(mesh, gltf):
     if image is None or visual.uv is None:
         colors = visual.face_colors if material is None else material.main_color
         colors = np.broadcast_to(colors, (len(mesh.faces), 4))[:, :3] / 255
-        return _encoded(colors) if gltf else colors
+        return linear_to_srgb(colors) if gltf else colors
     uv = (TEXELS @ visual.uv[mesh.faces]).reshape(-1, 2)  # (F * 15, 2)
     texels = trimesh.visual.uv_to_color(uv, image)[:, :3] / 255
-    linear = np.where(
-        texels <= 0.04045, texels / 12.92, ((texels + 0.055) / 1.055) ** 2.4
-    )
+    linear = srgb_to_linear(texels)
     tint = getattr(material, "baseColorFactor", None)
     tint = 1.0 if tint is None else tint[:3] / 255
-    return _encoded(linear.reshape(-1, len(TEXELS), 3).mean(axis=1) * tint)
-
-
-def _encoded(linear):
-    """Linear light to sRGB."""
-    return np.where(
-        linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055
-    )
+    return linear_to_srgb(linear.reshape(-1, len(TEXELS), 3).mean(axis=1) * tint)
 
 
 def _repair(vertices, faces, part, thickness):

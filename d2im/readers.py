@@ -26,6 +26,7 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import distance_transform_edt, minimum_filter
 from scipy.spatial import cKDTree
+from trimesh.visual.color import srgb_to_linear
 
 from .camera import Camera, yaw_rotation
 from .dataset import INDEX_COLUMNS, keep_settings, read_index, record, write_example
@@ -292,8 +293,7 @@ def _view(k, width, folder, normal_folder=None):
         path = normal_folder / f"{k:02d}.png"
         coded = _rgba(path)[..., :3] / 255
         _demand(len(coded) == size, path, f"{size} pixels wanted, as its image has")
-        low = coded <= 0.04045  # sRGB
-        linear = np.where(low, coded / 12.92, ((coded + 0.055) / 1.055) ** 2.4)
+        linear = srgb_to_linear(coded)
         normals = _unit((2 * linear - 1) * [1, -1, -1])  # y was up, z to the viewer
     path = folder / "rendering_metadata.txt"
     lines = _load(path, lambda file: file.read().decode().splitlines())
