@@ -18,12 +18,9 @@ def project(points, cameras):
     u = focal * (x/z, y/z) + centre in pixels, then uv = u * 2/size - 1, which is what
     `grid_sample(align_corners=False)` reads.
 
-    Args:
-        points: (..., P, 3) world, numpy or torch.
+    Args: points: (..., P, 3) world, numpy or torch.
         cameras: (..., 16) of the same kind, rows of `Camera.to_array`.
-
-    Returns:
-        uv (..., P, 2), pixel edges at ±1, and the points in their camera's frame,
+    Returns: uv (..., P, 2), pixel edges at ±1, and the points in their camera's frame,
         rotation @ p + translation, (..., P, 3).
     """
     rotation = cameras[..., :9].reshape(*cameras.shape[:-1], 3, 3)
@@ -38,18 +35,13 @@ def project(points, cameras):
 class Camera:
     """A pinhole camera that looks at the origin, or a general one by matrices.
 
-    Args:
-        azimuth: degrees; 0 in front of the object (+z), growing toward +x.
+    Args: azimuth: degrees; 0 in front of the object (+z), growing toward +x.
         elevation: degrees, growing toward +y.
         ratio: distance from the origin in units of 1.75 world units.
         size: side of the square picture, pixels.
-
-    Attributes:
-        rotation (3, 3) and translation (3,): x_cam = rotation @ x_world + translation.
-        focal: pixels. centre (2,): pixels, pixel centres at k + 0.5.
-
-    Raises:
-        ValueError: a number that is not finite, a ratio or a size that is not positive.
+    Attributes: rotation (3, 3) and translation (3,), x_cam = rotation @ x_world +
+        translation; focal, pixels; centre (2,), pixels, pixel centres at k + 0.5.
+    Raises: ValueError: a number that is not finite, a ratio or size not positive.
     """
 
     rotation: np.ndarray
@@ -77,15 +69,9 @@ class Camera:
     def from_matrices(cls, rotation, translation, focal, centre, size):
         """Make a camera from its matrices.
 
-        Args:
-            rotation: (3, 3) orthonormal, determinant 1, world to camera.
-            translation: (3,).
-            focal: pixels.
-            centre: (2,) pixels.
-            size: pixels.
-
-        Raises:
-            ValueError: wrong shapes, or a matrix that is no rotation.
+        Args: rotation: (3, 3) orthonormal, determinant 1, world to camera.
+            translation: (3,). focal: pixels. centre: (2,) pixels. size: pixels.
+        Raises: ValueError: wrong shapes, or a matrix that is no rotation.
         """
         rotation, translation, centre = (
             np.asarray(x, dtype=float) for x in (rotation, translation, centre)
@@ -119,11 +105,8 @@ class Camera:
     def project(self, points):
         """Project world points, see the function `project`.
 
-        Args:
-            points: (P, 3) world, numpy or torch.
-
-        Returns:
-            uv (P, 2) in [-1, 1] inside the picture, and depth (P,) = camera z.
+        Args: points: (P, 3) world, numpy or torch.
+        Returns: uv (P, 2) in [-1, 1] inside the picture, and depth (P,) = camera z.
         """
         camera = self.to_array()
         if hasattr(points, "new_tensor"):  # torch, without importing it here
@@ -136,11 +119,8 @@ class Camera:
 
         Directions have camera z = 1, so that a ray's parameter at a hit is its depth.
 
-        Args:
-            per_side: sub-pixels along a pixel's side.
-
-        Returns:
-            origins and directions, each (size * per_side, size * per_side, 3), f4.
+        Args: per_side: sub-pixels along a pixel's side.
+        Returns: origins and directions, each (size * per_side, size * per_side, 3), f4.
         """
         steps = (np.arange(self.size * per_side) + 0.5) / per_side
         x, y = ((steps - centre)[:, None] / self.focal for centre in self.centre)
@@ -182,9 +162,7 @@ def yaw_rotation(degrees):
 def random_camera(rng, size, *, azimuth=(-60, 60), elevation=(0, 40), ratio=(0.8, 1)):
     """Draw a camera that sees the object's front.
 
-    Args:
-        rng: numpy Generator.
-        size: pixels.
+    Args: rng: numpy Generator. size: pixels.
         azimuth, elevation: ranges in degrees; ratio: range of distances.
     """
     pose = [rng.uniform(*bounds) for bounds in (azimuth, elevation, ratio)]

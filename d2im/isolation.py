@@ -20,12 +20,10 @@ _idle = queue.LifoQueue()  # workers of this process that wait for a job
 def run_isolated(function, *arguments, timeout=None, memory_gb=None):
     """Call a module-level function in a worker process.
 
-    Args:
-        function: importable by its module and name; its arguments and its result can
+    Args: function: importable by its module and name; its arguments and its result can
             be pickled.
         timeout: seconds after which the worker is killed.
         memory_gb: of data, above which the worker's allocations fail (Linux).
-
     Returns: what the function returned.
     Raises: RuntimeError: it raised, crashed or took too long; the message says which.
     """

@@ -346,8 +346,7 @@ class D2IMNet(IMNet):
     def forward(self, image, points, cameras, front):
         """F(p) = f_B(p) + f_D(u(p)), (B, P) in world units.
 
-        Args:
-            image: (B, 3, H, W). points: (B, P, 3) world. cameras: (B, 16), rows of
+        Args: image: (B, 3, H, W). points: (B, P, 3) world. cameras: (B, 16), rows of
             `Camera.to_array`. front: (B, P) bool, True where p is front-facing.
         """
         code, features = self.encode(image)

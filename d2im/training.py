@@ -145,21 +145,16 @@ def train(
 ):
     """Train a model; a generator that yields one record a step.
 
-    Args:
-        model: see `batch_losses`. dataset: ShapeDataset. config: TrainingConfig.
+    Args: model: see `batch_losses`. dataset: ShapeDataset. config: TrainingConfig.
         out: folder of the checkpoint, see `checkpoints`.
         validation: ShapeDataset, scored with every checkpoint; the best model is kept.
         resume: go on from the checkpoint in `out`, if there is one.
         workers: processes that read data, where they are not on the device.
         resident: True keeps the data on the device, which None does on a GPU where
             they fit; or ResidentShapes of the same shapes, which trainings may share.
-
-    Yields:
-        dict: step (from 1), loss, its terms, learning_rate, seconds, and validation
+    Yields: dict: step (from 1), loss, its terms, learning_rate, seconds, and validation
         (the loss there) with a checkpoint.
-
-    Raises:
-        ValueError: the checkpoint is of another model, other data or settings, or
+    Raises: ValueError: the checkpoint is of another model, other data or settings, or
             damaged; `out` holds something else; the batch has no equal shares.
         FloatingPointError: the loss is not finite any more, or grows; names the step.
         OSError: a checkpoint could not be written; the one before stays.
