@@ -117,8 +117,8 @@ def read_example(path, names=None):
     if not path.is_file():
         raise FileNotFoundError(f"no example {path}")
     try:
-        data = bytearray(path.read_bytes())
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        data = np.fromfile(path, np.uint8)
+        with zipfile.ZipFile(path) as archive:
             infos = {info.filename[:-4]: info for info in archive.infolist()}
         return {name: _member(data, infos[name]) for name in names or infos}
     except KeyError as error:
