@@ -15,11 +15,10 @@ import igl
 import manifold3d
 import numpy as np
 import trimesh
-from embreex.mesh_construction import TriangleMesh
-from embreex.rtcore_scene import EmbreeScene
 from trimesh.visual.color import linear_to_srgb, srgb_to_linear
 
 from .camera import yaw_rotation
+from .sampling import ray_scene
 
 SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".stl", ".off")
 RADIUS = 0.5  # of the farthest vertex, world units
@@ -300,8 +299,7 @@ def _orient(vertices, faces):
         rng = np.random.default_rng(0)
         rays = rng.standard_normal(normals.shape)
         rays += normals * _length(rays)  # about cosine
-        scene, left = EmbreeScene(), []
-        TriangleMesh(scene, vertices[faces].astype(np.float32))
+        scene, left = ray_scene(vertices[faces]), []
         for side in (1, -1):
             origins = points + side * OFF_SURFACE * normals
             hit = scene.run(origins.astype("f4"), (side * rays).astype("f4"))

@@ -21,7 +21,7 @@ from scipy.spatial.distance import cdist
 
 from . import losses
 from .fields import sample_maps
-from .sampling import HALF_BOX, is_solid, sample_surface, signed_distance
+from .sampling import HALF_BOX, is_solid, ray_scene, sample_surface, signed_distance
 
 ON_SURFACE = 0.005  # world units: the stored points that count as surface points
 BOX_DIAGONAL = 2 * HALF_BOX * 3**0.5  # world units: no distance in the box is larger
@@ -246,16 +246,6 @@ def inside(mesh, points, scene=None):
     return found
 
 
-def ray_scene(mesh):
-    """A mesh made ready for `behind`."""
-    from embreex.mesh_construction import TriangleMesh  # absent where one only trains
-    from embreex.rtcore_scene import EmbreeScene
-
-    scene = EmbreeScene()
-    TriangleMesh(scene, np.asarray(mesh.vertices)[mesh.faces].astype(np.float32))
-    return scene
-
-
 def behind(scene, camera, points):
     """How far points (P, 3) lie behind what the camera's rays toward them meet first.
 
@@ -329,7 +319,7 @@ class _Pair:
 
     def __init__(self, prediction, truth, rules, scale, camera):
         self.meshes, self.scale, self.camera = (prediction, truth), scale, camera
-        self.scenes = [ray_scene(mesh) for mesh in self.meshes]
+        self.scenes = [ray_scene(mesh.triangles) for mesh in self.meshes]
         self.clouds, self.known = [], {}  # (points, normals, seen) of each
         drawn = [rule for rule in rules if rule.sampling != "volume"]
         count = max([rule.points for rule in drawn], default=1)
@@ -458,7 +448,8 @@ def disentanglement(prediction, detailed, coarse, other=None):
         transfer_error (0, 0), mean |f_B + f_D of the other - F|.
     """
     front = prediction.displacement[0].numpy()
-    camera, scene = prediction.camera.resized(len(front)), ray_scene(detailed)
+    camera = prediction.camera.resized(len(front))
+    scene = ray_scene(detailed.triangles)
     origins, rays = (np.array(a.reshape(-1, 3)) for a in camera.rays())
     depth = scene.run(origins, rays, query="DISTANCE").reshape(front.shape)
     mask = depth < 1e6

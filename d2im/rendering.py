@@ -10,9 +10,9 @@ from typing import NamedTuple
 import igl
 import matplotlib.colors
 import numpy as np
-from embreex.mesh_construction import TriangleMesh
-from embreex.rtcore_scene import EmbreeScene
 from scipy.ndimage import uniform_filter, zoom
+
+from .sampling import ray_scene
 
 CREASE_DEGREES = 30.0  # sharper edges stay sharp in the vertex normals
 SUBPIXELS = 2  # rays a pixel's side
@@ -58,8 +58,7 @@ class Renderer:
         normals = igl.per_corner_normals(vertices, faces, CREASE_DEGREES)
         self.corner_normals = np.nan_to_num(normals).reshape(-1, 3, 3).astype("f4")
         self.corners = np.array(list(product(*mesh.bounds.T)))
-        self.scene = EmbreeScene()
-        TriangleMesh(self.scene, vertices[faces].astype(np.float32))
+        self.scene = ray_scene(vertices[faces])
 
     def cast(self, camera, per_side=1):
         """Cast rays and interpolate the surface's normals.
