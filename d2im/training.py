@@ -313,23 +313,14 @@ def total_loss(terms, config):
     return sum(weights.get(name, 1) * term for name, term in terms.items())
 
 
-@torch.no_grad()
 def refresh_batch_norms(model, batches):
     """Take the batch norms' running statistics anew, as means over some batches.
 
     While the learning rate is high they lag behind the weights by more than a model
     bears that is asked with them. Training itself does not look at them.
     """
-    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-    usual = [norm.momentum for norm in norms]
-    model.train()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain mean
-    for batch in batches:
-        model.encode(batch["image"])
-    for norm, momentum in zip(norms, usual, strict=True):
-        norm.momentum = momentum
+    images = (batch["image"] for batch in batches)
+    torch.optim.swa_utils.update_bn(images, model.image_encoder)
 
 
 @torch.no_grad()
