@@ -4,10 +4,25 @@ Here are the composition F(p) = f_B(p) + f_D(u(p)) of the paper, the front mask 
 chooses its map, and analytic fields with known truth.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 FINITE_STEP = 0.03  # world units along the camera's z axis, after the released code
+
+
+def values_at(field, points):
+    """A field's answer at points, an array (..., 3): f4 array (...).
+
+    Raises: ValueError: the field answers with another shape.
+    """
+    flat = torch.tensor(points.reshape(-1, 3), dtype=torch.float32)
+    with torch.no_grad():
+        answers = [field(part) for part in flat.split(65_536)]
+    values = np.concatenate([torch.as_tensor(answer).cpu() for answer in answers])
+    if values.shape != (len(flat),):
+        raise ValueError(f"field must give ({len(flat)},), got {values.shape}")
+    return values.reshape(points.shape[:-1]).astype(np.float32)
 
 
 def sample_maps(maps, uv):

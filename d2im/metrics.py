@@ -20,7 +20,7 @@ from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
 from . import losses
-from .fields import sample_maps
+from .fields import sample_maps, values_at
 from .sampling import HALF_BOX, is_solid, ray_scene, sample_surface, signed_distance
 
 ON_SURFACE = 0.005  # world units: the stored points that count as surface points
@@ -458,7 +458,7 @@ def disentanglement(prediction, detailed, coarse, other=None):
     points = (origins + depth.reshape(-1, 1) * rays)[mask.ravel()].astype(float)
     truth, error = np.zeros((2, *mask.shape))
     truth[mask] = -signed_distance(coarse, points)[0]
-    error[mask] = _values(prediction.base_sdf, points) + truth[mask]
+    error[mask] = values_at(prediction.base_sdf, points) + truth[mask]
     base, points = (error - truth)[valid], points[valid[mask]]
     high, wanted, swallowed = (_highpass(m, mask)[valid] for m in (front, truth, error))
     scores = {
@@ -473,7 +473,7 @@ def disentanglement(prediction, detailed, coarse, other=None):
     of_base, of_coarse, of_truth = (
         (_laplacian(field, some) ** 2).mean()
         for field in (
-            lambda p: _values(prediction.base_sdf, p),
+            lambda p: values_at(prediction.base_sdf, p).astype(float),
             lambda p: signed_distance(coarse, p)[0],
             lambda p: signed_distance(detailed, p)[0],
         )
@@ -487,11 +487,6 @@ def disentanglement(prediction, detailed, coarse, other=None):
         scores["transfer_consistency"] = _correlation(front[valid][both], again)
         scores["transfer_error"] = np.abs(base[both] + again).mean()
     return {name: float(value) for name, value in scores.items()}
-
-
-def _values(field, points):
-    with torch.no_grad():
-        return field(torch.from_numpy(points).float()).double().numpy()
 
 
 def _laplacian(field, points):

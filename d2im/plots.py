@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 from matplotlib.colors import CenteredNorm
 
+from .fields import values_at
 from .losses import DELTA
 from .rendering import SUBPIXELS, Renderer
 from .sampling import HALF_BOX
@@ -64,7 +64,7 @@ def slice_values(field, axis="z", at=0.0, resolution=200):
     place |= dict(zip(SLICE_AXES[axis], plane, strict=True))
     points = np.stack([place[name] for name in "xyz"], -1)
     extent = (-HALF_BOX, HALF_BOX, -HALF_BOX, HALF_BOX)
-    return Slice(_values(field, points), extent, SLICE_AXES[axis])
+    return Slice(values_at(field, points), extent, SLICE_AXES[axis])
 
 
 def grid_values(field, resolution=64):
@@ -74,22 +74,11 @@ def grid_values(field, resolution=64):
     Returns: (R, R, R) f4, indexed [z, y, x], world units.
     """
     z, y, x = np.meshgrid(*3 * [_cells(resolution)], indexing="ij")
-    return _values(field, np.stack([x, y, z], -1))
+    return values_at(field, np.stack([x, y, z], -1))
 
 
 def _cells(resolution):
     return HALF_BOX * ((np.arange(resolution) + 0.5) * 2 / resolution - 1)
-
-
-def _values(field, points):
-    """A field's answer at points (..., 3), as f4 array (...)."""
-    flat = torch.tensor(points.reshape(-1, 3), dtype=torch.float32)
-    with torch.no_grad():
-        answers = [field(part) for part in flat.split(65_536)]
-    values = np.concatenate([torch.as_tensor(answer).cpu() for answer in answers])
-    if values.shape != (len(flat),):
-        raise ValueError(f"field must give ({len(flat)},), got {values.shape}")
-    return values.reshape(points.shape[:-1]).astype(np.float32)
 
 
 class Decomposition(NamedTuple):
@@ -125,7 +114,7 @@ def decompose(fields, camera, row, *, step=DELTA / 2, resolution=240):
     cells = _cells(resolution)
     plane = place(*np.meshgrid(cells, middle + cells))
     axes = ("camera x", "depth")
-    cuts = tuple(Slice(_values(f, plane), extent, axes) for f in fields)
+    cuts = tuple(Slice(values_at(f, plane), extent, axes) for f in fields)
 
     pixel = np.arange(camera.size)
     slope = (pixel + 0.5 - camera.centre[0]) / camera.focal  # x / depth of each ray
@@ -133,7 +122,7 @@ def decompose(fields, camera, row, *, step=DELTA / 2, resolution=240):
     rays = place(*np.broadcast_arrays(slope * depth[:, None], depth[:, None]))
     fronts = []
     for field in fields[:2]:
-        along = _values(field, rays)  # (depths, W)
+        along = values_at(field, rays)  # (depths, W)
         enters = (along[:-1] > 0) & (along[1:] <= 0)
         first = enters.argmax(0)
         low, high = along[first, pixel], along[first + 1, pixel]
@@ -143,7 +132,7 @@ def decompose(fields, camera, row, *, step=DELTA / 2, resolution=240):
     at = fronts[1][np.isfinite(fronts[0] + fronts[1]).all(1)]
     stencil = np.concatenate([np.zeros((1, 3)), step * np.eye(3), -step * np.eye(3)])
     points = place(*at.T) + stencil[:, None]  # (7, N, 3)
-    around = np.stack([_values(field, points) for field in fields])
+    around = np.stack([values_at(field, points) for field in fields])
     laplacians = (around[:, 1:].sum(1) - 6 * around[:, 0]) / step**2
     return Decomposition(cuts, tuple(fronts), at[:, 0], around[:, 0], laplacians)
 
@@ -273,7 +262,7 @@ def shade(mesh, camera, paint=None, limit=None):
     color = CLAY
     if paint is not None:
         origins, rays = camera.rays(SUBPIXELS)
-        values = _values(paint, (origins + depth[..., None] * rays)[hit])
+        values = values_at(paint, (origins + depth[..., None] * rays)[hit])
         norm = CenteredNorm(halfrange=limit or max(np.abs(values).max(initial=0), 1e-9))
         color = np.ones(normals.shape)
         color[hit] = plt.get_cmap(MAP_COLORS)(norm(values))[:, :3]
