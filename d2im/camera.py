@@ -127,9 +127,7 @@ class Camera:
         right, down, forward = self.rotation
         directions = (y * down)[:, None] + (x * right + forward)
         directions = directions.astype(np.float32)
-        origins = np.empty_like(directions)
-        origins[:] = self.position
-        return origins, directions
+        return np.full_like(directions, self.position), directions
 
     def resized(self, size):
         """The same camera for a picture of another size in pixels."""
