@@ -8,14 +8,12 @@ draw this is, with other random numbers).
 
 import copy
 
-import numpy as np
 import torch
 from joblib import Parallel, cpu_count, delayed
 
 from .dataset import VIEW_TYPES
 
-POINT_TYPES = {"points": "f4", "sdf": "f4", "base_sdf": "f4", "weights": "f4"}
-POINT_TYPES |= {"gradients": "f2"}
+POINTS = "points", "sdf", "base_sdf", "weights", "gradients"
 
 
 class ResidentShapes:
@@ -28,35 +26,26 @@ class ResidentShapes:
 
     def __init__(self, dataset, device="cpu", room=float("inf")):
         self.dataset, self.device = dataset, torch.device(device)
-        first = dataset.example(0)
-        self.views = dataset.view_count(0)
-        kinds = {name: kind for name, kind in POINT_TYPES.items() if name in first}
-        shapes = {name: first[name].shape for name in kinds}
-        kinds |= {**VIEW_TYPES, "camera": "f4"}
+        first, self.views = dataset.example(0), dataset.view_count(0)
+        members = {name: [name] for name in POINTS if name in first}
         for name in (*VIEW_TYPES, "camera"):
-            shapes[name] = (self.views, *first[f"{name}_0"].shape)
-        size = sum(np.prod(shapes[k]) * np.dtype(kinds[k]).itemsize for k in kinds)
+            members[name] = [f"{name}_{k}" for k in range(self.views)]
+        size = sum(first[member].nbytes for own in members.values() for member in own)
         if size * len(dataset) > room:
             raise ValueError(
                 f"{len(dataset)} shapes take {size * len(dataset) / 1e9:.1f} GB, more "
                 f"than the {room / 1e9:.1f} GB there are: stream them with a loader"
             )
-        self.tensors = {
-            name: torch.empty(
-                (len(dataset), *shapes[name]),
-                dtype=getattr(torch, np.dtype(kinds[name]).name),
-                device=self.device,
-            )
-            for name in kinds
-        }
+        self.tensors = {}
+        for name, own in members.items():
+            like = torch.from_numpy(first[own[0]])
+            shape = len(dataset), len(own), *like.shape
+            self.tensors[name] = torch.empty(shape, dtype=like.dtype, device=device)
         readers = Parallel(min(8, cpu_count()), prefer="threads", return_as="generator")
         examples = readers(delayed(dataset.example)(k) for k in range(len(dataset)))
         for index, example in enumerate(examples):
-            for name, tensor in self.tensors.items():
-                rows, names = tensor[index : index + 1], [name]
-                if name not in POINT_TYPES:
-                    rows, names = rows[0], [f"{name}_{k}" for k in range(self.views)]
-                for row, member in zip(rows, names, strict=True):
+            for name, own in members.items():
+                for row, member in zip(self.tensors[name][index], own, strict=True):
                     value = example.get(member)
                     if value is None or value.shape != row.shape:
                         raise ValueError(
@@ -64,6 +53,9 @@ class ResidentShapes:
                             f"shape's {tuple(row.shape)}: stream them with a loader"
                         )
                     row.copy_(torch.from_numpy(value))
+        for name in POINTS:  # there are no views of these
+            if name in members:
+                self.tensors[name] = self.tensors[name][:, 0]
 
     def drawn_as(self, dataset):
         """The same tensors, drawn from as another ShapeDataset of the shapes says."""
