@@ -233,7 +233,7 @@ def inside(mesh, points, scene=None):
     near = ((points > mesh.bounds[0]) & (points < mesh.bounds[1])).all(1)
     points = points[near]
     if is_solid(mesh):
-        scene = scene or ray_scene(mesh)
+        scene = scene or ray_scene(mesh.triangles)
         axes = np.array([[0.79, 0.53, 0.31], [-0.37, 0.83, 0.42], [0.19, -0.44, 0.88]])
         votes = [_crossings(scene, mesh.face_normals, points, a) > 0 for a in axes]
         found[near] = np.sum(votes, axis=0) >= 2

@@ -40,7 +40,8 @@ class ResidentShapes:
         for name, own in members.items():
             like = torch.from_numpy(first[own[0]])
             shape = len(dataset), len(own), *like.shape
-            self.tensors[name] = torch.empty(shape, dtype=like.dtype, device=device)
+            kind = torch.float32 if name == "camera" else like.dtype  # for MPS
+            self.tensors[name] = torch.empty(shape, dtype=kind, device=device)
         readers = Parallel(min(8, cpu_count()), prefer="threads", return_as="generator")
         examples = readers(delayed(dataset.example)(k) for k in range(len(dataset)))
         for index, example in enumerate(examples):
