@@ -11,7 +11,7 @@ import pickle
 import queue
 import subprocess
 import sys
-import time
+import threading
 from importlib import import_module
 
 _idle = queue.LifoQueue()  # workers of this process that wait for a job
@@ -22,7 +22,7 @@ def run_isolated(function, *arguments, timeout=None, memory_gb=None):
 
     Args: function: importable by its module and name; its arguments and its result can
             be pickled.
-        timeout: seconds after which the worker ends itself.
+        timeout: seconds after which the worker is killed.
         memory_gb: of data, above which the worker's allocations fail (Linux).
     Returns: what the function returned.
     Raises: RuntimeError: it raised, crashed or took too long; the message says which.
@@ -39,7 +39,10 @@ def run_isolated(function, *arguments, timeout=None, memory_gb=None):
             # libigl takes all cores for each of the workers where it is not told
             env={"IGL_NUM_THREADS": "1", **os.environ, "PYTHONPATH": path},
         )
-    start = time.monotonic()
+    late = threading.Event()
+    timer = threading.Timer(timeout or 1e9, lambda: (late.set(), worker.kill()))
+    timer.daemon = True
+    timer.start()
     job = function.__module__, function.__qualname__, arguments, timeout, memory_gb
     try:
         pickle.dump(job, worker.stdin)
@@ -47,15 +50,21 @@ def run_isolated(function, *arguments, timeout=None, memory_gb=None):
         done, result = pickle.load(worker.stdout)
     except (EOFError, OSError, pickle.UnpicklingError) as error:
         _close(worker)
-        why = f"its process ended with code {worker.returncode}"
-        if worker.returncode == 1 and timeout and time.monotonic() - start > timeout:
-            why = f"took longer than {timeout:g} s"
-        raise RuntimeError(why) from error
+        if late.is_set():
+            raise RuntimeError(f"took longer than {timeout:g} s") from error
+        code = worker.returncode
+        raise RuntimeError(f"its process ended with code {code}") from error
     except BaseException:  # Ctrl-C: the worker is in the middle of a job
         worker.kill()
         _close(worker)
         raise
-    _idle.put(worker)
+    finally:
+        timer.cancel()
+        timer.join()
+    if late.is_set():  # its time ran out while it answered
+        _close(worker)
+    else:
+        _idle.put(worker)
     if not done:
         raise RuntimeError(result)
     return result
@@ -80,14 +89,13 @@ def _serve():
     """What a worker does: answer jobs until its parent is gone."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not get among the answers
-    nowhere = open(os.devnull, "w")
     while True:
         try:
             module, name, arguments, timeout, memory_gb = pickle.load(sys.stdin.buffer)
         except EOFError:
             return
-        if timeout:  # holds in C code, too, and when the parent has been killed
-            faulthandler.dump_traceback_later(timeout, exit=True, file=nowhere)
+        if timeout:  # also when the parent, and so its timer, has been killed
+            faulthandler.dump_traceback_later(timeout + 5, exit=True, file=sys.stderr)
         try:
             if memory_gb or "resource" in sys.modules:  # it may lift the last job's
                 import resource  # not on Windows
