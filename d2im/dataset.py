@@ -117,8 +117,9 @@ def read_example(path, names=None):
     if not path.is_file():
         raise FileNotFoundError(f"no example {path}")
     try:
-        data = np.fromfile(path, np.uint8)
-        with zipfile.ZipFile(path) as archive:
+        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+            file.seek(0)  # one file: another may take its place meanwhile
+            data = np.fromfile(file, np.uint8)
             infos = {info.filename[:-4]: info for info in archive.infolist()}
         return {name: _member(data, infos[name]) for name in names or infos}
     except KeyError as error:

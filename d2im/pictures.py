@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from .camera import Camera
 
+NOTHING = "the image is all but fully transparent: no object is in it"
 SMALLEST_IMAGE, LARGEST_IMAGE = 16, 16_000  # pixels a side
 WORKING_SIZE = 640  # pixels of the longer side, at which a picture is cut out
 PLAIN = 0.9  # of the border's pixels: the object may touch the rest
@@ -58,13 +59,15 @@ def load_image(source, size, *, camera=None, framed=False, background="white"):
         raise ValueError(f"an image's sides must have {wanted}, got {sides}")
     if framed and source.width != source.height:
         raise ValueError(f"a framed image must be square, got {sides}")
-    rgba = ImageOps.exif_transpose(source).convert("RGBA")
+    rgba = _upright(source).convert("RGBA")
     least, most = rgba.getextrema()[3]  # of alpha
     if most < (1 if framed else 128):
-        raise ValueError("the image is all but fully transparent: no object is in it")
+        raise ValueError(NOTHING)
     if not framed:
         if least < 128:  # wide margins would cost pixels
             rgba = rgba.crop(rgba.getbbox())
+        if max(rgba.size) >= 2 * WORKING_SIZE * min(rgba.size):
+            raise ValueError(NOTHING)
         rgba = ImageOps.contain(rgba, (WORKING_SIZE, WORKING_SIZE))
         if least > 127:
             rgba.putalpha(Image.fromarray(cut_out(np.asarray(rgba)[..., :3] / 255.0)))
@@ -104,13 +107,24 @@ def _open_image(path):
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 image.load()
-                image.getexif()
-                image.info.pop("exif", None)  # not to be written anew: it may not do
-                return ImageOps.exif_transpose(image)
+                return image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"{path} is too large an image: scale it down") from error
     except Exception as error:  # decoders raise anything
         raise ValueError(f"{path} is not a readable image: {error}") from error
+
+
+def _upright(image):
+    """A copy, turned as its EXIF data say, as far as these can be read."""
+    image = image.copy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            image.getexif()
+            image.info.pop("exif", None)  # not to be written anew: it may not do
+            return ImageOps.exif_transpose(image)
+        except Exception:  # of damaged data, anything
+            return image
 
 
 def cut_out(rgb):
@@ -160,6 +174,8 @@ def _without_specks(mask, share):
 def _frame(rgba, camera):
     """Crop or pad so that the object stands as a camera at that distance sees it."""
     mask, _ = _without_specks(np.asarray(rgba)[..., 3] > 127, 0.005)
+    if mask.sum() < 2:  # too thin to be seen at that size
+        raise ValueError(NOTHING)
     pixels = np.argwhere(mask.T) + 0.5  # (x, y)
     middle = (pixels.min(0) + pixels.max(0)) / 2
     reach = np.linalg.norm(pixels - middle, axis=1).max()

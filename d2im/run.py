@@ -180,6 +180,7 @@ def run_notebooks(notebooks, name, *, params=(), values=(), timeout=TIMEOUT):
     record = folder / "run.json"
     entries = json.loads(record.read_text())["notebooks"] if record.exists() else []
     entries = [entry for entry in entries if entry["notebook"] not in paths]
+    beside = {path.name for path in paths.values()}
     for stem, path in paths.items():
         out, defaults = folder / stem, declared[stem]
         out.mkdir(parents=True, exist_ok=True)
@@ -191,7 +192,7 @@ def run_notebooks(notebooks, name, *, params=(), values=(), timeout=TIMEOUT):
         changed = {k: value for k, value in chosen.items() if value != defaults[k]}
         print(f"{stem:24}", end="", flush=True)
         start = time.perf_counter()
-        title, error = _execute(path, folder / path.name, changed, timeout)
+        title, error = _execute(path, folder / path.name, changed, timeout, beside)
         seconds = round(time.perf_counter() - start, 1)
         entry = {"notebook": stem, "title": title, "seconds": seconds, "error": error}
         entry["status"] = "failed" if error else "ok"
@@ -247,7 +248,7 @@ def sweep(notebooks, files, name, *, params=(), values=(), timeout=TIMEOUT):
     return folder
 
 
-def _execute(path, copy, parameters, timeout):
+def _execute(path, copy, parameters, timeout, beside):
     """Run a notebook into its two copies; return its title and what went wrong."""
     import papermill  # seconds to import, and notebooks import this module
     from ipykernel.kernelspec import get_kernel_dict
@@ -272,7 +273,7 @@ def _execute(path, copy, parameters, timeout):
     notebook = nbformat.read(copy, as_version=4)
     notebook.metadata.papermill |= {"input_path": path.name, "output_path": path.name}
     for cell in (c for c in notebook.cells if c.cell_type == "markdown"):
-        cell.source = _moved_links(cell.source, path.parent, copy.parent)
+        cell.source = _moved_links(cell.source, path.parent, copy.parent, beside)
     for output in [o for cell in notebook.cells for o in cell.get("outputs", [])]:
         output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
     nbformat.write(notebook, copy)
@@ -287,14 +288,15 @@ def _execute(path, copy, parameters, timeout):
     return titles[0][2:] if titles else path.stem, error
 
 
-def _moved_links(text, old, new):
+def _moved_links(text, old, new, beside=()):
     """Markdown moved from one folder to another, its links to files with it.
 
-    Notebooks whose copies lie in the new folder, too, are linked there.
+    Notebooks whose copies lie in the new folder, too, or will (`beside`), are linked
+    there.
     """
 
     def move(link):
-        if (new / link[1]).is_file():
+        if link[1] in beside or (new / link[1]).is_file():
             return link[0]
         return "](" + Path(os.path.relpath(old / link[1], new)).as_posix()
 

@@ -298,3 +298,23 @@ def test_a_stray_pixel_of_a_cut_out_does_not_move_its_frame():
 def test_a_camera_that_no_picture_has_is_refused(ratio):
     with pytest.raises(ValueError, match="ratio is about 1"):
         load_image(picture(), 32, camera=Camera(0, 0, ratio, 32))
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_exif_data_that_cannot_be_read_turn_nothing(tmp_path, opened):
+    image, _ = lying()
+    image.save(tmp_path / "a.png", exif=b"Exif\0\0not a TIFF file")
+    found = load_image(tmp_path / "a.png", 64)
+    if opened:
+        with Image.open(tmp_path / "a.png") as source:
+            found = load_image(source, 64)
+    assert torch.equal(found, load_image(image, 64))
+
+
+@pytest.mark.parametrize("diagonal", [False, True])
+def test_a_cut_out_object_too_thin_to_be_seen_is_refused(diagonal):
+    rgba = np.zeros((3000, 3000, 4), dtype=np.uint8)
+    place = np.arange(3000)
+    rgba[place, place if diagonal else 0, 3] = 255
+    with pytest.raises(ValueError, match="all but fully transparent"):
+        load_image(rgba, 64)

@@ -463,3 +463,5 @@ def test_a_copys_links_lead_to_the_files_that_the_notebooks_do(tmp_path):
     assert (new / a).samefile(there[0]) and (new / c).samefile(there[2])
     assert b == "02_b.ipynb" and "02_b.ipynb#x" in moved  # its copy, which is there
     assert "[d](https://e.f/g.py)" in moved
+    later = run._moved_links(text, old, new, {"01_a.ipynb"})  # its copy is yet to come
+    assert later == moved.replace(a, "01_a.ipynb")
