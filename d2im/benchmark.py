@@ -280,8 +280,11 @@ def compare(rows, one, other, measure, seed=0):
     Returns: dict: difference (mean of one less other), low and high (its paired
         bootstrap interval), p (Wilcoxon signed rank, two sided; 1 without a
         difference), pairs.
+    Raises: ValueError: no rows of a method, or of other shapes than the other's.
     """
     ours, theirs = (_by_shape(rows, method, measure) for method in (one, other))
+    if not ours or ours.keys() != theirs.keys():
+        raise ValueError(f"{one!r} and {other!r} have not the same shapes, or none")
     gap = np.array([ours[name] - theirs[name] for name in ours])
     gap = gap[~np.isnan(gap)]
     low, high = interval(gap, seed)

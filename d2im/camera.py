@@ -52,7 +52,7 @@ class Camera:
 
     def __init__(self, azimuth, elevation, ratio, size):
         pose = np.array([azimuth, elevation, ratio], dtype=float)
-        if not np.isfinite(pose).all() or ratio <= 0 or size < 1:
+        if not np.isfinite([*pose, size]).all() or ratio <= 0 or size < 1:
             raise ValueError(
                 "Camera needs finite degrees, ratio > 0 and size >= 1, got "
                 f"azimuth={azimuth}, elevation={elevation}, ratio={ratio}, size={size}"

@@ -272,7 +272,13 @@ def keep_settings(path, settings):
         if there != settings:
             made = f"{path.parent} holds examples made with {there}, not {settings}"
             raise ValueError(f"{made}: choose another folder, or delete this one")
-    write_whole(path, lambda file: file.write(json.dumps(settings, indent=1).encode()))
+    text = json.dumps(settings, indent=1, default=_plain).encode()
+    write_whole(path, lambda file: file.write(text))
+
+
+def _plain(number):
+    """A scalar of numpy's as JSON takes it."""
+    return number.item()
 
 
 def _stored_row(path):
@@ -360,7 +366,7 @@ def _make_one(row, path, seed, settings):
     example = make_example(detailed, coarse, rng, **settings)
     row |= {"status": "ok", "faces": len(detailed.faces)}
     # The file carries its row, so that a killed run finds it again without its index.
-    write_example(path, {**example, "row": np.array(json.dumps(row))})
+    write_example(path, {**example, "row": np.array(json.dumps(row, default=_plain))})
     return row
 
 

@@ -39,8 +39,9 @@ def find_meshes(folder):
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; name one with mesh files")
-    paths = [path for path in sorted(folder.rglob("*")) if path.name[0] != "."]
-    found = [p for p in paths if p.suffix.lower() in SUFFIXES and p.is_file()]
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    shown = [p for p in paths if "/." not in "/" + p.relative_to(folder).as_posix()]
+    found = [path for path in shown if path.is_file()]
     if not found:
         raise ValueError(f"{folder}: no mesh here; d2im reads {', '.join(SUFFIXES)}")
     return found

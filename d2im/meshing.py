@@ -401,7 +401,7 @@ def _check(answer, points):
     if not torch.isfinite(answer).all():
         at = points[~torch.isfinite(answer)][0].tolist()
         raise ValueError(f"field must be finite in the box, got NaN or inf at {at}")
-    return answer
+    return answer.to(points)
 
 
 def _upsample(values, sizes):

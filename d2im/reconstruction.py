@@ -15,6 +15,8 @@ import numpy as np
 import torch
 import trimesh
 from PIL import Image
+from trimesh.visual.color import srgb_to_linear
+from trimesh.visual.material import PBRMaterial
 
 from .camera import Camera
 from .dataset import write_whole
@@ -80,6 +82,13 @@ class Reconstruction(Prediction):
         mesh = self.colored() if which == "colored" else meshes.get(which)
         if mesh is None:
             raise ValueError(f"there is no {which!r} mesh to write")
+        if kind == "glb" and which == "colored":  # glTF's colours are linear light
+            linear = srgb_to_linear(mesh.visual.vertex_colors / 255)
+            mesh.visual.vertex_colors = np.round(255 * linear).astype(np.uint8)
+        elif kind == "glb":  # without a material viewers take it for metal
+            matt = {"metallicFactor": 0.0, "roughnessFactor": 0.9}
+            mesh = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
+            mesh.visual = trimesh.visual.TextureVisuals(material=PBRMaterial(**matt))
         content = mesh.export(file_type=kind)
         content = content.encode() if isinstance(content, str) else content
         write_whole(Path(path), lambda file: file.write(content))
@@ -90,6 +99,7 @@ class Reconstruction(Prediction):
         The JSON file tells how grey becomes a displacement, and holds the camera.
         """
         maps, folder = self.displacement.numpy(), Path(folder)
+        camera = self.camera.resized(maps.shape[-1])  # its pixels are the maps'
         scale = max(float(np.abs(maps).max()), 1e-9) / 32767
         write_whole(folder / "displacement.npy", lambda file: np.save(file, maps))
         for name, values in zip(("front", "back"), maps, strict=True):
@@ -101,7 +111,7 @@ class Reconstruction(Prediction):
             "scale": scale,
             "unit": "world; the object has radius 0.5, positive values add to the SDF",
             "frame": self.frame,
-            "camera": {k: np.asarray(v).tolist() for k, v in vars(self.camera).items()},
+            "camera": {k: np.asarray(v).tolist() for k, v in vars(camera).items()},
         }
         text = json.dumps(about, indent=1).encode()
         write_whole(folder / "displacement.json", lambda file: file.write(text))

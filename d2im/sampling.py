@@ -73,13 +73,15 @@ def signed_distance(mesh, points):
 
     Args: mesh: trimesh.Trimesh, see `is_solid`. points: (P, 3), the mesh's frame.
     Returns: sdf (P,), negative inside, and gradients (P, 3), unit.
-    Raises: ValueError: points of another shape or not finite.
+    Raises: ValueError: points of another shape or not finite, or an empty mesh.
     """
     import igl  # absent on a machine that only trains
 
     points = np.ascontiguousarray(points, dtype=np.float64)
     if points.ndim != 2 or points.shape[1] != 3 or not np.isfinite(points).all():
         raise ValueError(f"points must be (P, 3) and finite, got {points.shape}")
+    if not len(mesh.faces):  # libigl would crash
+        raise ValueError("a mesh without faces has no distance")
     # Asked in the order of a tree, each search finds its neighbour's faces still in
     # cache: twice as fast.
     order = cKDTree(points, leafsize=64, balanced_tree=False).indices

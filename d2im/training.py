@@ -61,6 +61,9 @@ class TrainingConfig:
     def __post_init__(self):
         if self.patch_share and not self.relief_weight:
             raise ValueError("patch_share needs relief_weight: L_rel knows their truth")
+        if self.precision not in ("float32", "bf16"):
+            wrong = f"precision must be 'float32' or 'bf16', not {self.precision!r}"
+            raise ValueError(wrong)
 
 
 def batch_losses(model, batch, config):

@@ -172,6 +172,9 @@ def test_a_paired_test_sees_a_small_gap_in_large_scatter():
         rows.append(row(f"{k}", "a", value))
         rows.append(row(f"{k}", "b", value + draw.normal(0.2, 0.1)))
     found = benchmark.compare(rows, "a", "b", "chamfer_l1")
+    for pair in (("a", "none"), ("none", "a")):
+        with pytest.raises(ValueError, match="have not the same shapes, or none"):
+            benchmark.compare(rows, *pair, "chamfer_l1")
     assert found["high"] < 0 and found["p"] < 1e-4 and found["pairs"] == 30
     same = benchmark.compare(rows, "a", "a", "chamfer_l1")
     assert same["p"] == 1 and same["difference"] == 0

@@ -86,6 +86,7 @@ def test_array_round_trip(rng):
     [
         (lambda: Camera(0, 0, 0, 224), "ratio > 0"),
         (lambda: Camera(float("nan"), 0, 1, 224), "finite degrees"),
+        (lambda: Camera(0, 0, 1, float("inf")), "finite degrees"),
         (
             lambda: Camera.from_matrices(np.ones((3, 3)), np.zeros(3), 1, (0, 0), 2),
             "rotation matrix",

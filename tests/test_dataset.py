@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import subprocess
@@ -373,3 +374,16 @@ def test_naming_ten_thousand_files_of_one_name_takes_no_square_time():
     names = [item["id"] for item in _items(paths, "y", 0)]
     assert time.process_time() - start < 3
     assert len(set(names)) == len(names) and names[9] == "model_obj_10"
+
+
+def test_numpys_numbers_are_as_good_as_pythons(tmp_path):
+    pairs = [("stool", seed) for seed in np.arange(1)]
+    settings = dict(count=np.int64(500), views=np.int32(1), size=32, progress=False)
+    (row,) = prepare(pairs, tmp_path, timeout=None, **settings)
+    assert row["status"] == "ok" and row["id"] == "stool-000000"
+    stored = json.loads(str(read_example(tmp_path / f"{row['id']}.npz")["row"]))
+    assert stored["seed"] == 0 and isinstance(stored["seed"], int)
+    before = (tmp_path / f"{row['id']}.npz").stat().st_mtime_ns
+    again = dict(count=500, views=1, size=32, progress=False)
+    prepare([("stool", 0)], tmp_path, timeout=None, **again)
+    assert (tmp_path / f"{row['id']}.npz").stat().st_mtime_ns == before  # it was there

@@ -529,8 +529,9 @@ def test_a_pickle_named_by_a_gltf_is_not_unpickled(tmp_path):
 
 
 def test_find_meshes_lists_all_kinds_in_order(tmp_path):
-    (tmp_path / "sub").mkdir()
-    names = ["b.glb", "a.OBJ", "sub/c.stl", "notes.txt", ".hidden.glb"]
+    for folder in ("sub", ".cache"):
+        (tmp_path / folder).mkdir()
+    names = ["b.glb", "a.OBJ", "sub/c.stl", "notes.txt", ".hidden.glb", ".cache/d.glb"]
     for name in names:
         (tmp_path / name).touch()
     found = [path.relative_to(tmp_path).as_posix() for path in find_meshes(tmp_path)]

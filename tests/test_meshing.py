@@ -309,3 +309,12 @@ def test_a_map_that_is_not_finite_is_a_one_line_error(bad):
     maps[0, 5, 5] = bad
     with pytest.raises(ValueError, match="displacement must be finite, got NaN or inf"):
         extract_mesh(sphere(0.4), 32, relief=(maps, Camera(0, 0, 1, 32), "gradient"))
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float16, torch.bfloat16])
+def test_a_field_may_answer_in_another_precision(kind):
+    mesh = extract_mesh(lambda p: sphere(0.4)(p.to(kind)), 32)
+    expected = extract_mesh(sphere(0.4), 32)
+    assert mesh.is_watertight and mesh.volume == pytest.approx(
+        expected.volume, rel=0.01
+    )

@@ -9,6 +9,7 @@ from PIL import Image
 from d2im import reconstruction
 from d2im.camera import Camera
 from d2im.editing import scale_detail
+from d2im.mesh import load_mesh
 from d2im.networks import CameraNet
 from d2im.pictures import load_image
 from d2im.reconstruction import main, reconstruct, triangulate
@@ -133,6 +134,24 @@ def test_exported_maps_are_read_back_to_their_scale(ball_model, tmp_path):
         assert np.allclose((grey - 32768) * about["scale"], values, atol=about["scale"])
     assert np.array_equal(np.load(tmp_path / "displacement.npy"), found.displacement)
     assert about["camera"]["focal"] == CAMERA.focal
+
+
+def test_the_sidecars_camera_is_the_maps_whatever_its_own_size(ball_model, tmp_path):
+    found = reconstruct(ball_model, torch.ones(3, 32, 32), CAMERA.resized(96), 16)
+    found.export_maps(tmp_path)
+    about = json.loads((tmp_path / "displacement.json").read_text())["camera"]
+    assert about["size"] == 32 and about["focal"] == pytest.approx(CAMERA.focal)
+    assert np.allclose(about["centre"], CAMERA.centre)
+
+
+def test_a_coloured_glb_shows_the_colours_of_a_coloured_ply(ball_model, tmp_path):
+    found = reconstruct(ball_model, torch.ones(3, 32, 32), CAMERA, 32)
+    colors = []
+    for kind in ("glb", "ply"):
+        found.export(tmp_path / f"a.{kind}", "colored")
+        colors.append(load_mesh(tmp_path / f"a.{kind}").face_attributes["color"])
+    assert np.abs(colors[0].mean(0) - colors[1].mean(0)).max() < 0.03
+    assert np.ptp(colors[1]) > 0.5
 
 
 def test_a_full_disk_is_named_and_leaves_the_maps_of_before(

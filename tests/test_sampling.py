@@ -183,3 +183,8 @@ def test_no_sign_of_a_clean_procedural_shape_is_wrong():
             signed_distance(soup, points),
         )
         assert ((sdf < 0) == (truth < 0))[np.abs(sdf) > 1e-4].all()
+
+
+def test_a_mesh_without_faces_is_refused():
+    with pytest.raises(ValueError, match="without faces"):
+        signed_distance(trimesh.Trimesh(), np.zeros((1, 3)))

@@ -227,6 +227,8 @@ def test_l_rel_teaches_the_known_decomposition(data):
 def test_patches_are_for_l_rel():
     with pytest.raises(ValueError, match="patch_share needs relief_weight"):
         TrainingConfig(patch_share=0.5)
+    with pytest.raises(ValueError, match="precision must be 'float32' or 'bf16'"):
+        TrainingConfig(precision="fp16")
 
 
 def test_in_a_patch_l_rel_teaches_the_next_pictures_relief(tiny_data):
