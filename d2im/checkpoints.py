@@ -126,7 +126,8 @@ def load_checkpoint(out, model, optimizer, settings, free=("checkpoint_every",))
     if other:
         raise ValueError(
             f"the checkpoint in {out} was trained with other settings "
-            f"({', '.join(other)}): choose another folder, or resume=False"
+            f"({', '.join(other)}): choose another folder, delete this one, or take "
+            "resume=False"
         )
     try:
         model.load_state_dict(weights)

@@ -192,6 +192,9 @@ def prepare(
     Raises: FileNotFoundError: no such folder. ValueError: it has no mesh, or `out`
         holds examples made with other settings.
     """
+    if min(count, views, size) < 1:
+        wrong = f"got {count}, {views} and {size}"
+        raise ValueError(f"count, views and size must be 1 or more, {wrong}")
     items = _items(source, up, yaw)
     out = Path(out)
     known = {row["id"]: row for row in read_index(out)}
@@ -398,7 +401,12 @@ class ShapeDataset:
                 if row["status"] == "ok" and split in (None, row["split"]):
                     self.rows.append({**row, "folder": str(folder)})
         if not self.rows:
-            raise ValueError(f"no usable example of split {split!r} in {folders}")
+            rows = itertools.chain.from_iterable(map(read_index, self.folders))
+            there = Counter(row["split"] for row in rows if row["status"] == "ok")
+            known = ", ".join(f"{k} ({n})" for k, n in there.items()) or "none at all"
+            where = ", ".join(map(str, self.folders))
+            wrong = f"no usable example of split {split!r} in {where}"
+            raise ValueError(f"{wrong}; there are: {known}")
         self.points, self.view, self.weighted, self.seed = points, view, weighted, seed
         self._kept, self._held = {}, 0
 

@@ -338,11 +338,12 @@ def draw_curves(ax, records, names=("loss", "base", "sdf", "laplacian"), window=
 
     Args: ax: Axes. records: dicts of `training.train`, with "step".
         names: entries to draw; one that is never there and positive is left out.
-        window: records that the strong line averages, up to the step it stands at.
+        window: records that the strong line averages, up to the step it stands at; at
+            most a quarter of all.
     Returns: The strong lines, a list of Line2D.
     """
     steps = [record["step"] for record in records]
-    span = min(window, len(records))
+    span = max(1, min(window, len(records) // 4))
     lines = []
     for name in names:
         values = np.array([record.get(name, np.nan) for record in records])

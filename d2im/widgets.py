@@ -88,7 +88,9 @@ def field_explorer(sdf, base, camera):
     """
     side, step = len(sdf), 2 * HALF_BOX / len(sdf)
     fields = {"F": sdf, "f_B": base, "F - f_B": sdf - base}
-    fields |= {f"Δ ({name})": laplace(v) / step**2 for name, v in fields.items()}
+    odd = dict(pad_width=1, mode="reflect", reflect_type="odd")  # no bend at the border
+    for name, v in [*fields.items()]:
+        fields[f"Δ ({name})"] = laplace(np.pad(v, **odd))[3 * (slice(1, -1),)] / step**2
     near = np.abs(sdf) <= max(2 * step, np.abs(sdf).min())
     tops = [np.percentile(np.abs(v[near]), 99) + 1e-6 for v in fields.values()]
     tops[:2], tops[3:] = [FAR] * 2, [max(tops[5], 10.0)] * 3  # 2 / 0.2: a ball's

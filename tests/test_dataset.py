@@ -387,3 +387,10 @@ def test_numpys_numbers_are_as_good_as_pythons(tmp_path):
     again = dict(count=500, views=1, size=32, progress=False)
     prepare([("stool", 0)], tmp_path, timeout=None, **again)
     assert (tmp_path / f"{row['id']}.npz").stat().st_mtime_ns == before  # it was there
+
+
+def test_a_split_that_is_not_there_is_refused_with_those_that_are(tiny_data):
+    with pytest.raises(
+        ValueError, match=r"split 'tset' in .*; there are: train \(\d+\)"
+    ):
+        ShapeDataset(tiny_data, "tset")

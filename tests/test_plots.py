@@ -125,9 +125,11 @@ def test_a_grid_has_a_place_for_every_picture_and_gap():
 
 
 def test_curves_average_the_records_before_each_step(ax):
-    records = [{"step": k, "loss": float(k), "laplacian": 0.0} for k in range(1, 11)]
+    records = [{"step": k, "loss": float(k), "laplacian": 0.0} for k in range(1, 21)]
     (line,) = plots.draw_curves(ax, records, ("loss", "laplacian"), window=4)
-    assert np.allclose(line.get_xydata(), [(k, k - 1.5) for k in range(4, 11)])
+    assert np.allclose(line.get_xydata(), [(k, k - 1.5) for k in range(4, 21)])
+    (line,) = plots.draw_curves(ax, records[:8], ("loss",))  # a quarter of a short run
+    assert np.allclose(line.get_xydata(), [(k, k - 0.5) for k in range(2, 9)])
 
 
 def test_a_term_that_came_later_has_a_curve_from_there(ax):

@@ -87,6 +87,13 @@ def test_the_slice_of_a_laplacian_is_that_of_a_sphere(field):
     assert volume[index] == pytest.approx(2 / np.linalg.norm(at), rel=0.01)
 
 
+def test_the_laplacian_of_a_linear_field_is_nothing_up_to_the_border():
+    volume = plots.grid_values(lambda p: p @ torch.tensor([1.0, 2.0, 3.0]), 16)
+    explorer = widgets.field_explorer(volume, volume, CAMERA)
+    explorer.controls["field"].value = "Δ (F)"
+    assert np.abs(explorer.objects["slice"].volume).max() < 0.05
+
+
 def test_strength_scales_what_the_maps_add(displacing, volumes):
     shape, strength = displacing.objects["shape"], displacing.controls["strength"]
     final, base = volumes
