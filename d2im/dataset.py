@@ -189,8 +189,8 @@ def prepare(
         timeout: seconds that a shape may take; None works in this process, without
             protection. memory_gb: that it may use (Linux).
     Returns: the rows of the index that belong to `source`, as dicts.
-    Raises: FileNotFoundError: no such folder. ValueError: it has no mesh, or `out`
-        holds examples made with other settings.
+    Raises: FileNotFoundError: no such folder. ValueError: it has no mesh, `out` holds
+        examples made with other settings, or count, views or size is below 1.
     """
     if min(count, views, size) < 1:
         wrong = f"got {count}, {views} and {size}"
@@ -281,6 +281,8 @@ def keep_settings(path, settings):
 
 def _plain(number):
     """A scalar of numpy's as JSON takes it."""
+    if not isinstance(number, np.generic):
+        raise TypeError(f"{number!r} is not JSON")
     return number.item()
 
 

@@ -149,6 +149,10 @@ def _read(path):
         beside = trimesh.resolvers.FilePathResolver(path.parent)
         data = BytesIO(path.read_bytes())
         scene = trimesh.load_scene(data, kind[1:], resolver=beside, process=False)
+        for g in scene.geometry.values():  # `dump` drops colours beside a material
+            own = getattr(getattr(g, "visual", None), "vertex_attributes", {})
+            if "color" in own and g.visual.uv is None:
+                g.visual = trimesh.visual.ColorVisuals(g, vertex_colors=own["color"])
         found = [g for g in scene.dump() if isinstance(g, trimesh.Trimesh)]
         found = [g for g in found if len(g.faces)]
         colors = [_face_colors(g, kind in (".glb", ".gltf")) for g in found]

@@ -82,13 +82,15 @@ class Reconstruction(Prediction):
         mesh = self.colored() if which == "colored" else meshes.get(which)
         if mesh is None:
             raise ValueError(f"there is no {which!r} mesh to write")
-        if kind == "glb" and which == "colored":  # glTF's colours are linear light
-            linear = srgb_to_linear(mesh.visual.vertex_colors / 255)
-            mesh.visual.vertex_colors = np.round(255 * linear).astype(np.uint8)
-        elif kind == "glb":  # without a material viewers take it for metal
-            matt = {"metallicFactor": 0.0, "roughnessFactor": 0.9}
-            mesh = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
-            mesh.visual = trimesh.visual.TextureVisuals(material=PBRMaterial(**matt))
+        if kind == "glb":  # without a material viewers take it for metal
+            matt = PBRMaterial(metallicFactor=0.0, roughnessFactor=0.9)
+            if which == "colored":  # glTF's colours are linear light
+                linear = srgb_to_linear(mesh.visual.vertex_colors / 255)
+                mesh.visual.vertex_colors = np.round(255 * linear).astype(np.uint8)
+                mesh.visual.material = matt
+            else:
+                mesh = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
+                mesh.visual = trimesh.visual.TextureVisuals(material=matt)
         content = mesh.export(file_type=kind)
         content = content.encode() if isinstance(content, str) else content
         write_whole(Path(path), lambda file: file.write(content))
