@@ -133,7 +133,7 @@ def released(model, image, camera, resolution, share, device):
 def point_costs(model, image, camera, device, repeats):
     """Print what a point's value costs, alone and with the derivative's sign."""
     field = model.fields(image, camera)[0]
-    count = 2**20 if device == "cuda" else 2048  # as many as extraction asks at once
+    count = 2**17 if device == "cuda" else 2048  # there as extraction's chunks are
     points = (torch.rand(count, 3, device=device) * 2 - 1) * HALF_BOX
     view = camera.rotation[2]
     for name, ask in {

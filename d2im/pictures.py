@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -115,16 +116,15 @@ def _open_image(path):
 
 
 def _upright(image):
-    """A copy, turned as its EXIF data say, as far as these can be read."""
+    """A copy, turned as its EXIF data say; as it is where these cannot be read."""
     image = image.copy()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:
+        with suppress(Exception):  # of damaged data, anything
             image.getexif()
             image.info.pop("exif", None)  # not to be written anew: it may not do
-            return ImageOps.exif_transpose(image)
-        except Exception:  # of damaged data, anything
-            return image
+            ImageOps.exif_transpose(image, in_place=True)
+    return image
 
 
 def cut_out(rgb):

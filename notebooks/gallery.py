@@ -39,14 +39,11 @@ def small(png, colors=256):
 
 
 def executed(path):
-    """An executed notebook with text and pictures alone, its links as of here."""
+    """An executed notebook with text and pictures alone, its links those of a run."""
     notebook = nbformat.read(path, as_version=4)
     notebook.metadata.pop("papermill", None)
     for cell in notebook.cells:
         cell.metadata = {"tags": cell.metadata.get("tags", [])}
-        if cell.cell_type == "markdown":
-            # All are here; a run's copies link to those that were not yet there.
-            cell.source = cell.source.replace("](../../notebooks/", "](")
         outputs = [o for o in cell.get("outputs", []) if o.get("name") != "stderr"]
         for data in [output["data"] for output in outputs if "data" in output]:
             if "image/png" in data:

@@ -58,9 +58,7 @@ def test_an_executed_copy_keeps_text_and_pictures_alone(gallery, png, tmp_path):
     cell.outputs = [output("display_data", picture), output("stream", text="said")]
     cell.outputs.append(output("stream", name="stderr", text="/home/me: a warning"))
     cell.metadata = {"papermill": {"duration": 1}, "tags": ["parameters"]}
-    text = nbformat.v4.new_markdown_cell(
-        "[a](../../d2im/a.py), [02](../../notebooks/02_a.ipynb)"
-    )
+    text = nbformat.v4.new_markdown_cell("[a](../../d2im/a.py), [02](02_a.ipynb)")
     notebook = nbformat.v4.new_notebook(cells=[text, cell])
     nbformat.write(notebook, tmp_path / "a.ipynb")
     made = nbformat.reads(gallery.executed(tmp_path / "a.ipynb").decode(), 4)

@@ -233,13 +233,15 @@ def test_a_damaged_exif_tag_costs_neither_the_picture_nor_words(tmp_path):
     exif[0x0112], exif[0x010F] = 6, "a maker"
     image.save(tmp_path / "a.png", exif=exif)
     whole = load_image(tmp_path / "a.png", 64)
+    content, changed = (tmp_path / "a.png").read_bytes(), 0
     for order in (">", "<"):  # the tag, of text, and the number of its letters
         tag = struct.pack(order + "HHI", 0x010F, 2, 8)
         false = tag[:4] + struct.pack(order + "I", 60_000)
-        broken = (tmp_path / "a.png").read_bytes().replace(tag, false)
-        broken = with_right_checksums(broken)
+        changed += tag in content
+        broken = with_right_checksums(content.replace(tag, false))
         (tmp_path / f"b{order == '>'}.png").write_bytes(broken)
         assert torch.equal(load_image(tmp_path / f"b{order == '>'}.png", 64), whole)
+    assert changed == 1  # a file has one of the orders
 
 
 def with_right_checksums(png):
