@@ -33,17 +33,18 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from d2im import benchmark, losses
-from d2im.checkpoints import read_records
-from d2im.dataset import ShapeDataset, prepare, read_index, write_whole
-from d2im.metrics import Result
+from d2im.data.dataset import ShapeDataset, prepare, read_index
+from d2im.data.files import write_whole
+from d2im.data.shapes import split_pairs
+from d2im.evaluate.metrics import Result
 from d2im.networks import DISN, CameraNet, D2IMNet, ImageModel, IMNet
-from d2im.pages import csv_table, markdown_table
-from d2im.plots import draw_map, image_grid, zoom
-from d2im.reconstruction import predict
-from d2im.resident import ResidentShapes
 from d2im.sampling import signed_distance
-from d2im.shapes import split_pairs
-from d2im.training import TrainingConfig, train
+from d2im.show.pages import csv_table, markdown_table
+from d2im.show.plots import draw_map, image_grid, zoom
+from d2im.training.checkpoints import read_records
+from d2im.training.loop import TrainingConfig, train
+from d2im.training.resident import ResidentShapes
+from d2im.use.reconstruction import predict
 
 PIECE = 15 * 2**20
 REHEARSAL = 200  # steps, to see what one takes

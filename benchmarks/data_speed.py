@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 
 from d2im.camera import random_camera
-from d2im.dataset import make_example, source_meshes, write_example
-from d2im.mesh import find_meshes
-from d2im.rendering import Renderer
+from d2im.data.dataset import make_example, source_meshes, write_example
+from d2im.data.mesh import find_meshes
+from d2im.data.rendering import Renderer
+from d2im.data.shapes import FAMILIES
 from d2im.sampling import density_weights, sample_points, signed_distance
-from d2im.shapes import FAMILIES
 
 
 def core_time(work):

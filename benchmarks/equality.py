@@ -23,10 +23,10 @@ from scipy.spatial import cKDTree
 
 from d2im import meshing
 from d2im.camera import random_camera
+from d2im.data.rendering import render
+from d2im.data.shapes import FAMILIES, make_shape
 from d2im.networks import D2IMNet
-from d2im.rendering import render
 from d2im.sampling import HALF_BOX, signed_distance
-from d2im.shapes import FAMILIES, make_shape
 
 CORNERS = torch.tensor([(x, y, z) for x in (0, 1) for y in (0, 1) for z in (0, 1)])
 WITHIN = 1e-4  # world units

@@ -26,14 +26,14 @@ import torch
 import torch.nn.functional as F
 
 from d2im.camera import Camera
-from d2im.cubes import marching_cubes
+from d2im.data.rendering import render
+from d2im.data.shapes import make_shape
 from d2im.fields import FINITE_STEP, displaced_sdf, value_and_front
-from d2im.meshing import HALF_BOX
 from d2im.networks import SDF_SCALE, D2IMNet
-from d2im.reconstruction import reconstruct
-from d2im.rendering import render
 from d2im.sampling import sample_sdf, signed_distance
-from d2im.shapes import make_shape
+from d2im.surface.cubes import marching_cubes
+from d2im.surface.extract import HALF_BOX
+from d2im.use.reconstruction import reconstruct
 
 CHUNK = 100_000
 

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from d2im.camera import random_camera
-from d2im.meshing import extract_mesh
-from d2im.metrics import PROTOCOLS, evaluate
+from d2im.data.shapes import FAMILIES, make_shape
+from d2im.evaluate.metrics import PROTOCOLS, evaluate
 from d2im.sampling import signed_distance
-from d2im.shapes import FAMILIES, make_shape
+from d2im.surface.extract import extract_mesh
 
 FACES = 50_000
 ALL = list(PROTOCOLS["d2im"])

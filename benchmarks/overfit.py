@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from d2im import networks
-from d2im.dataset import ShapeDataset, prepare, source_meshes
+from d2im.data.dataset import ShapeDataset, prepare, source_meshes
 from d2im.sampling import HALF_BOX, signed_distance
-from d2im.training import TrainingConfig, train
+from d2im.training.loop import TrainingConfig, train
 
 
 @torch.no_grad()

@@ -22,11 +22,11 @@ from scipy.ndimage import label
 
 from d2im import editing
 from d2im.camera import Camera
+from d2im.data.rendering import Renderer
+from d2im.data.shapes import make_shape
 from d2im.networks import D2IMNet
-from d2im.reconstruction import Prediction, predict, reconstruct, triangulate
-from d2im.rendering import Renderer
 from d2im.sampling import signed_distance
-from d2im.shapes import make_shape
+from d2im.use.reconstruction import Prediction, predict, reconstruct, triangulate
 
 MARGIN = 0.12  # of the panel's sides: more than the border that is blended
 

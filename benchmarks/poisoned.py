@@ -23,13 +23,13 @@ from pathlib import Path
 import numpy as np
 import trimesh
 
-from d2im.dataset import read_example, read_index
-from d2im.shapes import make_shape
+from d2im.data.dataset import read_example, read_index
+from d2im.data.shapes import make_shape
 
 FAMILIES = ("chair", "table", "cabinet", "sofa")
 POINTS, TIMEOUT, MEMORY_GB = 2000, 60, 2
 PREPARE = """
-from d2im.dataset import prepare
+from d2im.data.dataset import prepare
 prepare({meshes!r}, {out!r}, count={points}, views=1, size=32, workers=2,
         timeout={timeout}, memory_gb={memory}, progress=False)
 """

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 
 from d2im import plots
-from d2im.benchmark import true_meshes
 from d2im.camera import Camera
-from d2im.dataset import ShapeDataset
+from d2im.data.dataset import ShapeDataset
+from d2im.evaluate.benchmark import true_meshes
 from d2im.networks import ImageModel
-from d2im.reconstruction import reconstruct
+from d2im.use.reconstruction import reconstruct
 
 
 def main():

@@ -15,9 +15,9 @@ import igl
 import numpy as np
 import trimesh
 
-from d2im.mesh import find_meshes, load_mesh
+from d2im.data.mesh import find_meshes, load_mesh
+from d2im.data.shapes import FAMILIES, make_shape
 from d2im.sampling import sample_points, signed_distance
-from d2im.shapes import FAMILIES, make_shape
 
 CLEAR = 1e-4  # world units to the nearest face
 KINDS = {  # what is done to the pieces, and the share of wrong signs that is allowed

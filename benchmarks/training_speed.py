@@ -27,11 +27,11 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from d2im.camera import project
-from d2im.dataset import ShapeDataset, prepare
+from d2im.data.dataset import ShapeDataset, prepare
+from d2im.data.shapes import split_pairs
 from d2im.losses import pixel_index
 from d2im.networks import SDF_SCALE, D2IMNet
-from d2im.shapes import split_pairs
-from d2im.training import TrainingConfig, batch_losses, train
+from d2im.training.loop import TrainingConfig, batch_losses, train
 
 WORKERS = 8  # the released loader's processes
 

@@ -58,16 +58,6 @@ def is_solid(mesh):
     return mesh.is_volume and mesh.body_count == 1 if solid is None else solid
 
 
-def ray_scene(triangles):
-    """Triangles (F, 3, 3) made ready for rays: an embree scene."""
-    from embreex.mesh_construction import TriangleMesh  # absent where one only trains
-    from embreex.rtcore_scene import EmbreeScene
-
-    scene = EmbreeScene()
-    TriangleMesh(scene, triangles.astype(np.float32))
-    return scene
-
-
 def signed_distance(mesh, points):
     """Signed distance to a mesh and its exact gradient, from the closest point.
 

@@ -17,10 +17,10 @@ import matplotlib.pyplot as plt
 import nbformat
 from PIL import Image
 
-from d2im.checkpoints import read_records
-from d2im.plots import draw_curves
-from d2im.reconstruction import MODEL
-from d2im.run import ROOT, run_notebooks
+from d2im.show.plots import draw_curves
+from d2im.show.run import ROOT, run_notebooks
+from d2im.training.checkpoints import read_records
+from d2im.use.reconstruction import MODEL
 
 GALLERY = ROOT / "reports/gallery"
 ORDER = "02 00 01 04 05 06 07 03".split()  # 02's shapes go to 04 and 05, not 03's

@@ -5,7 +5,7 @@ import pytest
 import torch
 import trimesh
 
-from d2im.dataset import INDEX_COLUMNS, make_example, write_example, write_index
+from d2im.data.dataset import INDEX_COLUMNS, make_example, write_example, write_index
 from d2im.networks import D2IMNet
 
 TINY = {

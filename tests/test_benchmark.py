@@ -8,11 +8,11 @@ import trimesh
 
 from d2im import benchmark, metrics
 from d2im.camera import Camera
-from d2im.dataset import ShapeDataset
-from d2im.readers import read_disn, write_set
-from d2im.rendering import Renderer
+from d2im.data.dataset import ShapeDataset
+from d2im.data.readers import read_disn, write_set
+from d2im.data.rendering import Renderer
+from d2im.data.shapes import SPLITS, make_shape
 from d2im.sampling import signed_distance
-from d2im.shapes import SPLITS, make_shape
 
 from . import test_readers
 

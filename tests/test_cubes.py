@@ -9,7 +9,7 @@ import trimesh
 from scipy.spatial import cKDTree
 from skimage.measure import marching_cubes as other_cubes
 
-from d2im.cubes import EDGES, _ambiguous, _triangles, marching_cubes
+from d2im.surface.cubes import EDGES, _ambiguous, _triangles, marching_cubes
 
 
 def noise(seed, whole=False, size=(14, 16, 18)):

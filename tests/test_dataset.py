@@ -13,7 +13,7 @@ import torch
 import trimesh
 
 from d2im.camera import Camera
-from d2im.dataset import (
+from d2im.data.dataset import (
     ShapeDataset,
     _items,
     make_example,
@@ -23,8 +23,8 @@ from d2im.dataset import (
     source_meshes,
     write_example,
 )
+from d2im.data.shapes import make_shape
 from d2im.sampling import signed_distance
-from d2im.shapes import make_shape
 
 SMALL = dict(count=2000, views=2, size=32, timeout=None, progress=False)
 ONE = dict(count=2000, views=1, size=32)
@@ -255,7 +255,7 @@ def test_a_run_killed_twice_loses_and_doubles_nothing(tmp_path):
         box.export(tmp_path / "meshes" / f"{name}.ply")
     out = tmp_path / "out"
     script = (
-        "from d2im.dataset import prepare; prepare("
+        "from d2im.data.dataset import prepare; prepare("
         f"{str(tmp_path / 'meshes')!r}, {str(out)!r}, count=20_000, views=2, size=64, "
         "workers=2, progress=False)"
     )

@@ -9,20 +9,20 @@ import pytest
 import torch
 from torch import nn
 
-from d2im.checkpoints import read_records
-from d2im.dataset import ShapeDataset
-from d2im.distributed import share_batch_norms
+from d2im.data.dataset import ShapeDataset
 from d2im.networks import D2IMNet
-from d2im.training import TrainingConfig, train
+from d2im.training.checkpoints import read_records
+from d2im.training.distributed import share_batch_norms
+from d2im.training.loop import TrainingConfig, train
 
 from .conftest import TINY
 
 SETTINGS = dict(steps=4, batch_size=4, warmup_steps=2, checkpoint_every=2)
 SCRIPT = f"""
 import sys, torch
-from d2im.dataset import ShapeDataset
+from d2im.data.dataset import ShapeDataset
 from d2im.networks import D2IMNet
-from d2im.training import TrainingConfig, train
+from d2im.training.loop import TrainingConfig, train
 torch.manual_seed(0)
 model = D2IMNet(**{TINY})
 data = ShapeDataset(sys.argv[1], points=128)

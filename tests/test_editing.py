@@ -12,7 +12,7 @@ import torch
 from d2im import editing
 from d2im.camera import Camera
 from d2im.fields import box, displaced_field, sphere
-from d2im.reconstruction import Prediction, triangulate
+from d2im.use.reconstruction import Prediction, triangulate
 
 CAMERA = Camera(0, 0, 1, 96)
 SQUARE = [(30, 30), (66, 30), (66, 66), (30, 66)]

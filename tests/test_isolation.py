@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from d2im.isolation import close_idle, run_isolated
+from d2im.data.isolation import close_idle, run_isolated
 
 
 @pytest.fixture(autouse=True)

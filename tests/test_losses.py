@@ -5,7 +5,7 @@ import trimesh
 
 from d2im import losses
 from d2im.camera import Camera
-from d2im.rendering import Renderer
+from d2im.data.rendering import Renderer
 
 
 def grid(size=24):

@@ -7,9 +7,9 @@ import pytest
 import trimesh
 from PIL import Image
 
-from d2im.mesh import SUFFIXES, find_meshes, load_mesh, normalise
+from d2im.data.mesh import SUFFIXES, find_meshes, load_mesh, normalise
+from d2im.data.shapes import FAMILIES, make_shape
 from d2im.sampling import sample_points, signed_distance
-from d2im.shapes import FAMILIES, make_shape
 
 
 def box(low, high):

@@ -11,7 +11,7 @@ from scipy.spatial import cKDTree
 from d2im import meshing
 from d2im.camera import Camera
 from d2im.fields import box, displaced_field, sphere, torus
-from d2im.meshing import extract_mesh
+from d2im.surface.extract import extract_mesh
 
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "equality.py"
 

@@ -11,13 +11,13 @@ from scipy.spatial.distance import cdist
 
 from d2im import metrics
 from d2im.camera import Camera
-from d2im.dataset import make_example
+from d2im.data.dataset import make_example
+from d2im.data.rendering import Renderer, ray_scene
+from d2im.data.shapes import make_shape
 from d2im.fields import box, sphere
-from d2im.meshing import extract_mesh
-from d2im.reconstruction import Prediction
-from d2im.rendering import Renderer
-from d2im.sampling import ray_scene, sample_surface, signed_distance
-from d2im.shapes import make_shape
+from d2im.sampling import sample_surface, signed_distance
+from d2im.surface.extract import extract_mesh
+from d2im.use.reconstruction import Prediction
 
 CUBE = trimesh.creation.box((0.5, 0.5, 0.5))
 FRONT = Camera(0, 0, 1, 64)

@@ -3,7 +3,7 @@ import torch
 
 from d2im.fields import sample_maps
 from d2im.losses import divergence, gradient, pixel_index, stencil_mask
-from d2im.patches import SCALES, SIDES, paste_patches
+from d2im.training.patches import SCALES, SIDES, paste_patches
 
 SIZE, POINTS = 64, 500
 

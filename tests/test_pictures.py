@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from d2im.camera import Camera, random_camera
-from d2im.pictures import REACH, cut_out, load_image
-from d2im.rendering import render
-from d2im.shapes import make_shape
+from d2im.data.rendering import render
+from d2im.data.shapes import make_shape
+from d2im.use.pictures import REACH, cut_out, load_image
 
 PICTURES = sorted((Path(__file__).parents[2] / "shared" / "images").glob("*.png"))
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from d2im.camera import Camera
-from d2im.dataset import prepare, read_example, read_index
+from d2im.data.dataset import prepare, read_example, read_index
 
 FOLDER = Path(__file__).parents[2] / "shared" / "meshes"
 MODELS = sorted(path.stem for path in FOLDER.glob("*.glb"))

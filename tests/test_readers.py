@@ -11,17 +11,17 @@ import trimesh
 from PIL import Image
 
 from d2im.camera import Camera
-from d2im.dataset import ShapeDataset, read_example, read_index
-from d2im.readers import (
+from d2im.data.dataset import ShapeDataset, read_example, read_index
+from d2im.data.readers import (
     check_yaw,
     estimate_gradients,
     read_disn,
     read_occnet,
     write_set,
 )
-from d2im.rendering import Renderer
+from d2im.data.rendering import Renderer
+from d2im.data.shapes import make_shape
 from d2im.sampling import sample_surface, signed_distance
-from d2im.shapes import make_shape
 
 CHAIR = "03001627"
 NAMES = ("1a2b", "3c4d")

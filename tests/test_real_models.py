@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from d2im.mesh import load_mesh
+from d2im.data.mesh import load_mesh
 from d2im.sampling import sample_surface, signed_distance
 
 FOLDER = Path(__file__).parents[2] / "shared" / "meshes"

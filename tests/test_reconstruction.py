@@ -8,11 +8,11 @@ from PIL import Image
 
 from d2im import reconstruction
 from d2im.camera import Camera
-from d2im.editing import scale_detail
-from d2im.mesh import load_mesh
+from d2im.data.mesh import load_mesh
 from d2im.networks import CameraNet
-from d2im.pictures import load_image
-from d2im.reconstruction import main, reconstruct, triangulate
+from d2im.use.editing import scale_detail
+from d2im.use.pictures import load_image
+from d2im.use.reconstruction import main, reconstruct, triangulate
 
 from .conftest import TINY
 from .test_pictures import picture

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from d2im import fields, released
 from d2im.camera import Camera
 from d2im.networks import SDF_SCALE, D2IMNet
-from d2im.released import load_imagenet_weights, load_released_checkpoint
+from d2im.use.released import load_imagenet_weights, load_released_checkpoint
 
 from .conftest import TINY
 

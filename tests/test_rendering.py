@@ -3,7 +3,7 @@ import pytest
 import trimesh
 
 from d2im.camera import Camera
-from d2im.rendering import Renderer, random_background, render
+from d2im.data.rendering import Renderer, random_background, render
 
 CAMERA = Camera(25, 15, 1, 64)
 

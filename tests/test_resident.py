@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from d2im.dataset import ShapeDataset, smoke_set
-from d2im.resident import ResidentShapes, _race, hashed
+from d2im.data.dataset import ShapeDataset, smoke_set
+from d2im.training.resident import ResidentShapes, _race, hashed
 
 
 @pytest.fixture(scope="module")

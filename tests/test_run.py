@@ -20,7 +20,7 @@ PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAA"
     "AABJRU5ErkJggg=="
 )
-OUTPUTS = "from d2im.run import write_outputs\n"
+OUTPUTS = "from d2im.show.run import write_outputs\n"
 
 
 def write(root, stem, parameters, *sources, title="# A title"):

@@ -4,6 +4,7 @@ import torch
 import trimesh
 
 from d2im import fields
+from d2im.data.shapes import make_shape
 from d2im.sampling import (
     DENSITY_RADIUS,
     density_weights,
@@ -13,7 +14,6 @@ from d2im.sampling import (
     signed_distance,
     weighted_draw,
 )
-from d2im.shapes import make_shape
 
 # name: (mesh, its exact field). The facets of the ball and the torus stay within
 # 2e-4 of the analytic surface; the tests ask for a mean of 1e-3.

@@ -9,9 +9,9 @@ import pytest
 
 from d2im import shapes, solids
 from d2im.camera import Camera
-from d2im.rendering import Renderer, render
-from d2im.shapes import FAMILIES, SPLITS, make_shape, split_pairs
-from d2im.solids import QUILTS, SUNK, Piece
+from d2im.data.rendering import Renderer, render
+from d2im.data.shapes import FAMILIES, SPLITS, make_shape, split_pairs
+from d2im.data.solids import QUILTS, SUNK, Piece
 
 SEEDS = range(3)
 PAIRS = [(family, seed) for family in FAMILIES for seed in SEEDS]

@@ -14,11 +14,10 @@ import torch
 
 from d2im import losses, training
 from d2im.camera import Camera
-from d2im.checkpoints import on_host, read_records
-from d2im.dataset import ShapeDataset
+from d2im.data.dataset import ShapeDataset
 from d2im.networks import DISN, SDF_SCALE, CameraNet, D2IMNet, ImageModel, IMNet
-from d2im.patches import paste_patches
-from d2im.training import (
+from d2im.training.checkpoints import on_host, read_records
+from d2im.training.loop import (
     TrainingConfig,
     _problem,
     batch_losses,
@@ -26,6 +25,7 @@ from d2im.training import (
     train,
     validation_loss,
 )
+from d2im.training.patches import paste_patches
 
 from .conftest import TINY
 
@@ -365,9 +365,9 @@ def test_bf16_gives_nearly_the_same_losses(data, tmp_path):
 
 SCRIPT = f"""
 import sys, torch
-from d2im.dataset import ShapeDataset
+from d2im.data.dataset import ShapeDataset
 from d2im.networks import D2IMNet
-from d2im.training import TrainingConfig, train
+from d2im.training.loop import TrainingConfig, train
 torch.manual_seed(0)
 config = TrainingConfig(steps=12, batch_size=2, warmup_steps=2, checkpoint_every=1)
 data = ShapeDataset(sys.argv[1], points=128)
@@ -441,9 +441,9 @@ def test_training_works_without_the_geometry_libraries(tiny_data, tmp_path):
 import sys
 for name in ("igl", "embreex", "manifold3d", "k3d", "trimesh", "skimage", "papermill"):
     sys.modules[name] = None  # importing it raises
-from d2im.dataset import ShapeDataset
+from d2im.data.dataset import ShapeDataset
 from d2im.networks import D2IMNet
-from d2im.training import TrainingConfig, train
+from d2im.training.loop import TrainingConfig, train
 model = D2IMNet(**{TINY})
 config = TrainingConfig(steps=1, batch_size=2)
 (record,) = train(model, ShapeDataset({str(tiny_data)!r}), {str(tmp_path)!r}, config)

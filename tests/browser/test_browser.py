@@ -233,7 +233,7 @@ def turns(page, canvas, name, tmp_path):
 MAKE_REPORT = """
 from pathlib import Path
 from d2im import Camera, make_shape, plots, run, widgets
-from d2im.pages import write_page
+from d2im.show.pages import write_page
 from d2im.sampling import signed_distance
 shape, eye = make_shape("cabinet", 5), Camera(30, 20, 1.0, 300)
 F, B = (plots.grid_values(lambda p, m=m: signed_distance(m, p)[0], 32)

@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from accelerate import PartialState
 
-from . import losses
-from .camera import project
+from .. import losses
+from ..camera import project
+from ..data.dataset import ShapeDataset
+from ..fields import displaced_sdf, sample_maps
+from ..networks import DISN, SDF_SCALE, CameraNet, D2IMNet
 from .checkpoints import find_checkpoint, load_checkpoint, on_host, save_checkpoint
-from .dataset import ShapeDataset
 from .distributed import average_gradients, mean_over_processes, share_batch_norms
-from .fields import displaced_sdf, sample_maps
-from .networks import DISN, SDF_SCALE, CameraNet, D2IMNet
 from .patches import paste_patches
 from .resident import ResidentShapes
 

@@ -12,10 +12,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import CenteredNorm
 
-from .fields import values_at
-from .losses import DELTA
-from .rendering import SUBPIXELS, Renderer
-from .sampling import HALF_BOX
+from ..data.rendering import SUBPIXELS, Renderer
+from ..fields import values_at
+from ..losses import DELTA
+from ..sampling import HALF_BOX
 
 SDF_COLORS = "RdBu"
 # Of matplotlib's diverging maps with a light middle coolwarm has the most even steps in

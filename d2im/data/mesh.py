@@ -17,8 +17,8 @@ import numpy as np
 import trimesh
 from trimesh.visual.color import linear_to_srgb, srgb_to_linear
 
-from .camera import yaw_rotation
-from .sampling import ray_scene
+from ..camera import yaw_rotation
+from .rendering import ray_scene
 
 SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".stl", ".off")
 RADIUS = 0.5  # of the farthest vertex, world units

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from .fields import sample_maps
+from ..fields import sample_maps
 from .resident import hashed
 
 SIDES = 0.08, 0.4  # of a patch, in sides of the picture

@@ -7,12 +7,9 @@ normals would be constant on each triangle and leave the Laplacian target nothin
 from itertools import product
 from typing import NamedTuple
 
-import igl
 import matplotlib.colors
 import numpy as np
 from scipy.ndimage import uniform_filter, zoom
-
-from .sampling import ray_scene
 
 CREASE_DEGREES = 30.0  # sharper edges stay sharp in the vertex normals
 SUBPIXELS = 2  # rays a pixel's side
@@ -25,6 +22,16 @@ _FLAT = np.sqrt(1 - _HEIGHT**2)
 SPHERE = np.stack([_FLAT * np.cos(_TURN), _FLAT * np.sin(_TURN), _HEIGHT], axis=1)
 DARKEST = 0.15  # brightest channel of a face's colour at least
 SAME_SURFACE = 0.04  # depth range, world units, that one pixel averages over
+
+
+def ray_scene(triangles):
+    """Triangles (F, 3, 3) made ready for rays: an embree scene."""
+    from embreex.mesh_construction import TriangleMesh  # absent where one only trains
+    from embreex.rtcore_scene import EmbreeScene
+
+    scene = EmbreeScene()
+    TriangleMesh(scene, triangles.astype(np.float32))
+    return scene
 
 
 class View(NamedTuple):
@@ -55,6 +62,8 @@ class Renderer:
             self.colors = self.colors + np.maximum(DARKEST - brightest, 0)
         parts = np.asarray(mesh.face_attributes.get("part", np.zeros(len(faces), int)))
         self.part_count, self.parts = 1 + parts.max(), parts
+        import igl  # absent on a machine that only trains
+
         normals = igl.per_corner_normals(vertices, faces, CREASE_DEGREES)
         self.corner_normals = np.nan_to_num(normals).reshape(-1, 3, 3).astype("f4")
         self.corners = np.array(list(product(*mesh.bounds.T)))

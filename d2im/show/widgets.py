@@ -16,10 +16,10 @@ import numpy as np
 from IPython.display import display
 from scipy.ndimage import laplace, map_coordinates
 
-from .camera import Camera
-from .dataset import write_whole
-from .rendering import CREASE_DEGREES
-from .sampling import HALF_BOX
+from ..camera import Camera
+from ..data.files import write_whole
+from ..data.rendering import CREASE_DEGREES
+from ..sampling import HALF_BOX
 
 LIMIT = 1.5  # MB of a snapshot; k3d's own script is 1.2 of them
 BOX = np.array([-HALF_BOX, HALF_BOX] * 3)

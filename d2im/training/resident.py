@@ -11,7 +11,7 @@ import copy
 import torch
 from joblib import Parallel, cpu_count, delayed
 
-from .dataset import VIEW_TYPES
+from ..data.dataset import VIEW_TYPES
 
 POINTS = "points", "sdf", "base_sdf", "weights", "gradients"
 

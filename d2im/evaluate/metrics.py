@@ -19,9 +19,10 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
-from . import losses
-from .fields import sample_maps, values_at
-from .sampling import HALF_BOX, is_solid, ray_scene, sample_surface, signed_distance
+from .. import losses
+from ..data.rendering import ray_scene
+from ..fields import sample_maps, values_at
+from ..sampling import HALF_BOX, is_solid, sample_surface, signed_distance
 
 ON_SURFACE = 0.005  # world units: the stored points that count as surface points
 BOX_DIAGONAL = 2 * HALF_BOX * 3**0.5  # world units: no distance in the box is larger

@@ -29,9 +29,10 @@ import numpy as np
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from .camera import Camera, random_camera
+from ..camera import Camera, random_camera
+from ..sampling import sample_sdf, signed_distance, weighted_draw
+from .files import write_whole
 from .isolation import close_idle, run_isolated
-from .sampling import sample_sdf, signed_distance, weighted_draw
 
 INDEX_COLUMNS = "id split family seed source up yaw faces seconds status reason".split()
 # A view's members and the type they are stored in. Facet normals or 8 bits would drown
@@ -91,20 +92,6 @@ def make_example(
 def write_example(path, example):
     """Write an example whole or not at all."""
     write_whole(Path(path), lambda file: np.savez(file, **example))
-
-
-def write_whole(path, fill):
-    """Let `fill` write a binary file, whole or not at all; make its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            fill(file)
-        os.replace(temporary, path)
-    except OSError as error:  # of a full disk it names no file
-        raise type(error)(f"{path} was not written: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_example(path, names=None):

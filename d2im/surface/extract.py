@@ -15,9 +15,9 @@ import torch
 import trimesh
 from torch.nn.functional import interpolate, max_pool2d, pad
 
+from ..fields import sample_maps, value_and_front
+from ..sampling import HALF_BOX
 from .cubes import marching_cubes
-from .fields import sample_maps, value_and_front
-from .sampling import HALF_BOX
 
 # Gradients that the band reckons with where no bound is given. At the last level it
 # need only touch a surface, which is then followed, hence less (of sheets, rods and

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageOps
 from scipy import ndimage
 
-from .camera import Camera
+from ..camera import Camera
 
 NOTHING = "the image is all but fully transparent: no object is in it"
 SMALLEST_IMAGE, LARGEST_IMAGE = 16, 16_000  # pixels a side

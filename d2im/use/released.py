@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from .networks import D2IMNet
+from ..networks import D2IMNet
 
 IMAGENET_URL = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
 RENAMED = {  # the authors' name of a layer -> ours

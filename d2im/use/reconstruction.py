@@ -18,10 +18,10 @@ from PIL import Image
 from trimesh.visual.color import srgb_to_linear
 from trimesh.visual.material import PBRMaterial
 
-from .camera import Camera
-from .dataset import write_whole
-from .meshing import extract_mesh
-from .networks import CameraNet, D2IMNet
+from ..camera import Camera
+from ..data.files import write_whole
+from ..networks import CameraNet, D2IMNet
+from ..surface.extract import extract_mesh
 from .pictures import load_image
 
 MODEL = Path(__file__).parents[1] / "data/models/d2im-small"  # the one in the box

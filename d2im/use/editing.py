@@ -8,8 +8,8 @@ k + 0.5, in the order top left, top right, bottom right, bottom left.
 import numpy as np
 import torch
 
-from .camera import Camera
-from .fields import displaced_field, sample_maps
+from ..camera import Camera
+from ..fields import displaced_field, sample_maps
 from .pictures import load_image
 from .reconstruction import Prediction, reconstruct
 

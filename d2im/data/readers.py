@@ -28,9 +28,9 @@ from scipy.ndimage import distance_transform_edt, minimum_filter
 from scipy.spatial import cKDTree
 from trimesh.visual.color import srgb_to_linear
 
-from .camera import Camera, yaw_rotation
+from ..camera import Camera, yaw_rotation
+from ..sampling import density_weights
 from .dataset import INDEX_COLUMNS, keep_settings, read_index, record, write_example
-from .sampling import density_weights
 
 YAW = -90.0  # brings the front, +x by the README of ShapeNetCore.v1, to +z; v2: 180
 NEIGHBOURS = 16  # of a slope: 8 and 24 err more on 32,768 points

@@ -20,11 +20,14 @@ import trimesh
 from joblib import Parallel, delayed
 from scipy.stats import wilcoxon
 
-from . import dataset, metrics, plots, shapes
-from .camera import Camera
-from .meshing import extract_mesh
-from .pages import markdown_table
-from .reconstruction import predict
+from ..camera import Camera
+from ..data import dataset, shapes
+from ..data.files import write_whole
+from ..show import plots
+from ..show.pages import markdown_table
+from ..surface.extract import extract_mesh
+from ..use.reconstruction import predict
+from . import metrics
 
 LIST = Path(__file__).resolve().parents[1] / "data" / "benchmark.json"
 SUFFIXES = (".obj", ".ply", ".glb", ".off", ".stl")
@@ -298,7 +301,7 @@ def main(arguments=None):
     parser.add_argument("--write", action="store_true", help=f"write {LIST.name}")
     if parser.parse_args(arguments).write:
         lines = ",\n".join(json.dumps(entry) for entry in make_list())
-        dataset.write_whole(LIST, lambda file: file.write(f"[\n{lines}\n]\n".encode()))
+        write_whole(LIST, lambda file: file.write(f"[\n{lines}\n]\n".encode()))
     entries = read_list()
     for entry in entries:
         check_shape(entry)
