@@ -36,7 +36,8 @@ from d2im import benchmark, losses
 from d2im.data.dataset import ShapeDataset, prepare, read_index
 from d2im.data.files import write_whole
 from d2im.data.shapes import split_pairs
-from d2im.evaluate.metrics import Result
+from d2im.evaluate.protocols import Result
+from d2im.laplacian import laplacian_maps
 from d2im.networks import DISN, CameraNet, D2IMNet, ImageModel, IMNet
 from d2im.sampling import signed_distance
 from d2im.show.pages import csv_table, markdown_table
@@ -365,7 +366,7 @@ def draw_maps(out):
         maps = []
         for model in models:
             front = predict(model, image, camera, framed=True).displacement[:1]
-            lap, target, valid = (x[0] for x in losses.laplacian_maps(front, views))
+            lap, target, valid = (x[0] for x in laplacian_maps(front, views))
             maps += [(lap, valid, 0.5), (front[0], mask, 0.02)]
         grid.append([image, (target, valid, 0.5), (true, mask, 0.02), *maps])
     blank = [[column[0] for column in grid]] + [[None] * len(grid)] * (len(maps) + 2)

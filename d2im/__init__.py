@@ -53,7 +53,7 @@ MOVED = {
     "reconstruction": "use.reconstruction",
     "editing": "use.editing",
     "released": "use.released",
-    "metrics": "evaluate.metrics",
+    "metrics": "evaluate",
     "benchmark": "evaluate.benchmark",
     "plots": "show.plots",
     "widgets": "show.widgets",

@@ -85,7 +85,7 @@ def base_field(decoder, code, scale):
         return (decoder(code, points.to(code)[None])[0] / scale).to(points)
 
     def along(points, direction):
-        found = decoder(code, points.to(code)[None], direction.to(code))
+        found = decoder.along(code, points.to(code)[None], direction.to(code))
         return [(part[0] / scale).to(points) for part in found]
 
     field.along = along

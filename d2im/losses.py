@@ -69,43 +69,43 @@ def visible_near(uv, point_depth, front, sdf, mask, depth):
     return front & near & on_object
 
 
-def visible_loss(displaced, sdf, chosen, share=lambda count: count):
+def chosen_mean(error, chosen):
+    """The mean of errors over the chosen points, bool; 0 where none is."""
+    return torch.where(chosen, error, 0.0).sum() / chosen.sum().float().clamp(min=1e-6)
+
+
+def visible_loss(displaced, sdf, chosen, mean=chosen_mean):
     """L_vis, ours: mean absolute error of the composed field at the chosen points.
 
     L_sdf's mean over all points hardly sees the surface that the picture shows.
 
-    Args: displaced, sdf: (B, P). chosen: (B, P) bool. share: see `laplacian_loss`.
+    Args: displaced, sdf: (B, P). chosen: (B, P) bool. mean: see `laplacian_loss`.
     """
-    return _mean((displaced - sdf).abs(), chosen, share)
+    return mean((displaced - sdf).abs(), chosen)
 
 
-def relief_loss(displacement, relief, chosen, share=lambda count: count):
+def relief_loss(displacement, relief, chosen, mean=chosen_mean):
     """L_rel, ours: mean squared error of f_D where the coarse body is known.
 
     An absolute error would be least at 0 (the median) wherever relief is less likely
     than none, which is where the picture leaves a doubt.
 
     Args: displacement: f_D(u(p)), (B, P). relief: F - F_coarse at p, (B, P).
-        chosen: (B, P) bool. share: see `laplacian_loss`.
+        chosen: (B, P) bool. mean: see `laplacian_loss`.
     """
-    return _mean((displacement - relief) ** 2, chosen, share)
+    return mean((displacement - relief) ** 2, chosen)
 
 
-def laplacian_loss(predicted, target, valid, uv, chosen, share=lambda count: count):
+def laplacian_loss(predicted, target, valid, uv, chosen, mean=chosen_mean):
     """L_lap: mean squared difference of the Laplacians over the chosen points.
 
     Args: predicted, target, valid: (B, H, W), see `laplacian_maps`.
         uv: (B, P, 2). chosen: (B, P) bool, see `visible_near`; 0 where none is.
-        share: of the points' number, to divide by; of several processes, their mean.
+        mean: of the errors at the chosen points; `distributed.shared_mean` where
+            several processes have a part of the batch each.
     """
     index, _ = pixel_index(uv, *valid.shape[1:])
     chosen = chosen & valid.flatten(1).gather(1, index)
     error = (predicted - target).flatten(1).gather(1, index)
-    # where, not a product: outside the mask the maps may hold anything
-    return _mean(torch.where(chosen, error, 0.0) ** 2, chosen, share)
-
-
-def _mean(error, chosen, share):
-    """The mean over the chosen points; `share` is of their number, see above."""
-    total = torch.where(chosen, error, 0.0).sum()
-    return total / share(chosen.sum().float()).clamp(min=1e-6)
+    # where, not a product: outside the mask the maps may hold anything, also gradients
+    return mean(torch.where(chosen, error, 0.0) ** 2, chosen)

@@ -27,7 +27,6 @@ from .fields import base_field, displaced_field, displaced_sdf, sample_maps
 
 START_RADIUS = 0.3  # world units, of the ball that an untrained base field is
 SDF_SCALE = 10.0  # the released data's factor: distances of ~0.1 become of order 1
-relu_slope = torch.ops.aten.threshold_backward  # (slope, ReLU's result, 0), in one pass
 
 
 class ResidualBlock(nn.Module):
@@ -109,30 +108,38 @@ class BaseDecoder(nn.Module):
         nn.init.normal_(self.out.weight, mean, 1e-3 * SDF_SCALE)
         nn.init.constant_(self.out.bias, -START_RADIUS * SDF_SCALE)
 
-    def forward(self, code, points, direction=None):
-        """Codes (B, C) and points (B, P, 3) -> (B, P), scaled.
-
-        With a direction (3,) the derivative along it comes, too, (B, P): forward mode
-        by hand, with two products of matrices a layer where torch's takes three.
-        """
+    def forward(self, code, points):
+        """Codes (B, C) and points (B, P, 3) -> (B, P), scaled."""
         if points.ndim != 3 or points.shape[-1] != 3:
             raise ValueError(f"points must be (B, P, 3), got {tuple(points.shape)}")
         hidden = code[:, None]  # (B, 1, C): the code's part of layer 1 is done once
+        for layer in self.layers[:-1]:
+            hidden = self._join(layer, hidden, points)
+        return self.out(self.layers[-1](hidden).relu_())[..., 0]
+
+    def along(self, code, points, direction):
+        """The field and its derivative along a direction (3,): (B, P) each, scaled.
+
+        Forward mode by hand, with two products of matrices a layer where torch's takes
+        three.
+        """
+        hidden = code[:, None]  # (B, 1, C)
         slope = torch.zeros_like(hidden)
         for layer in self.layers[:-1]:
-            # W [h, p] = W_h h + W_p p, without building [h, p]
-            weight_hidden, weight_xyz = layer.weight.tensor_split([hidden.shape[-1]], 1)
-            from_points = F.linear(points, weight_xyz, layer.bias)
-            hidden = from_points.add_(F.linear(hidden, weight_hidden)).relu_()
-            if direction is not None:
-                slope = F.linear(slope, weight_hidden, weight_xyz @ direction)
-                slope = relu_slope(slope.expand_as(hidden), hidden, 0)
+            of_hidden, of_xyz = layer.weight.tensor_split([hidden.shape[-1]], 1)
+            slope = F.linear(slope, of_hidden, of_xyz @ direction)
+            hidden = self._join(layer, hidden, points)
+            slope = slope * hidden.sign()  # ReLU's: 1 where it let through, else 0
         hidden = self.layers[-1](hidden).relu_()
-        value = self.out(hidden)[..., 0]
-        if direction is None:
-            return value
-        slope = relu_slope(F.linear(slope, self.layers[-1].weight), hidden, 0)
-        return value, F.linear(slope, self.out.weight)[..., 0]
+        slope = F.linear(slope, self.layers[-1].weight) * hidden.sign()
+        return self.out(hidden)[..., 0], F.linear(slope, self.out.weight)[..., 0]
+
+    @staticmethod
+    def _join(layer, hidden, points):
+        """ReLU of W [h, p] + b = W_h h + W_p p + b, without building [h, p]."""
+        of_hidden, of_xyz = layer.weight.tensor_split([hidden.shape[-1]], 1)
+        from_points = F.linear(points, of_xyz, layer.bias)
+        return from_points.add_(F.linear(hidden, of_hidden)).relu_()
 
 
 class DisplacementDecoder(nn.Module):

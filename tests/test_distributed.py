@@ -80,7 +80,7 @@ def test_alone_a_shared_batch_norm_is_torchs():
 
 
 def test_a_batch_without_equal_shares_is_refused(tiny_data, tmp_path, monkeypatch):
-    monkeypatch.setattr("d2im.training.PartialState", lambda cpu: _State())
+    monkeypatch.setattr("d2im.training.loop.PartialState", lambda cpu: _State())
     config = TrainingConfig(batch_size=4)
     with pytest.raises(ValueError, match="no equal shares for 3"):
         next(train(D2IMNet(**TINY), ShapeDataset(tiny_data), tmp_path / "x", config))

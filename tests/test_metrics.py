@@ -9,11 +9,11 @@ import trimesh
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
-from d2im import metrics
 from d2im.camera import Camera
 from d2im.data.dataset import make_example
 from d2im.data.rendering import Renderer, ray_scene
 from d2im.data.shapes import make_shape
+from d2im.evaluate import decomposition, metrics
 from d2im.fields import box, sphere
 from d2im.sampling import sample_surface, signed_distance
 from d2im.surface.extract import extract_mesh
@@ -480,12 +480,12 @@ def test_decomposition_scores_of_known_fields(rng):
         sdf=sphere(0.4),
         image=None,
     )
-    scores = metrics.decomposition_scores(found, example, 0)
+    scores = decomposition.decomposition_scores(found, example, 0)
     assert scores["base_error"] == pytest.approx(0.02, abs=1e-4)
     assert scores["final_error"] == pytest.approx(0, abs=1e-4)
     small = replace(found, displacement=torch.zeros(2, 32, 32))
     with pytest.raises(ValueError, match="works at 32 px but the views have 64"):
-        metrics.decomposition_scores(small, example, 0)
+        decomposition.decomposition_scores(small, example, 0)
 
 
 def test_the_true_displacement_has_the_targets_laplacian(rng):
@@ -517,7 +517,7 @@ def test_the_true_displacement_has_the_targets_laplacian(rng):
         sdf=lambda p: -p[:, 2],
         image=None,
     )
-    scores = metrics.decomposition_scores(found, example, 0)
+    scores = decomposition.decomposition_scores(found, example, 0)
     assert scores["laplacian_correlation"] > 0.98
 
 
@@ -545,7 +545,7 @@ def known():
 def scores(known, **changes):
     shape, one, other = known
     pair = [replace(prediction, **changes) for prediction in (one, other)]
-    return metrics.disentanglement(pair[0], shape.detailed, shape.coarse, pair[1])
+    return decomposition.disentanglement(pair[0], shape.detailed, shape.coarse, pair[1])
 
 
 def test_disentanglement_of_the_truth_is_perfect(known):
@@ -582,7 +582,7 @@ def test_disentanglement_of_noise_is_uncorrelated(known):
         replace(p, displacement=0.02 * torch.randn(2, 112, 112, generator=draw))
         for p in (one, other)
     )
-    found = metrics.disentanglement(one, shape.detailed, shape.coarse, other)
+    found = decomposition.disentanglement(one, shape.detailed, shape.coarse, other)
     for name in ("", "_highpass"):
         assert abs(found["displacement_correlation" + name]) < 0.05
     assert found["displacement_energy_highpass"] > 2
@@ -594,7 +594,7 @@ def test_an_offset_of_the_base_spoils_the_raw_map_but_not_the_highpassed(known):
     shape, one, other = known
     x = torch.linspace(-0.05, 0.05, 112).expand(2, 112, 112)
     tilted = replace(one, displacement=one.displacement + x)
-    found = metrics.disentanglement(tilted, shape.detailed, shape.coarse)
+    found = decomposition.disentanglement(tilted, shape.detailed, shape.coarse)
     assert found["displacement_correlation"] < 0.5
     assert found["displacement_correlation_highpass"] > 0.9
     assert "transfer_error" not in found

@@ -117,7 +117,7 @@ def test_the_base_decoders_derivative_is_that_of_forward_mode(tiny_model):
     decoder, points = tiny_model.base_decoder, torch.rand(1, 200, 3) - 0.5
     code, direction = torch.randn(1, decoder.layers[0].in_features - 3), torch.randn(3)
     with torch.no_grad():
-        value, derivative = decoder(code, points, direction)
+        value, derivative = decoder.along(code, points, direction)
         expected = torch.func.jvp(
             lambda p: decoder(code, p), (points,), (direction.expand_as(points),)
         )

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from d2im.fields import sample_maps
-from d2im.losses import divergence, gradient, pixel_index, stencil_mask
+from d2im.laplacian import divergence, gradient, stencil_mask
+from d2im.losses import pixel_index
 from d2im.training.patches import SCALES, SIDES, paste_patches
 
 SIZE, POINTS = 64, 500

@@ -12,10 +12,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from d2im import losses, training
+from d2im import losses
 from d2im.camera import Camera
 from d2im.data.dataset import ShapeDataset
 from d2im.networks import DISN, SDF_SCALE, CameraNet, D2IMNet, ImageModel, IMNet
+from d2im.training import loop as training
+from d2im.training import objectives
 from d2im.training.checkpoints import on_host, read_records
 from d2im.training.loop import (
     TrainingConfig,
@@ -256,7 +258,7 @@ def test_in_a_patch_l_rel_teaches_the_next_pictures_relief(tiny_data):
     model.encode = lambda image: shown.append(image) or encode(image)
     model.displacement_decoder.forward = maps
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "paste_patches", paste)
+        patch.setattr(objectives, "paste_patches", paste)
         right = batch_losses(model, batch, config)["relief"]
     assert torch.equal(shown[0], seen["image"])
     assert not torch.equal(shown[0], batch["image"])
@@ -427,7 +429,7 @@ def test_a_failed_write_keeps_the_last_checkpoint(data, tmp_path, monkeypatch):
     def full_disk(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("d2im.checkpoints.save_file", full_disk)
+    monkeypatch.setattr("d2im.training.checkpoints.save_file", full_disk)
     with pytest.raises(OSError, match="step 6.*No space.*last good one is in"):
         list(run)
     assert not (tmp_path / "run.new").exists()

@@ -27,7 +27,9 @@ from ..show import plots
 from ..show.pages import markdown_table
 from ..surface.extract import extract_mesh
 from ..use.reconstruction import predict
-from . import metrics
+from .decomposition import decomposition_scores, disentanglement
+from .metrics import evaluate, prediction_failure
+from .protocols import Result
 
 LIST = Path(__file__).resolve().parents[1] / "data" / "benchmark.json"
 SUFFIXES = (".obj", ".ply", ".glb", ".off", ".stl")
@@ -155,13 +157,13 @@ def predict_meshes(model, image, camera, resolution):
 
 def field_scores(model, found, example, view, truth, coarse):
     """Decomposition and, of a known coarse body, disentanglement, by the next view."""
-    scores = metrics.decomposition_scores(found, example, view)
+    scores = decomposition_scores(found, example, view)
     if coarse is None:
         return scores
     other = (view + 1) % sum(name.startswith("camera_") for name in example)
     image = example[f"image_{other}"] / np.float32(255)
     again = predict(model, image, Camera.from_array(example[f"camera_{other}"]))
-    return scores | metrics.disentanglement(found, truth, coarse, again)
+    return scores | disentanglement(found, truth, coarse, again)
 
 
 @contextmanager
@@ -191,7 +193,7 @@ def pictures(image, meshes, camera, size=224):
     """The picture, and each {method: (mesh, why)} shaded: {name: (3, H, W) uint8}."""
     drawn = {"picture": image}
     for name, (mesh, _) in meshes.items():
-        if not metrics.prediction_failure(mesh):
+        if not prediction_failure(mesh):
             drawn[name] = plots.shade(mesh, camera.resized(size))
     return {k: np.round(255 * np.asarray(v)).astype("u1") for k, v in drawn.items()}
 
@@ -208,7 +210,7 @@ def score_all(jobs, workers=1, **options):
 
 
 def _score(info, mesh, why, truth, camera, **options):
-    results, failure = metrics.evaluate(mesh, truth, camera=camera, **options)
+    results, failure = evaluate(mesh, truth, camera=camera, **options)
     return info | {"status": why or failure or "ok"} | results
 
 
@@ -238,7 +240,7 @@ def summarise(rows, seed=0):
         mine = [row for row in groups[group] if row["method"] == method]
         failures = sum(row["status"] != "ok" for row in mine)
         known = mine[0] if mine else {}
-        for measure in (n for n, v in known.items() if isinstance(v, metrics.Result)):
+        for measure in (n for n, v in known.items() if isinstance(v, Result)):
             values = np.array([*_by_shape(mine, method, measure).values()])
             kept = values[~np.isnan(values)]
             middle = (kept.mean(), np.median(kept)) if len(kept) else (np.nan, np.nan)

@@ -1,105 +1,28 @@
-"""How far a predicted shape is from the true one, each number with its protocol.
+"""How far a predicted shape is from the true one.
 
-The same name means different numbers in different papers: frame, count, square or not,
-factor. `PROTOCOLS` writes them down, `evaluate` takes all measures of one, and each
-`Result` prints with its own. Beside the whole surface stands the part that the input
+`evaluate` takes all measures of a protocol (`protocols.PROTOCOLS`). Beside the whole
+surface stands the part that the input
 camera sees: `*_visible` is the same measure between the seen points of both surfaces.
 
 Sampled measures have a floor: two samples of one surface of area A lie about
 0.5 * sqrt(A / count) apart. `evaluate(truth, truth)` is that floor.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from scipy.ndimage import gaussian_filter
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
-from .. import losses
 from ..data.rendering import ray_scene
-from ..fields import sample_maps, values_at
-from ..sampling import HALF_BOX, is_solid, sample_surface, signed_distance
+from ..sampling import HALF_BOX, is_solid, sample_surface
+from .protocols import HIGHER_IS_BETTER, PROTOCOLS, Result
 
-ON_SURFACE = 0.005  # world units: the stored points that count as surface points
 BOX_DIAGONAL = 2 * HALF_BOX * 3**0.5  # world units: no distance in the box is larger
 SKIN = 0.1  # world units behind the seen surface that the visible IoU looks at
 SEEN = 1e-3  # world units: seen points lie so near to where their ray hits
-STEP = 0.01  # world units, of the Laplacian of a field: about a pixel at 112 px
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How one measure is taken.
-
-    Lengths are in world units, or in a frame where the truth's farthest vertex ("unit
-    sphere"), longest edge ("unit box") or box diagonal ("unit diagonal") is 1.
-    """
-
-    name: str  # of the protocol that it belongs to
-    frame: str = "world"  # unit of its lengths
-    points: int = 16_384  # drawn on each surface (IoU: in the box)
-    sampling: str = "area"  # by what they are drawn
-    squared: bool = False  # distances, before their mean
-    factor: float = 1.0  # of the mean
-    threshold: float | None = None  # F-score's distance, sharpness of ECD's edge points
-    radius: float | None = None  # of ECD's neighbourhood
-    limit: int | None = None  # of ECD's edge points
-    seed: int = 0  # of the points
-
-    def __str__(self):
-        power = "squared" if self.squared else "rooted"
-        drawn = f"{self.points:,} points by {self.sampling}"
-        parts = [self.frame, drawn, power, f"x{self.factor:g}"]
-        for name in ("radius", "threshold", "limit"):
-            if getattr(self, name) is not None:
-                parts.append(f"{name} {getattr(self, name):g}")
-        return f"{self.name}: {', '.join(parts)}, seed {self.seed}"
-
-
-def _rules(name, frame, measures, **common):
-    return {m: Protocol(name, frame, **common | own) for m, own in measures.items()}
-
-
-_L1, _L2 = ("accuracy", "completeness", "chamfer_l1"), {"squared": True}
-_BOX = {"points": 100_000, "sampling": "volume"}
-_OURS = dict.fromkeys(_L1, {}) | {
-    "chamfer_l2": _L2,
-    "emd": {"points": 2048},
-    "f_score": {"points": 50_000, "threshold": 0.01},
-    "iou": _BOX,
-    "normal_consistency": {},
-    "ecd": _L2 | {"radius": 0.02, "threshold": 0.8},
-}
-_OCCNET = dict.fromkeys(_L1, {"factor": 10.0})  # printed in tenths of the edge
-_OCCNET |= {"iou": _BOX, "normal_consistency": {}}
-# EMD is a sum of 2,048 distances times 0.01; F-scores at shares of 2.5.
-_DISN = {"chamfer_l2": _L2 | {"factor": 1e3}, "emd": {"factor": 20.48}}
-_DISN |= {f"f_score@{s}%": {"threshold": s / 40} for s in (0.5, 1, 2, 5, 10, 20)}
-# Its ECD finds next to no edge on a rounded (learned, marched) surface: see the counts.
-_BSPNET = {"chamfer_l2": {}, "ecd": {"radius": 0.01, "threshold": 0.1, "limit": 4096}}
-PROTOCOLS = {  # name -> measure -> Protocol
-    "d2im": _rules("d2im", "world", _OURS),
-    "occnet": _rules("occnet", "unit box", _OCCNET, points=100_000),
-    "disn": _rules("disn", "unit sphere", _DISN, points=2048, sampling="vertices"),
-    "bspnet": _rules("bspnet", "unit diagonal", _BSPNET, squared=True),
-}
-HIGHER_IS_BETTER = ("f_score", "iou", "normal_consistency")
-
-
-class Result(NamedTuple):
-    """A number with what is needed to believe it."""
-
-    value: float  # NaN where the truth has nothing to compare with
-    protocol: Protocol
-    counts: tuple = ()  # points compared (ECD: at edges), of the prediction, the truth
-
-    def __str__(self):
-        counts = " against ".join(f"{n:,}" for n in self.counts)
-        return f"{self.value:.6g} ({self.protocol}{counts and '; of them ' + counts})"
 
 
 class Match(NamedTuple):
@@ -172,9 +95,6 @@ def normal_consistency(match, prediction_normals, truth_normals):
 def earth_movers_distance(prediction, truth):
     """Mean distance of the best one-to-one assignment of points, exactly.
 
-    Potentials of the columns do not change which assignment is best; those of a few
-    Sinkhorn steps, first on a quarter of the points, leave the solver a fifth to do.
-
     Args: prediction, truth: (N, 3) each.
     Raises: ValueError: sets of different size.
     """
@@ -182,20 +102,7 @@ def earth_movers_distance(prediction, truth):
         shapes = f"{np.shape(prediction)} and {np.shape(truth)}"
         raise ValueError(f"an assignment needs sets of one size, got {shapes}")
     cost = cdist(prediction, truth)
-    rough = cost.astype(np.float32)
-    rows, columns = np.zeros((2, len(rough[::4])), np.float32)
-    for step, share in ((4, 0.1), (4, 0.03), (4, 0.01), (1, 0.004), (1, 0.002)):
-        some, width = rough[::step, ::step].copy(), share * max(rough.max(), 1e-9)
-        if len(columns) < len(some):  # from a quarter to all: what its rows leave
-            columns = (rough[::4] - rows[:, None]).min(0)
-        rows, v = (some - columns).min(1), np.ones(len(some), np.float32)
-        kernel = np.exp((rows[:, None] + columns - some) / width)
-        for _ in range(20):
-            u = 1 / np.maximum(kernel @ v, 1e-30)
-            v = 1 / np.maximum(u @ kernel, 1e-30)
-        rows, columns = rows + width * np.log(u), columns + width * np.log(v)
-    best = linear_sum_assignment(cost - columns)
-    return float(cost[best].mean())
+    return float(cost[linear_sum_assignment(cost)].mean())
 
 
 def edge_sharpness(points, normals, radius):
@@ -387,127 +294,6 @@ class _Pair:
             near = np.any([(0 <= d) & (d <= SKIN) for d in depths], axis=0)
             held = [h[near] for h in held]
         return iou(*held), tuple(int(h.sum()) for h in held)
-
-
-def decomposition_scores(prediction, example, view):
-    """How well f_B and F meet the visible front, and f_D the detail there.
-
-    Args: prediction: Prediction of that view.
-        example: arrays of one shape, see `dataset`.
-        view: index of the picture that the prediction was made from.
-    Returns: dict: base_error and final_error, the mean |f_B - F| and |f - F| in world
-        units over the example's points on the visible front surface (|F| < 0.005,
-        facing the camera, at the depth that the camera sees); laplacian_correlation of
-        the front map with its target, over all pixels that have one; NaN for none.
-    Raises: ValueError: the maps and the example's views differ in size.
-    """
-    camera, size = prediction.camera, example[f"depth_{view}"].shape[-1]
-    if (own := prediction.displacement.shape[-1]) != size:
-        sizes = f"the model works at {own} px but the views have {size}"
-        raise ValueError(f"{sizes}: prepare the data at the model's size")
-    names = "normals", "depth", "mask", "camera"
-    views = {n: torch.from_numpy(example[f"{n}_{view}"])[None].float() for n in names}
-    views["mask"] = views["mask"] > 0
-    predicted, target, valid = losses.laplacian_maps(prediction.displacement[:1], views)
-    pairs = torch.stack([predicted[valid], target[valid]])
-
-    near = np.abs(example["sdf"]) < ON_SURFACE
-    points = torch.from_numpy(example["points"][near])
-    sdf = torch.from_numpy(example["sdf"][near])
-    uv, depth = camera.project(points)
-    front = torch.from_numpy(example["gradients"][near] @ camera.rotation[2] < 0)
-    batched = (x[None] for x in (uv, depth, front, sdf))
-    visible = losses.visible_near(*batched, views["mask"], views["depth"])[0]
-    points, sdf = points[visible], sdf[visible]
-    with torch.no_grad():
-        base, final = prediction.base_sdf(points), prediction.sdf(points)
-    return {
-        "base_error": (base - sdf).abs().mean().item(),
-        "final_error": (final - sdf).abs().mean().item(),
-        "laplacian_correlation": torch.corrcoef(pairs)[0, 1].item(),
-    }
-
-
-def disentanglement(prediction, detailed, coarse, other=None):
-    """How f_B and f_D share the known truth, on the visible front.
-
-    At the visible point p of pixel u the detailed F is 0 and the true displacement
-    d*(u) = -F_coarse(p). High-passed is a map less its Gaussian mean of 1/28 of the
-    side: below that f_D mends the base's errors too. Without f_D correlations are 0.
-
-    Args: prediction: Prediction of one picture.
-        detailed, coarse: the true shape and the same without relief, trimesh.Trimesh.
-        other: Prediction from another picture of the same shape.
-    Returns: dict of floats; in brackets what the truth has, and a base that swallowed
-        the detail: base_to_coarse (0, relief) and base_to_detailed (relief, 0), mean
-        |f_B - F_coarse| and |f_B - F|, world units; detail_in_base (0, 1), the slope of
-        f_B - F_coarse over d*, high-passed; displacement_correlation (1, 0) and
-        displacement_energy (1, 0), the sum of squares over that of d*, raw and
-        _highpass; laplacian_energy (coarse_energy, 1), mean (Laplacian f_B)^2 over that
-        of F, by steps of 0.01, coarse_energy being F_coarse's. With `other`, at points
-        that both see: transfer_consistency (1, 0), the correlation of both f_D, and
-        transfer_error (0, 0), mean |f_B + f_D of the other - F|.
-    """
-    front = prediction.displacement[0].numpy()
-    camera = prediction.camera.resized(len(front))
-    scene = ray_scene(detailed.triangles)
-    origins, rays = (np.array(a.reshape(-1, 3)) for a in camera.rays())
-    depth = scene.run(origins, rays, query="DISTANCE").reshape(front.shape)
-    mask = depth < 1e6
-    seen = torch.from_numpy(np.stack([mask, np.where(mask, depth, 0)]))[:, None]
-    valid = losses.stencil_mask(seen[0] > 0, seen[1])[0].numpy()
-    points = (origins + depth.reshape(-1, 1) * rays)[mask.ravel()].astype(float)
-    truth, error = np.zeros((2, *mask.shape))
-    truth[mask] = -signed_distance(coarse, points)[0]
-    error[mask] = values_at(prediction.base_sdf, points) + truth[mask]
-    base, points = (error - truth)[valid], points[valid[mask]]
-    high, wanted, swallowed = (_highpass(m, mask)[valid] for m in (front, truth, error))
-    scores = {
-        "base_to_coarse": np.abs(error[valid]).mean(),
-        "base_to_detailed": np.abs(base).mean(),
-        "detail_in_base": _ratio(swallowed @ wanted, wanted @ wanted),
-    }
-    for name, a, b in (("", front[valid], truth[valid]), ("_highpass", high, wanted)):
-        scores["displacement_correlation" + name] = _correlation(a, b)
-        scores["displacement_energy" + name] = _ratio(a @ a, b @ b)
-    some = points[:: max(1, len(points) // 1000)]
-    of_base, of_coarse, of_truth = (
-        (_laplacian(field, some) ** 2).mean()
-        for field in (
-            lambda p: values_at(prediction.base_sdf, p).astype(float),
-            lambda p: signed_distance(coarse, p)[0],
-            lambda p: signed_distance(detailed, p)[0],
-        )
-    )
-    scores["laplacian_energy"] = _ratio(of_base, of_truth)
-    scores["coarse_energy"] = _ratio(of_coarse, of_truth)
-    if other is not None:
-        both = np.abs(behind(scene, other.camera, points)) < SEEN
-        uv, _ = other.camera.project(torch.from_numpy(points[both]).float())
-        again = sample_maps(other.displacement[None, :1], uv[None])[0, 0].numpy()
-        scores["transfer_consistency"] = _correlation(front[valid][both], again)
-        scores["transfer_error"] = np.abs(base[both] + again).mean()
-    return {name: float(value) for name, value in scores.items()}
-
-
-def _laplacian(field, points):
-    steps = np.concatenate([np.eye(3), -np.eye(3), np.zeros((1, 3))]) * STEP
-    values = field((points[:, None] + steps).reshape(-1, 3)).reshape(-1, 7)
-    return (values[:, :6].sum(1) - 6 * values[:, 6]) / STEP**2
-
-
-def _highpass(values, mask):
-    blurred = [gaussian_filter(m, len(mask) / 28) for m in (values * mask, mask * 1.0)]
-    return values - blurred[0] / np.maximum(blurred[1], 1e-9)
-
-
-def _ratio(a, b):
-    return a / b if b > 0 else np.nan
-
-
-def _correlation(a, b):
-    constant = len(a) < 2 or a.std() < 1e-9 or b.std() < 1e-9
-    return 0.0 if constant else np.corrcoef(a, b)[0, 1]
 
 
 def _frame_scale(truth, frame):

@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from ..losses import chosen_mean
+
 
 def process_count():
     """How many processes train together; 1 outside torchrun."""
@@ -33,6 +35,13 @@ def mean_over_processes(tensor):
     if process_count() == 1:
         return tensor
     return _Sum.apply(tensor) / process_count()
+
+
+def shared_mean(error, chosen):
+    """A part of the mean over all processes' chosen points: the parts' mean is it."""
+    count = chosen.sum().float()
+    share = count / mean_over_processes(count).clamp(min=1e-6)
+    return chosen_mean(error, chosen) * share
 
 
 def average_gradients(parameters):

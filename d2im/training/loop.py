@@ -19,17 +19,13 @@ import numpy as np
 import torch
 from accelerate import PartialState
 
-from .. import losses
-from ..camera import project
 from ..data.dataset import ShapeDataset
-from ..fields import displaced_sdf, sample_maps
-from ..networks import DISN, SDF_SCALE, CameraNet, D2IMNet
+from ..networks import D2IMNet
 from .checkpoints import find_checkpoint, load_checkpoint, on_host, save_checkpoint
 from .distributed import average_gradients, mean_over_processes, share_batch_norms
-from .patches import paste_patches
+from .objectives import batch_losses
 from .resident import ResidentShapes
 
-DISN_NEAR = 0.01  # world units: nearer points weigh more in DISN's loss
 BLOCK = 50  # steps that a GPU takes without a word
 REFRESH = 256  # pictures of which a checkpoint's batch norms take their statistics
 _recording = threading.Lock()  # one graph at a time: several trainings share a GPU
@@ -64,75 +60,6 @@ class TrainingConfig:
         if self.precision not in ("float32", "bf16"):
             wrong = f"precision must be 'float32' or 'bf16', not {self.precision!r}"
             raise ValueError(wrong)
-
-
-def batch_losses(model, batch, config):
-    """The loss terms of one batch, unweighted.
-
-    Args: model: D2IMNet, IMNet, DISN or CameraNet. config: TrainingConfig.
-        batch: collated items of ShapeDataset on the model's device; a share of a
-        D2IMNet's pictures get a patch of the next one, where `patch_share` says so.
-    Returns: dict of scalars: base, sdf (or relief), visible if it has a weight, and
-        laplacian; of IMNet base, of DISN sdf alone; of CameraNet camera.
-    Raises: ValueError: L_rel is wanted of shapes whose coarse body is not known.
-    """
-    points, cameras, target = batch["points"], batch["camera"], batch["sdf"]
-    exact = torch.autocast(points.device.type, enabled=False)  # 8 bits miss the pixel
-    if isinstance(model, CameraNet):
-        found = model(batch["image"]).float()
-        with exact:
-            return {"camera": losses.camera_loss(found, cameras, points)}
-    with exact:
-        uv, camera_points = project(points, cameras)
-    if isinstance(model, D2IMNet):
-        # P_F: the true SDF falls along the camera's z axis (third row of the rotation)
-        front = (batch["gradients"] * cameras[:, None, 6:9]).sum(-1) < 0
-        chosen = losses.visible_near(
-            uv, camera_points[..., 2], front, target, batch["mask"], batch["depth"]
-        )
-        if config.patch_share:
-            with exact:
-                batch, patches = paste_patches(batch, uv, chosen, config.patch_share)
-    code, features = model.encode(batch["image"])
-    scaled = target * SDF_SCALE
-    if isinstance(model, DISN):
-        field, near = model.decode(code, features, points, uv), target.abs() < DISN_NEAR
-        return {"sdf": losses.near_loss(field, scaled, near)}
-    base = model.base_decoder(code, points)  # (B, P), scaled
-    if not isinstance(model, D2IMNet):
-        return {"base": losses.base_loss(base, scaled)}
-    displacement = model.displacement_decoder(features)  # (B, 2, H, W), scaled
-    share = mean_over_processes
-    if config.relief_weight:
-        if "base_sdf" not in batch:
-            raise ValueError("L_rel needs the coarse body, which only our shapes have")
-        coarse, none = batch["base_sdf"] * SDF_SCALE, torch.zeros_like(base)
-        terms = {"base": losses.base_loss(base, coarse)}
-        found, relief = displaced_sdf(none, displacement, uv, front), scaled - coarse
-        back, seen = ~front & (target.abs() < losses.DELTA), chosen
-        # Two means: the unseen back has more points, and less to learn.
-        terms["relief"] = losses.relief_loss(found, relief, back, share)
-        if config.patch_share:  # inside a patch the next picture's points are the truth
-            brought = sample_maps(displacement[:, :1], patches.uv)[:, 0]
-            kept = chosen & (patches.at(uv) == 0)
-            there = chosen.roll(-1, 0) & (patches.at(patches.uv) > 0.999)
-            seen, found = torch.cat([kept, there], 1), torch.cat([found, brought], 1)
-            relief = torch.cat([relief, patches.scale * relief.roll(-1, 0)], 1)
-        terms["relief"] += losses.relief_loss(found, relief, seen, share)
-    else:
-        displaced = displaced_sdf(base, displacement, uv, front)
-        terms = {"base": losses.base_loss(base, scaled)}
-        terms["sdf"] = losses.sdf_loss(displaced, scaled)
-        if config.visible_weight:  # for the maps: the base would go flat at the surface
-            fixed = displaced - base + base.detach()
-            terms["visible"] = losses.visible_loss(fixed, scaled, chosen, share)
-    predicted, lap_target, valid = losses.laplacian_maps(
-        displacement[:, 0] / SDF_SCALE, batch, config.laplacian_form
-    )
-    terms["laplacian"] = losses.laplacian_loss(
-        predicted, lap_target, valid, uv, chosen, share
-    )
-    return terms
 
 
 def train(

@@ -1,0 +1,148 @@
+"""What each model learns: the loss terms of a batch, unweighted.
+
+Fields and maps are compared times SDF_SCALE, but for L_lap, which takes displacement in
+world units (the released code's 49/2 is 245/10).
+"""
+
+from typing import NamedTuple
+
+import torch
+
+from .. import losses
+from ..camera import project
+from ..fields import displaced_sdf, sample_maps
+from ..laplacian import laplacian_maps
+from ..networks import DISN, SDF_SCALE, CameraNet, D2IMNet
+from .distributed import shared_mean
+from .patches import paste_patches
+
+DISN_NEAR = 0.01  # world units: nearer points weigh more in DISN's loss
+
+
+class Sight(NamedTuple):
+    """How a batch's points stand in their pictures."""
+
+    uv: torch.Tensor  # (B, P, 2)
+    front: torch.Tensor  # (B, P) bool: p in P_F
+    visible: torch.Tensor  # (B, P) bool, see `losses.visible_near`
+
+
+def batch_losses(model, batch, config):
+    """The loss terms of one batch, unweighted.
+
+    Args: model: D2IMNet, IMNet, DISN or CameraNet. config: TrainingConfig.
+        batch: collated items of ShapeDataset on the model's device.
+    Returns: dict of scalars, the terms of the model's function below.
+    Raises: ValueError: L_rel is wanted of shapes whose coarse body is not known.
+    """
+    if isinstance(model, CameraNet):
+        return camera_losses(model, batch)
+    if isinstance(model, DISN):
+        return disn_losses(model, batch)
+    if isinstance(model, D2IMNet):
+        return d2im_losses(model, batch, config)
+    return imnet_losses(model, batch)
+
+
+def camera_losses(model, batch):
+    """Of a CameraNet: camera."""
+    found = model(batch["image"]).float()
+    with _exact(found):
+        return {"camera": losses.camera_loss(found, batch["camera"], batch["points"])}
+
+
+def imnet_losses(model, batch):
+    """Of an IMNet: base."""
+    code, _ = model.encode(batch["image"])
+    base = model.base_decoder(code, batch["points"])
+    return {"base": losses.base_loss(base, batch["sdf"] * SDF_SCALE)}
+
+
+def disn_losses(model, batch):
+    """Of a DISN: sdf."""
+    points, sdf = batch["points"], batch["sdf"]
+    with _exact(points):
+        uv, _ = project(points, batch["camera"])
+    field = model.decode(*model.encode(batch["image"]), points, uv)
+    near = sdf.abs() < DISN_NEAR
+    return {"sdf": losses.near_loss(field, sdf * SDF_SCALE, near)}
+
+
+def d2im_losses(model, batch, config):
+    """Of a D2IMNet: base and laplacian, with `field_terms` or `relief_terms` between.
+
+    A share of the pictures get a patch of the next one, where `patch_share` says so.
+    """
+    sight, patches = _sight(batch), None
+    if config.patch_share:
+        with _exact(sight.uv):
+            pasted = paste_patches(batch, sight.uv, sight.visible, config.patch_share)
+        batch, patches = pasted
+    code, features = model.encode(batch["image"])
+    base = model.base_decoder(code, batch["points"])  # (B, P), scaled
+    displacement = model.displacement_decoder(features)  # (B, 2, H, W), scaled
+    if config.relief_weight:
+        terms = relief_terms(base, displacement, batch, sight, patches)
+    else:
+        terms = field_terms(base, displacement, batch, sight, config.visible_weight)
+    maps = laplacian_maps(displacement[:, 0] / SDF_SCALE, batch, config.laplacian_form)
+    terms["laplacian"] = losses.laplacian_loss(
+        *maps, sight.uv, sight.visible, shared_mean
+    )
+    return terms
+
+
+def field_terms(base, displacement, batch, sight, visible_weight=0.0):
+    """The paper's: base, f_B against F; sdf, f against F; visible if it has a weight.
+
+    Args: base: f_B, (B, P), scaled. displacement: (B, 2, H, W), scaled. sight: Sight.
+    """
+    sdf = batch["sdf"] * SDF_SCALE
+    displaced = displaced_sdf(base, displacement, sight.uv, sight.front)
+    terms = {"base": losses.base_loss(base, sdf)}
+    terms["sdf"] = losses.sdf_loss(displaced, sdf)
+    if visible_weight:  # for the maps: the base would go flat at the surface
+        fixed = displaced - base + base.detach()
+        terms["visible"] = losses.visible_loss(fixed, sdf, sight.visible, shared_mean)
+    return terms
+
+
+def relief_terms(base, displacement, batch, sight, patches=None):
+    """Ours, F_coarse known: base, f_B against it; relief, f_D against F - F_coarse.
+
+    Args: see `field_terms`; patches: Patches that the pictures got, or None.
+    """
+    if "base_sdf" not in batch:
+        raise ValueError("L_rel needs the coarse body, which only our shapes have")
+    coarse = batch["base_sdf"] * SDF_SCALE
+    relief = batch["sdf"] * SDF_SCALE - coarse  # (B, P)
+    found = displaced_sdf(torch.zeros_like(base), displacement, sight.uv, sight.front)
+    back = ~sight.front & (batch["sdf"].abs() < losses.DELTA)
+    # Two means: the unseen back has more points, and less to learn.
+    term = losses.relief_loss(found, relief, back, shared_mean)
+    seen = sight.visible
+    if patches:  # inside one the next picture's points are the truth
+        brought = sample_maps(displacement[:, :1], patches.uv)[:, 0]
+        kept = seen & (patches.at(sight.uv) == 0)
+        there = seen.roll(-1, 0) & (patches.at(patches.uv) > 0.999)
+        seen, found = torch.cat([kept, there], 1), torch.cat([found, brought], 1)
+        relief = torch.cat([relief, patches.scale * relief.roll(-1, 0)], 1)
+    term = term + losses.relief_loss(found, relief, seen, shared_mean)
+    return {"base": losses.base_loss(base, coarse), "relief": term}
+
+
+def _sight(batch):
+    points, cameras = batch["points"], batch["camera"]
+    with _exact(points):
+        uv, camera_points = project(points, cameras)
+    # P_F: the true SDF falls along the camera's z axis (third row of the rotation)
+    front = (batch["gradients"] * cameras[:, None, 6:9]).sum(-1) < 0
+    visible = losses.visible_near(
+        uv, camera_points[..., 2], front, batch["sdf"], batch["mask"], batch["depth"]
+    )
+    return Sight(uv, front, visible)
+
+
+def _exact(tensor):
+    """No half precision: its 8 bits miss the pixel."""
+    return torch.autocast(tensor.device.type, enabled=False)
