@@ -16,7 +16,7 @@ from trimesh.transformations import rotation_matrix
 
 from .solids import FEATURE, SIDES, Piece, lean, oval, unit
 
-SPLITS = Path(__file__).parents[1] / "data" / "splits.json"
+SPLITS = Path(__file__).with_name("splits.json")
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Shape:
 
 
 def split_pairs(split, per_family=None):
-    """List the shapes of a split as `data/splits.json` fixes it.
+    """List the shapes of a split as `splits.json` beside this file fixes it.
 
     Args: split: "train", "val" or "test", of the families that are trained on, or
             "unseen", of those that never are.
@@ -125,7 +125,9 @@ def _stand(piece, style, half, top, size, hidden=0.0):
         fronts = []
         for cx, cz in product((r - x, x - r), (r - z, z - r)):
             across, along = (cx - r, cx + r), (cz - r, cz + r)
-            leg = piece.block("leg", across, (0, top), along, "top", corner, 0, taper)
+            leg = piece.block(
+                "leg", across, (0, top), along, corner=corner, taper=taper
+            )
             fronts.append(leg["front"])
             for y in beads if style == "round" else ():
                 piece.bead("leg", (cx, y, cz), r)
@@ -197,7 +199,7 @@ def _chair(piece, rng):
     thin, corner = rng.uniform(0.06, 0.085), rng.uniform(0, 0.06)
     tilt = lean(rng.uniform(0, 12), (0, seat_y, -z))
     size = x - 0.003, (low + 0.01, height), (0.003 - z, thin - z)
-    back = piece.block("back", *size, "front", corner, edge=rim, frame=tilt)
+    back = piece.block("back", *size, axis="front", corner=corner, edge=rim, frame=tilt)
     hidden = (thick + 0.01) / (height - low)  # share of the back that is in the seat
     front, rear = (back[side].sub(bottom=hidden) for side in ("front", "back"))
     style = piece.pick("solid gap window slots", p=[0.4, 0.2, 0.2, 0.2])
@@ -274,7 +276,8 @@ def _cabinet(piece, rng):
         low, inset = rng.uniform(0.05, 0.14), rng.uniform(0.005, 0.03)
         half = x - inset, z - inset
         _stand(piece, stand, half, low + 0.01, rng.uniform(0.06, 0.08), 0.01)
-    body = piece.block("body", x, (low, height), z, "front", 0, rng.uniform(0, 0.015))
+    edge = rng.uniform(0, 0.015)
+    body = piece.block("body", x, (low, height), z, axis="front", edge=edge)
     top, lid = body["top"], 0.0
     if rng.random() < 0.6:
         over, lid = rng.uniform(0.01, 0.03), rng.uniform(0.03, 0.06)
@@ -307,17 +310,20 @@ def _sofa(piece, rng):
     base = piece.block("base", *size)["front"].sub(*share, top=top)
     piece.dress([base], "ribs panels domes hollows flutes")
 
-    look = piece.pick("front right top"), rng.uniform(0.01, 0.05), 0.012
+    look = {"axis": piece.pick("front right top"), "corner": rng.uniform(0.01, 0.05)}
+    look["edge"] = 0.012
     size = (foot, arm_y), (0.05 - z, z)
-    left = piece.block("arm", (-x, -inner), *size, *look)
-    right = piece.block("arm", (inner, x), *size, *look)
+    left = piece.block("arm", (-x, -inner), *size, **look)
+    right = piece.block("arm", (inner, x), *size, **look)
     kinds = "panels mouldings hollows domes pad ribs"
     piece.dress([left["front"], right["front"]], kinds)
     piece.dress([left["left"], right["right"]], kinds)
 
     tilt, rear = lean(rng.uniform(2, 10), (0, seat_y, -z)), thin - z
     size = x - 0.01, (foot + 0.01, height), (0.002 - z, rear)
-    back = piece.block("back", *size, "front", rng.uniform(0, 0.06), 0.02, frame=tilt)
+    back = piece.block(
+        "back", *size, axis="front", corner=rng.uniform(0, 0.06), edge=0.02, frame=tilt
+    )
     piece.dress([back["back"]], "panels flutes hollows ribs")
     seen = (seat_y - foot) / (height - foot) + 0.03
     fronts, tops, lips = [back["front"].sub(*share, seen)], [], []
@@ -335,7 +341,9 @@ def _sofa(piece, rng):
         if loose:
             low, high, below = low + gap + 0.015, high - gap - 0.015, seat_y - 0.09
             size = (low, high), (below, crown), (rear - 0.04, rear + plump)
-            pillow = piece.block("pillow", *size, "front", 0.03, 0.025, frame=tilt)
+            pillow = piece.block(
+                "pillow", *size, axis="front", corner=0.03, edge=0.025, frame=tilt
+            )
             fronts.append(pillow["front"].sub(bottom=0.1 / (crown - below)))
     kinds = "ribs flutes panels domes dimples pad mouldings"
     piece.dress(fronts[loose:], kinds)
@@ -396,7 +404,9 @@ def _bench(piece, rng):
     if back:
         tall, tilt = rng.uniform(0.2, 0.3), lean(rng.uniform(0, 12), (0, height, -z))
         size = x - 0.003, (low + 0.01, height + tall), (0.003 - z, 0.06 - z)
-        board = piece.block("back", *size, "front", 0.3 * corner, rim, frame=tilt)
+        board = piece.block(
+            "back", *size, axis="front", corner=0.3 * corner, edge=rim, frame=tilt
+        )
         bare = (thick - 0.01) / (height + tall - low - 0.01)
         share = 0.07 / width
         front, rear = (board[s].sub(share, 1 - share, bare) for s in ("front", "back"))
@@ -423,19 +433,22 @@ def _bed(piece, rng):
     style = piece.pick("square tapered round plinth")
     half, size = (x - 0.02, z - 0.03), rng.uniform(0.06, 0.08)
     _stand(piece, style, half, foot + 0.02, size, 0.02)
-    frame = piece.block("frame", x, (foot, deck), (0.02 - z, z), "front", edge=0.008)
+    frame = piece.block(
+        "frame", x, (foot, deck), (0.02 - z, z), axis="front", edge=0.008
+    )
     foot_y = deck + rng.choice([0.0, 0.06, 0.12])
     end = frame["front"]
     if foot_y > deck:
         size = x + 0.01, (foot - 0.02, foot_y), (z - 0.05, z + 0.012)
-        end = piece.block("board", *size, "front", 0.02, 0.01)["front"]
+        end = piece.block("board", *size, axis="front", corner=0.02, edge=0.01)
+        end = end["front"]
     piece.dress([end], "panels hollows mouldings domes ribs louvers waves")
     share = 0.08 / depth
     rails = [frame[side].sub(share, 1 - share) for side in ("left", "right")]
     piece.dress(rails, "panels ribs mouldings")
     size = x + 0.01, (0, height), (-z, 0.06 - z)
     corner = rng.choice([0.01, 0.05, 0.15])
-    head = piece.block("board", *size, "front", corner, 0.01)
+    head = piece.block("board", *size, axis="front", corner=corner, edge=0.01)
     bed_y = deck + rng.uniform(0.05, 0.11)
     front = head["front"].sub(bottom=(bed_y + 0.055) / height)
     kinds = "tufts panels lattice flutes mouldings motifs hollows"
@@ -530,8 +543,8 @@ def _loudspeaker(piece, rng):
     width, height, depth = unit(*rng.uniform((0.4, 0.8, 0.35), (0.7, 1.3, 0.6)))
     x, z, foot = width / 2, depth / 2, 0.035
     if piece.pick("box bowed") == "box":
-        look = "front", rng.uniform(0, 0.05), 0.012
-        body = piece.block("body", x, (foot, height), z, *look)
+        look = {"axis": "front", "corner": rng.uniform(0, 0.05), "edge": 0.012}
+        body = piece.block("body", x, (foot, height), z, **look)
         front = body["front"]
         kinds = "panels louvers waves hollows lattice"
         piece.dress([body["left"], body["right"]], kinds)

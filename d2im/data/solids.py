@@ -257,7 +257,9 @@ class Piece:
         self.part_of[solid.to_mesh64().run_original_id[0]] = part
         return solid
 
-    def block(self, part, x, y, z, axis="top", corner=0, edge=0, taper=0, frame=None):
+    def block(
+        self, part, x, y, z, *, axis="top", corner=0, edge=0, taper=0, frame=None
+    ):
         """Add a box whose outline across `axis` and whose rims may be rounded.
 
         Args: part: name of the part, for colouring.

@@ -83,15 +83,11 @@ def extract_mesh(
         raise ValueError(f"resolution must be 8 samples or more, got {resolution}")
     if relief and not torch.isfinite(relief[0]).all():
         raise ValueError("the displacement must be finite, got NaN or inf")
-    on_gpu = torch.device(device).type == "cuda"
-    if chunk is None:
-        free = torch.cuda.mem_get_info(device)[0] // 2 if on_gpu else CPU_BYTES
-        chunk = free // POINT_BYTES
     if relief:
         relief = relief[0].float().to(device), *relief[1:]
-    steep = math.inf if on_gpu else STEEP  # there a call costs more than its points
-    grid = _Grid(field, resolution, relief, both or not relief, lipschitz, chunk, steep)
-    grid.start(device, coarse or (64 if on_gpu else 16))
+    plain = both or not relief
+    grid = _Grid(field, resolution, relief, plain, lipschitz, chunk, coarse, device)
+    grid.start()
     while grid.stride > 1:
         grid.halve()
     grid.repair()
@@ -102,15 +98,37 @@ def extract_mesh(
 class _Grid:
     """A window of one level's samples; arrays have the axes x, y, z.
 
-    values are the field's and sums F's (the same array without relief): exact where
-    known, else predicted. `at` is always a list of samples, as flat indices.
+    `at` is always a list of samples, as flat indices.
+
+    Attributes: stride: between samples, in those of the last level. low: (3,), the
+        window's first sample. last, pace: (3, 1), its last index on each axis, and the
+        step to the next one in flat indices.
+        values, sums: (X, Y, Z), the field's and F's (the same array without relief),
+        exact where known or settled (bool), else predicted. side: bool, front-facing.
+        listed: samples that a surface may be near to. error: bound of a prediction's,
+        with a Lipschitz bound.
     """
 
-    def __init__(self, field, resolution, relief, plain, lipschitz, chunk, steep):
+    def __init__(
+        self, field, resolution, relief, plain, lipschitz, chunk, coarse, device
+    ):
+        on_gpu = torch.device(device).type == "cuda"
+        if chunk is None:
+            free = torch.cuda.mem_get_info(device)[0] // 2 if on_gpu else CPU_BYTES
+            chunk = free // POINT_BYTES
         self.field, self.resolution, self.chunk = field, resolution, chunk
         self.relief, self.plain = relief, plain  # whether the field itself is meshed
-        self.lipschitz, self.steep = lipschitz, steep
-        self.step, self.evaluations = 2 * HALF_BOX / (resolution - 1), 0
+        self.lipschitz = lipschitz
+        self.steep = math.inf if on_gpu else STEEP  # a call costs more than its points
+        self.step, self.evaluations, self.jumps = 2 * HALF_BOX / (resolution - 1), 0, 0
+        self.nothing = ""  # what to say where there is no surface
+        self.stride = 1
+        while self.size(2 * self.stride) >= max(coarse or (64 if on_gpu else 16), 8):
+            self.stride *= 2
+        self.low = torch.zeros(3, dtype=torch.long, device=device)
+        self.arrays(torch.zeros((self.size(self.stride),) * 3, device=device))
+        self.listed = torch.arange(self.values.numel(), device=device)
+        self.error = torch.zeros_like(self.values)
 
     def size(self, stride):
         """Samples along an axis at a stride; the last one may lie beyond the box."""
@@ -171,15 +189,8 @@ class _Grid:
         found = sample_maps(maps, camera.project(points)[0][None])[0]
         return found if cell else (*found, *found.aminmax(dim=0))
 
-    def start(self, device, coarse):
+    def start(self):
         """Evaluate the first level."""
-        self.stride = 1
-        while self.size(2 * self.stride) >= max(coarse, 8):
-            self.stride *= 2
-        self.low = torch.zeros(3, dtype=torch.long, device=device)  # of the window
-        self.arrays(torch.zeros((self.size(self.stride),) * 3, device=device))
-        self.error = torch.zeros_like(self.values)  # of a prediction, with lipschitz
-        self.listed = torch.arange(self.values.numel(), device=device)
         self.values.view(-1)[:] = self.ask(self.listed)
         self.known[:] = True
         self.settle(self.listed, 2 * self.stride * self.step)
@@ -194,7 +205,7 @@ class _Grid:
     def arrays(self, values, sums=None):
         """Take new values; nothing is known of them yet."""
         self.values, self.known = values, torch.zeros_like(values, dtype=torch.bool)
-        self.sums, self.settled = self.values, self.known
+        self.sums, self.settled, self.side = self.values, self.known, None
         sizes = torch.tensor([values.shape, values.stride()], device=values.device)
         self.last, self.pace = (sizes - sizes.new_tensor([[1], [0]]))[..., None]
         if self.relief:
@@ -341,7 +352,7 @@ class _Grid:
         inner = tuple(slice(start, -end or None) for start, end in more)
         pads = [layers for pair in reversed(more) for layers in pair]
         self.low = self.low - self.low.new_tensor(more)[:, 0]
-        known, settled, side = self.known, self.settled, self.relief and self.side
+        known, settled, side = self.known, self.settled, self.side
         self.arrays(
             pad(self.values, pads, value=math.inf), pad(self.sums, pads, value=math.inf)
         )
