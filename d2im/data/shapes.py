@@ -595,9 +595,10 @@ def _guitar(piece, rng):
     start = tall / 2 + at + wide / 2 + 0.005
     neck, head = rng.uniform(0.055, 0.07), rng.uniform(0.1, 0.13)
     size = neck / 2, (start, height - 0.16), (0, z + 0.025)
-    board = piece.block("neck", *size, "front", edge=0.004)["front"]
+    board = piece.block("neck", *size, axis="front", edge=0.004)["front"]
     size = head / 2, (height - 0.17, height), (-0.01, z + 0.012)
-    top_end = piece.block("head", *size, "front", 0.03, 0.005)["front"]
+    head = piece.block("head", *size, axis="front", corner=0.03, edge=0.005)
+    top_end = head["front"]
     piece.dress([top_end.sub(bottom=0.15).inset(-0.01)], "domes dimples panels")
     shown = 1 - 0.02 / board.height
     for fret in board.sub(top=shown).split(1, int(board.height // 0.1)):

@@ -7,9 +7,10 @@ k + 0.5, in the order top left, top right, bottom right, bottom left.
 
 import numpy as np
 import torch
+from skimage.transform import EuclideanTransform, ProjectiveTransform, warp
 
 from ..camera import Camera
-from ..fields import displaced_field, sample_maps
+from ..fields import displaced_field
 from .pictures import load_image
 from .reconstruction import Prediction, reconstruct
 
@@ -102,32 +103,26 @@ def blend(source, corners, target, target_corners):
     Raises: ValueError: corners that are no convex quadrilateral.
     """
     unit = [(0, 0), (1, 0), (1, 1), (0, 1)]
-    to_unit = homography(target_corners, unit)
-    to_source = homography(unit, corners)
-    y, x = np.indices(target.shape[1:]) + 0.5
-    pixels = np.stack([x, y, np.ones_like(x)], -1)  # (H, W, 3)
-    inside = pixels @ to_unit.T
-    inside = inside[..., :2] / inside[..., 2:]
-    edge = np.clip(np.minimum(inside, 1 - inside).min(-1) / BLEND, 0, 1)
-    weight = torch.tensor(edge**2 * (3 - 2 * edge), dtype=source.dtype)
-    found = np.concatenate([inside, np.ones_like(x)[..., None]], -1) @ to_source.T
-    uv = found[..., :2] / found[..., 2:] * 2 / np.array(source.shape[:0:-1]) - 1
-    uv = torch.tensor(uv.reshape(1, -1, 2), dtype=source.dtype)
-    patch = sample_maps(source[None], uv)[0].reshape(target.shape)
-    return target + weight * (patch - target)
+    height, width = target.shape[1:]
+    centres = np.indices((height, width))[::-1].reshape(2, -1).T + 0.5  # (HW, 2)
+    inside = homography(target_corners, unit)(centres)
+    edge = np.clip(np.minimum(inside, 1 - inside).min(1) / BLEND, 0, 1)
+    weight = (edge**2 * (3 - 2 * edge)).reshape(height, width)
+    whole = EuclideanTransform(translation=(0.5, 0.5))  # warp's pixel centres are at k
+    to_source = whole + homography(target_corners, corners) + whole.inverse
+    pixels = source.permute(1, 2, 0).numpy()
+    patch = warp(pixels, to_source, output_shape=(height, width), mode="edge")
+    patch, weight = (torch.from_numpy(a).to(target) for a in (patch, weight))
+    return target + weight * (patch.permute(2, 0, 1) - target)
 
 
 def homography(corners, target_corners):
-    """The matrix (3, 3) that takes four corners to four others (Hartley, Zisserman).
+    """The ProjectiveTransform that takes four corners to four others.
 
     Raises: ValueError: corners that are no convex quadrilateral.
     """
-    rows = []
-    for (x, y), (u, v) in zip(_convex(corners), _convex(target_corners), strict=True):
-        rows.append([x, y, 1, 0, 0, 0, -u * x, -u * y])
-        rows.append([0, 0, 0, x, y, 1, -v * x, -v * y])
-    solution = np.linalg.solve(rows, np.ravel(target_corners))
-    return np.append(solution, 1).reshape(3, 3)
+    pairs = _convex(corners), _convex(target_corners)
+    return ProjectiveTransform.from_estimate(*pairs)
 
 
 def _convex(corners):
