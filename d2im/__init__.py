@@ -101,8 +101,9 @@ class _MovedModules(MetaPathFinder, Loader):
         sys.modules[module.__name__] = import_module(f"{__name__}.{MOVED[name]}")
 
     def get_code(self, fullname):  # of `python -m`
-        home = f"{__name__}.{MOVED[fullname.rpartition('.')[2]]}"
-        source = f"import sys\nfrom {home} import main\nsys.exit(main())"
+        command = fullname.rpartition(".")[2].replace("reconstruction", "reconstruct")
+        start = f"sys.exit(main(['{command}', *sys.argv[1:]]))"
+        source = f"import sys\nfrom {__name__}.__main__ import main\n{start}"
         return compile(source, fullname, "exec")
 
 

@@ -4,7 +4,7 @@ World frame: right-handed, y up, the object's front faces +z. Camera frame: x ri
 y down, z forward (OpenCV); depth is the camera's z, not the ray's length.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -94,8 +94,8 @@ class Camera:
 
     def _set(self, rotation, translation, focal, centre, size):
         values = rotation, translation, float(focal), centre, int(size)
-        for name, value in zip(self.__dataclass_fields__, values, strict=True):
-            object.__setattr__(self, name, value)  # the dataclass is frozen
+        for field, value in zip(fields(self), values, strict=True):
+            object.__setattr__(self, field.name, value)  # the dataclass is frozen
 
     @property
     def position(self):

@@ -61,9 +61,9 @@ def test_the_command_writes_and_checks_the_list(entries, tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "LIST", tmp_path / "benchmark.json")
     monkeypatch.setattr(benchmark, "make_list", lambda: entries)
     with pytest.raises(FileNotFoundError, match="--write"):
-        benchmark.main([])
-    benchmark.main(["--write"])
-    benchmark.main([])
+        benchmark.check_list()
+    benchmark.check_list(write=True)
+    benchmark.check_list()
     assert benchmark.read_list() == entries
 
 

@@ -7,12 +7,13 @@ import trimesh
 from PIL import Image
 
 from d2im import reconstruction
+from d2im.__main__ import main
 from d2im.camera import Camera
 from d2im.data.mesh import load_mesh
 from d2im.networks import CameraNet
 from d2im.use.editing import scale_detail
 from d2im.use.pictures import load_image
-from d2im.use.reconstruction import main, reconstruct, triangulate
+from d2im.use.reconstruction import reconstruct, triangulate
 
 from .conftest import TINY
 from .test_pictures import picture
@@ -175,33 +176,34 @@ def test_a_full_disk_is_named_and_leaves_the_maps_of_before(
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
-def test_the_command_line_says_before_its_work_what_it_cannot_write(tmp_path):
-    assert ".glb, .obj or .ply" in main(["none.png", "-o", "a.stl", "--model", "none"])
+def test_the_command_line_says_before_its_work_what_it_cannot_write(capsys):
+    assert main(["reconstruct", "none.png", "-o", "a.stl", "--model", "none"]) == 2
+    assert ".glb, .obj or .ply" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError("no\nroom")])
-def test_the_command_line_ends_in_one_line_when_stopped(monkeypatch, error):
+def test_the_command_line_ends_in_one_line_when_stopped(monkeypatch, capsys, error):
     def stop(*_):
         raise error
 
     monkeypatch.setattr(reconstruction.D2IMNet, "from_pretrained", stop)
-    assert main(["a.png", "-o", "a.glb"]) in ("KeyboardInterrupt", "no room")
+    assert main(["reconstruct", "a.png", "-o", "a.glb"]) == 1
+    said = capsys.readouterr().err
+    assert said in ("error: interrupted\n", "error: no room\n")
 
 
-def test_the_command_line_turns_a_picture_into_a_mesh(
-    ball_model, tmp_path, capsys, monkeypatch
-):
-    monkeypatch.setattr(reconstruction, "CAMERA_MODEL", tmp_path / "none")
+def test_the_command_line_turns_a_picture_into_a_mesh(ball_model, tmp_path, capsys):
     ball_model.save_pretrained(tmp_path / "model")
     Image.fromarray(picture()).save(tmp_path / "photo.png")
-    arguments = [tmp_path / "photo.png", "-o", tmp_path / "out.glb", "--resolution", 24]
+    arguments = ["reconstruct", tmp_path / "photo.png", "-o", tmp_path / "out.glb"]
+    arguments += ["--resolution", 24]
     arguments += ["--model", tmp_path / "model", "--maps", tmp_path / "maps"]
     arguments = [str(argument) for argument in arguments]
-    assert "camera" in main(arguments)
-    assert main([*arguments, "--camera", "20", "10", "1"]) is None
+    assert main([*arguments, "--camera", "20", "10", "1"]) == 0
     assert "faces" in capsys.readouterr().out
     assert (tmp_path / "out.glb").is_file() and (tmp_path / "maps/front.png").is_file()
-    assert "no model folder" in main([*arguments[:3], "--model", "nowhere/at/all"])
+    assert main([*arguments[:4], "--model", "nowhere/at/all"]) == 2
+    assert "no model folder" in capsys.readouterr().err
 
 
 def test_the_command_line_takes_the_camera_from_a_net(
@@ -212,17 +214,18 @@ def test_the_command_line_takes_the_camera_from_a_net(
     net = CameraNet(head_widths=(8,), **sizes).eval()
     net.save_pretrained(tmp_path / "net")
     Image.fromarray(picture()).save(tmp_path / "photo.png")
-    arguments = ["photo.png", "-o", "out.ply", "--resolution", "24"]
+    arguments = ["reconstruct", "photo.png", "-o", "out.ply", "--resolution", "24"]
     arguments += ["--model", "model", "--camera-model", "net", "--maps", "maps"]
     names = ("photo.png", "out.ply", "model", "net", "maps")
-    assert main([str(tmp_path / a) if a in names else a for a in arguments]) is None
+    assert main([str(tmp_path / a) if a in names else a for a in arguments]) == 0
     about = json.loads((tmp_path / "maps" / "displacement.json").read_text())
     expected = net.camera(load_image(tmp_path / "photo.png", 32))
     assert np.allclose(about["camera"]["rotation"], expected.rotation, atol=1e-5)
     assert np.allclose(about["camera"]["translation"], expected.translation, atol=1e-5)
-    # the net in the box stands in where none is named
+    # the package's own stands in where none is named
     monkeypatch.setattr(reconstruction, "CAMERA_MODEL", tmp_path / "net")
     photo, mesh = str(tmp_path / "photo.png"), str(tmp_path / "box.glb")
     model = str(tmp_path / "model")
-    assert main([photo, "-o", mesh, "--model", model, "--resolution", "24"]) is None
+    arguments = ["reconstruct", photo, "-o", mesh, "--model", model]
+    assert main([*arguments, "--resolution", "24"]) == 0
     assert trimesh.load(mesh, force="mesh").is_watertight

@@ -1,6 +1,23 @@
-"""Files that are written whole or not at all."""
+"""Where files lie, and how they are written: whole or not at all."""
 
 import os
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1]  # models, lists and notebooks come along in it
+
+
+def working_folder():
+    """The folder that data and reports go to.
+
+    $D2IM_HOME; else the nearest one, from the current folder upward, that has the
+    notebooks (Jupyter works in theirs); else the current one.
+    """
+    here = Path(os.environ.get("D2IM_HOME") or ".").resolve()
+    if not os.environ.get("D2IM_HOME"):
+        for folder in (here, *here.parents):
+            if (folder / "notebooks" / "00_quickstart.ipynb").is_file():
+                return folder
+    return here
 
 
 def write_whole(path, fill):

@@ -1,13 +1,12 @@
 """A fixed list of shapes and views, and tables of how near methods come to them.
 
-    python -m d2im.benchmark --write       # data/benchmark.json, from data/splits.json
-    python -m d2im.benchmark               # are the shapes still those of the list?
+    d2im benchmark             # are the shapes still those of the list?
+    d2im benchmark --write     # write the list, benchmark.json, from splits.json
 
 Each shape's volume, area and bounds stand in the list, so that a changed generator is
 noticed. Predictions that are missing or broken are scored as the worst, never dropped.
 """
 
-import argparse
 import json
 import time
 import zlib
@@ -31,7 +30,7 @@ from .decomposition import decomposition_scores, disentanglement
 from .metrics import evaluate, prediction_failure
 from .protocols import Result
 
-LIST = Path(__file__).resolve().parents[1] / "data" / "benchmark.json"
+LIST = Path(__file__).with_name("benchmark.json")
 SUFFIXES = (".obj", ".ply", ".glb", ".off", ".stl")
 RESAMPLES = 5000
 COLUMNS = """group method measure mean median low high shapes pictures failures left_out
@@ -80,7 +79,7 @@ def check_shape(entry):
 def read_list():
     """Read the list that --write has written."""
     if not LIST.is_file():
-        raise FileNotFoundError(f"{LIST}: write it by python -m d2im.benchmark --write")
+        raise FileNotFoundError(f"{LIST}: write it by d2im benchmark --write")
     return json.loads(LIST.read_text())
 
 
@@ -298,17 +297,16 @@ def compare(rows, one, other, measure, seed=0):
     return {"difference": mean, "low": low, "high": high, "p": p, "pairs": len(gap)}
 
 
-def main(arguments=None):
-    parser = argparse.ArgumentParser("python -m d2im.benchmark")
-    parser.add_argument("--write", action="store_true", help=f"write {LIST.name}")
-    if parser.parse_args(arguments).write:
+def check_list(write=False):
+    """Check that all listed shapes are made as they were; the number of them.
+
+    Args: write: first write the list anew.
+    Raises: ValueError: as `check_shape`.
+    """
+    if write:
         lines = ",\n".join(json.dumps(entry) for entry in make_list())
         write_whole(LIST, lambda file: file.write(f"[\n{lines}\n]\n".encode()))
     entries = read_list()
     for entry in entries:
         check_shape(entry)
-    print(f"{len(entries)} shapes are those of {LIST.name}")
-
-
-if __name__ == "__main__":
-    main()
+    return len(entries)

@@ -80,6 +80,10 @@ class SharedBatchNorm(nn.BatchNorm2d):
 
 def share_batch_norms(model):
     """Let the batch norms of a model see the batches of all processes."""
-    for module in model.modules():
-        if type(module) is nn.BatchNorm2d:
-            module.__class__ = SharedBatchNorm
+    for module in [*model.modules()]:
+        for name, norm in module.named_children():
+            if type(norm) is nn.BatchNorm2d:
+                shared = SharedBatchNorm(norm.num_features, norm.eps, norm.momentum)
+                for own, tensor in (*norm.named_parameters(), *norm.named_buffers()):
+                    setattr(shared, own, tensor)  # the same tensors, not copies
+                setattr(module, name, shared.train(norm.training))

@@ -1,13 +1,11 @@
 """One picture in, an object out: base and final mesh, displacement maps, fields.
 
-python -m d2im.reconstruction photo.png -o out.glb
+d2im reconstruct photo.png -o out.glb
 """
 
-import argparse
 import json
-import sys
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, fields
 from functools import partial
 from pathlib import Path
 
@@ -19,12 +17,11 @@ from trimesh.visual.color import srgb_to_linear
 from trimesh.visual.material import PBRMaterial
 
 from ..camera import Camera
-from ..data.files import write_whole
-from ..networks import CameraNet, D2IMNet
+from ..data.files import PACKAGE, write_whole
 from ..surface.extract import extract_mesh
 from .pictures import load_image
 
-MODEL = Path(__file__).parents[1] / "data/models/d2im-small"  # the one in the box
+MODEL = PACKAGE / "models" / "d2im-small"  # where none is named
 CAMERA_MODEL = MODEL.with_name("camera-small")
 
 
@@ -47,7 +44,7 @@ class Prediction:
 
     def parts(self):
         """The attributes above, by name."""
-        return {name: getattr(self, name) for name in Prediction.__dataclass_fields__}
+        return {part.name: getattr(self, part.name) for part in fields(Prediction)}
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,7 @@ class Reconstruction(Prediction):
             which: "final", "base" or "colored", see `colored`.
         Raises: ValueError: another suffix or name, or no base mesh.
         """
-        kind = _mesh_kind(path)
+        kind = mesh_kind(path)
         meshes = {"final": self.mesh, "base": self.base_mesh}
         mesh = self.colored() if which == "colored" else meshes.get(which)
         if mesh is None:
@@ -119,7 +116,7 @@ class Reconstruction(Prediction):
         write_whole(folder / "displacement.json", lambda file: file.write(text))
 
 
-def _mesh_kind(path):
+def mesh_kind(path):
     kind = Path(path).suffix.lower()[1:]
     if kind not in ("glb", "obj", "ply"):
         raise ValueError(f"a mesh is written as .glb, .obj or .ply, not {path}")
@@ -182,41 +179,3 @@ def reconstruct(
     """
     found = predict(model, image, camera, **options)
     return triangulate(found, resolution, base_mesh=base_mesh)
-
-
-def main(arguments=None):
-    """The command line; returns an error's text, or None."""
-    parser = argparse.ArgumentParser(prog="python -m d2im.reconstruction")
-    parser.add_argument("image", help="picture of one object")
-    parser.add_argument("-o", "--out", required=True, help=".glb, .obj or .ply file")
-    parser.add_argument("--model", default=MODEL, help="folder of a model")
-    pose = ("AZIMUTH", "ELEVATION", "RATIO")
-    about = "degrees: azimuth 0 is in front, positive where the side is seen at the "
-    about += "picture's right; elevation above the horizon; ratio near 0.9. Without it "
-    about += "the camera model guesses"
-    parser.add_argument("--camera", type=float, nargs=3, metavar=pose, help=about)
-    net = CAMERA_MODEL if CAMERA_MODEL.is_dir() else None
-    parser.add_argument("--camera-model", default=net, help="folder of a CameraNet")
-    parser.add_argument("--resolution", type=int, default=128)
-    parser.add_argument("--mesh", default="final", choices=["final", "base", "colored"])
-    parser.add_argument("--maps", help="folder for the displacement maps")
-    given = parser.parse_args(arguments)
-    try:
-        _mesh_kind(given.out)  # before the work
-        model, camera = D2IMNet.from_pretrained(given.model), None
-        if given.camera:
-            camera = Camera(*given.camera, model.image_size)
-        elif given.camera_model:
-            camera = CameraNet.from_pretrained(given.camera_model).camera
-        resolution, base = given.resolution, given.mesh == "base"
-        found = reconstruct(model, given.image, camera, resolution, base_mesh=base)
-        found.export(given.out, given.mesh)
-        if given.maps:
-            found.export_maps(given.maps)
-    except (OSError, ValueError, MemoryError, RuntimeError, KeyboardInterrupt) as error:
-        return " ".join(str(error).split()) or type(error).__name__
-    print(f"{given.out}: {len(found.mesh.faces):,} faces")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

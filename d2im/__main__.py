@@ -1,0 +1,157 @@
+"""The command line: d2im reconstruct | prepare | run | benchmark.
+
+Help costs no import of torch: each command brings in its module when it works.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from . import __version__
+
+
+def main(arguments=None):
+    """Run a command; return its exit code: 0 done, 1 a failure, 2 a wrong argument."""
+    parser = argparse.ArgumentParser("d2im", description="Shapes from single images.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in (_reconstruct, _prepare, _run, _benchmark):
+        add(commands)
+    given = vars(parser.parse_args(arguments))
+    command = given.pop("command")
+    try:
+        command(**given)
+    except KeyboardInterrupt:
+        return _failed("interrupted")
+    except ModuleNotFoundError as error:
+        extra = "notebooks" if command is run else "data"
+        return _failed(f"{error}: pip install 'd2im[{extra}]'")
+    except (ValueError, FileNotFoundError) as error:
+        return _failed(error, 2)
+    except (OSError, MemoryError, RuntimeError) as error:
+        return _failed(error)
+    return 0
+
+
+def _failed(error, code=1):
+    said = " ".join(str(error).split()) or type(error).__name__
+    print(f"error: {said}", file=sys.stderr)
+    return code
+
+
+def _command(commands, function, about):
+    """A parser of its own for a command, and its `add_argument`."""
+    name = function.__name__
+    parser = commands.add_parser(name, help=about, description=about)
+    parser.set_defaults(command=function)
+    return parser.add_argument
+
+
+def _reconstruct(commands):
+    add = _command(commands, reconstruct, "Make a mesh of the object in a picture.")
+    add("image", help="picture of one object")
+    add("-o", "--out", required=True, help=".glb, .obj or .ply file")
+    add("--model", help="folder of a model (data/models/d2im-small)")
+    about = "azimuth (degrees, 0 in front, positive where the side is seen at the "
+    about += "picture's right), elevation (degrees), ratio (near 0.9); without it the "
+    about += "camera model guesses"
+    pose = ("AZIMUTH", "ELEVATION", "RATIO")
+    add("--camera", type=float, nargs=3, metavar=pose, help=about)
+    add("--camera-model", help="folder of a CameraNet (data/models/camera-small)")
+    add("--resolution", type=int, default=128, help="grid samples a side (128)")
+    add("--mesh", default="final", choices=["final", "base", "colored"])
+    add("--maps", help="folder for the displacement maps")
+
+
+def reconstruct(image, out, model, camera, camera_model, resolution, mesh, maps):
+    from .use import reconstruction as use
+
+    use.mesh_kind(out)  # before the work
+    network = use.D2IMNet.from_pretrained(model or use.MODEL)
+    if camera:
+        camera = use.Camera(*camera, network.image_size)
+    else:
+        camera = use.CameraNet.from_pretrained(camera_model or use.CAMERA_MODEL).camera
+    options = {"resolution": resolution, "base_mesh": mesh == "base"}
+    found = use.reconstruct(network, image, camera, **options)
+    found.export(out, mesh)
+    if maps:
+        found.export_maps(maps)
+    print(f"{out}: {len(found.mesh.faces):,} faces")
+
+
+def _prepare(commands):
+    add = _command(commands, prepare, "Turn meshes into examples to train on.")
+    add("meshes", nargs="*", help="mesh files, or one folder of them")
+    add("-o", "--out", required=True, help="folder of the examples and index.csv")
+    about = "this many procedural shapes a family instead"
+    add("--procedural", type=int, metavar="COUNT", help=about)
+    add("--split", default="train", help="train, val, test or unseen (train)")
+    add("--views", type=int, default=12, help="pictures of each (12)")
+    add("--size", type=int, default=224, help="their side in pixels (224)")
+    add("--count", type=int, default=100_000, help="points of each (100,000)")
+    add("--seed", type=int, default=0, help="of points, views and lights (0)")
+    add("--workers", type=int, default=1, help="processes (1)")
+    add("--up", default="y", help="the meshes' up axis (y)")
+    add("--yaw", type=float, default=0.0, help="degrees to turn them by (0)")
+    add("--timeout", type=float, default=600.0, help="seconds for one (600)")
+
+
+def prepare(meshes, procedural, **options):
+    from .data.dataset import prepare
+    from .data.shapes import split_pairs
+
+    if bool(meshes) == bool(procedural):
+        raise ValueError("name mesh files or a folder of them, or give --procedural")
+    if procedural:
+        source = split_pairs(options["split"], procedural)
+        options.pop("up"), options.pop("yaw")
+    else:
+        source = meshes if len(meshes) > 1 or Path(meshes[0]).is_file() else meshes[0]
+    out = options.pop("out")
+    rows = prepare(source, out, **options)
+    failed = sum(row["status"] != "ok" for row in rows)
+    print(f"{out}: {len(rows) - failed} examples, {failed} failed, see index.csv")
+
+
+def _run(commands):
+    add = _command(commands, run, "Run notebooks in batch, with a page of the results.")
+    add("notebooks", nargs="+", help='"03", "03_train" or a path')
+    add("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
+    add("--params", action="append", default=[], metavar="FILE.yaml")
+    add("--sweep", nargs="+", metavar="FILE.yaml", help="one run a file, one table")
+    add("--name", metavar="RUN", help="folder in reports/ (the time)")
+    add("--timeout", type=float, help="seconds that one cell may take")
+
+
+def run(**options):
+    from .show import run
+
+    run.run(**options)
+
+
+def _benchmark(commands):
+    about = "Score a model on the fixed list of shapes; without one, check the list."
+    add = _command(commands, benchmark, about)
+    add("model", nargs="?", help="folder of a model")
+    add("others", nargs="*", help="more models, or folders of meshes by shape id")
+    add("--name", metavar="RUN", default="benchmark", help="folder in reports/")
+    add("--write", action="store_true", help="write the list anew")
+
+
+def benchmark(model, others, name, write):
+    if write or model is None:
+        from .evaluate import benchmark
+
+        count = benchmark.check_list(write)
+        return print(f"{count} shapes are those of {benchmark.LIST.name}")
+    from .show import run
+
+    params = ["notebooks/params/benchmark.yaml"]
+    values = {"model": model, "others": others}
+    folder = run.run_notebooks(["05"], name, params=params, values=values)
+    print(f"report: {folder / 'index.html'}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
