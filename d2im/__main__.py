@@ -52,26 +52,25 @@ def _reconstruct(commands):
     add("image", help="picture of one object")
     add("-o", "--out", required=True, help=".glb, .obj or .ply file")
     add("--model", help="folder of a model (data/models/d2im-small)")
-    about = "azimuth (degrees, 0 in front, positive where the side is seen at the "
-    about += "picture's right), elevation (degrees), ratio (near 0.9); without it the "
-    about += "camera model guesses"
-    pose = ("AZIMUTH", "ELEVATION", "RATIO")
-    add("--camera", type=float, nargs=3, metavar=pose, help=about)
-    add("--camera-model", help="folder of a CameraNet (data/models/camera-small)")
-    add("--resolution", type=int, default=128, help="grid samples a side (128)")
+    about = "degrees azimuth (0 in front, positive where the picture's right shows a "
+    about += "side), elevation, and distance (near 0.9); without it a model guesses"
+    add("--camera", type=float, nargs=3, metavar=("A", "E", "R"), help=about)
+    add("--camera-model", help="folder of that model (data/models/camera-small)")
+    add("--resolution", type=int, default=128, metavar="N", help="grid a side (128)")
     add("--mesh", default="final", choices=["final", "base", "colored"])
     add("--maps", help="folder for the displacement maps")
 
 
 def reconstruct(image, out, model, camera, camera_model, resolution, mesh, maps):
+    from .networks import Camera, CameraNet, D2IMNet
     from .use import reconstruction as use
 
     use.mesh_kind(out)  # before the work
-    network = use.D2IMNet.from_pretrained(model or use.MODEL)
+    network = D2IMNet.from_pretrained(model or use.MODEL)
     if camera:
-        camera = use.Camera(*camera, network.image_size)
+        camera = Camera(*camera, network.image_size)
     else:
-        camera = use.CameraNet.from_pretrained(camera_model or use.CAMERA_MODEL).camera
+        camera = CameraNet.from_pretrained(camera_model or use.CAMERA_MODEL).camera
     options = {"resolution": resolution, "base_mesh": mesh == "base"}
     found = use.reconstruct(network, image, camera, **options)
     found.export(out, mesh)

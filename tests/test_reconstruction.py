@@ -10,7 +10,7 @@ from d2im import reconstruction
 from d2im.__main__ import main
 from d2im.camera import Camera
 from d2im.data.mesh import load_mesh
-from d2im.networks import CameraNet
+from d2im.networks import CameraNet, D2IMNet
 from d2im.use.editing import scale_detail
 from d2im.use.pictures import load_image
 from d2im.use.reconstruction import reconstruct, triangulate
@@ -186,7 +186,7 @@ def test_the_command_line_ends_in_one_line_when_stopped(monkeypatch, capsys, err
     def stop(*_):
         raise error
 
-    monkeypatch.setattr(reconstruction.D2IMNet, "from_pretrained", stop)
+    monkeypatch.setattr(D2IMNet, "from_pretrained", stop)
     assert main(["reconstruct", "a.png", "-o", "a.glb"]) == 1
     said = capsys.readouterr().err
     assert said in ("error: interrupted\n", "error: no room\n")
