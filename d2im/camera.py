@@ -5,14 +5,21 @@ y down, z forward (OpenCV); depth is the camera's z, not the ray's length.
 """
 
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import numpy as np
+
+if TYPE_CHECKING:  # cameras are used without torch, too
+    import torch
+
+Array = TypeVar("Array", np.ndarray, "torch.Tensor")
+Range = tuple[float, float]
 
 LENS_MM, SENSOR_MM = 35.0, 32.0  # focal px = 35 * size / 32: 245 at 224 px
 DISTANCE = 1.75  # world units at ratio 1: the object (radius 0.5) fills the picture
 
 
-def project(points, cameras):
+def project(points: Array, cameras: Array) -> tuple[Array, Array]:
     """Project world points: u(p) of the paper.
 
     u = focal * (x/z, y/z) + centre in pixels, then uv = u * 2/size - 1, which is what
@@ -50,7 +57,7 @@ class Camera:
     centre: np.ndarray
     size: int
 
-    def __init__(self, azimuth, elevation, ratio, size):
+    def __init__(self, azimuth: float, elevation: float, ratio: float, size: int):
         pose = np.array([azimuth, elevation, ratio], dtype=float)
         if not np.isfinite([*pose, size]).all() or ratio <= 0 or size < 1:
             raise ValueError(
@@ -66,7 +73,14 @@ class Camera:
         self._set(rotation, translation, focal, np.full(2, size / 2), size)
 
     @classmethod
-    def from_matrices(cls, rotation, translation, focal, centre, size):
+    def from_matrices(
+        cls,
+        rotation: np.ndarray,
+        translation: np.ndarray,
+        focal: float,
+        centre: np.ndarray,
+        size: int,
+    ) -> Self:
         """Make a camera from its matrices.
 
         Args: rotation: (3, 3) orthonormal, determinant 1, world to camera.
@@ -98,11 +112,11 @@ class Camera:
             object.__setattr__(self, field.name, value)  # the dataclass is frozen
 
     @property
-    def position(self):
+    def position(self) -> np.ndarray:
         """The camera's centre in world coordinates, (3,)."""
         return -self.rotation.T @ self.translation
 
-    def project(self, points):
+    def project(self, points: Array) -> tuple[Array, Array]:
         """Project world points, see the function `project`.
 
         Args: points: (P, 3) world, numpy or torch.
@@ -114,7 +128,7 @@ class Camera:
         uv, camera_points = project(points, camera)
         return uv, camera_points[..., 2]
 
-    def rays(self, per_side=1):
+    def rays(self, per_side: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """World rays through each pixel, or through a grid of sub-pixels.
 
         Directions have camera z = 1, so that a ray's parameter at a hit is its depth.
@@ -129,19 +143,19 @@ class Camera:
         directions = directions.astype(np.float32)
         return np.full_like(directions, self.position), directions
 
-    def resized(self, size):
+    def resized(self, size: int) -> Self:
         """The same camera for a picture of another size in pixels."""
         scale = size / self.size
         lens = self.focal * scale, self.centre * scale
         return Camera.from_matrices(self.rotation, self.translation, *lens, size)
 
-    def to_array(self):
+    def to_array(self) -> np.ndarray:
         """The camera as 16 floats: rotation, translation, focal, centre, size."""
         lens = self.focal, *self.centre, self.size
         return np.concatenate([self.rotation.ravel(), self.translation, lens])
 
     @classmethod
-    def from_array(cls, array):
+    def from_array(cls, array: np.ndarray) -> Self:
         """The inverse of `to_array`."""
         array = np.asarray(array, dtype=float)
         if array.shape != (16,):
@@ -151,13 +165,20 @@ class Camera:
         return cls.from_matrices(rotation, array[9:12], *lens)
 
 
-def yaw_rotation(degrees):
+def yaw_rotation(degrees: float) -> np.ndarray:
     """Rotation (3, 3) about y, from +z toward +x."""
     s, c = np.sin(np.radians(degrees)), np.cos(np.radians(degrees))
     return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
 
 
-def random_camera(rng, size, *, azimuth=(-60, 60), elevation=(0, 40), ratio=(0.8, 1)):
+def random_camera(
+    rng: np.random.Generator,
+    size: int,
+    *,
+    azimuth: Range = (-60, 60),
+    elevation: Range = (0, 40),
+    ratio: Range = (0.8, 1),
+) -> Camera:
     """Draw a camera that sees the object's front.
 
     Args: rng: numpy Generator. size: pixels.

@@ -4,14 +4,20 @@ Here are the composition F(p) = f_B(p) + f_D(u(p)) of the paper, the front mask 
 chooses its map, and analytic fields with known truth.
 """
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
+from .camera import Camera
+
+Field = Callable[[Tensor], Tensor]  # (P, 3) -> (P,)
 FINITE_STEP = 0.03  # world units along the camera's z axis, after the released code
 
 
-def values_at(field, points):
+def values_at(field: Field, points: np.ndarray) -> np.ndarray:
     """A field's answer at points, an array (..., 3): f4 array (...).
 
     Raises: ValueError: the field answers with another shape.
@@ -25,7 +31,7 @@ def values_at(field, points):
     return values.reshape(points.shape[:-1]).astype(np.float32)
 
 
-def sample_maps(maps, uv):
+def sample_maps(maps: Tensor, uv: Tensor) -> Tensor:
     """Look maps up at uv, bilinearly; outside the picture the border goes on.
 
     Args: maps: (B, C, H, W). uv: (B, P, 2) in [-1, 1], pixel edges at ±1.
@@ -35,7 +41,9 @@ def sample_maps(maps, uv):
     return F.grid_sample(maps, grid, padding_mode="border", align_corners=False)[..., 0]
 
 
-def displaced_sdf(base_sdf, displacement, uv, front):
+def displaced_sdf(
+    base_sdf: Tensor, displacement: Tensor, uv: Tensor, front: Tensor
+) -> Tensor:
     """F(p) = f_B(p) + f_DF(u(p)) where p is front-facing, + f_DB(u(p)) otherwise.
 
     Args: base_sdf: (B, P), in the units of the displacement. front: (B, P) bool.
@@ -46,7 +54,9 @@ def displaced_sdf(base_sdf, displacement, uv, front):
     return base_sdf + torch.where(front, at_points[:, 0], at_points[:, 1])
 
 
-def front_mask(field, points, direction, way="gradient"):
+def front_mask(
+    field: Field, points: Tensor, direction: np.ndarray, way: str = "gradient"
+) -> Tensor:
     """Which points are front-facing: the field falls along the camera's z axis.
 
     Args: field: the base field. points: (P, 3) world.
@@ -59,7 +69,9 @@ def front_mask(field, points, direction, way="gradient"):
     return value_and_front(field, points, direction, way)[1]
 
 
-def value_and_front(field, points, direction, way="gradient"):
+def value_and_front(
+    field: Field, points: Tensor, direction: np.ndarray, way: str = "gradient"
+) -> tuple[Tensor, Tensor]:
     """The field and its `front_mask`; the derivative brings the value with it."""
     step = points.new_tensor(direction)
     if way == "gradient":
@@ -75,7 +87,7 @@ def value_and_front(field, points, direction, way="gradient"):
     raise ValueError(f'way must be "gradient" or "finite_difference", got {way!r}')
 
 
-def base_field(decoder, code, scale):
+def base_field(decoder: nn.Module, code: Tensor, scale: float) -> Field:
     """The base field f_B of a code (1, C): the BaseDecoder's output by its scale.
 
     Its attribute `along(points, direction)` gives value and derivative.
@@ -92,7 +104,9 @@ def base_field(decoder, code, scale):
     return field
 
 
-def displaced_field(base, displacement, camera, way="gradient"):
+def displaced_field(
+    base: Field, displacement: Tensor, camera: Camera, way: str = "gradient"
+) -> Field:
     """The field F = f_B + f_D of a base field and its maps.
 
     Args: base: field. displacement: (2, H, W) world units: 0 front, 1 back.
@@ -108,12 +122,12 @@ def displaced_field(base, displacement, camera, way="gradient"):
     return field
 
 
-def sphere(radius=0.4, centre=(0.0, 0.0, 0.0)):
+def sphere(radius: float = 0.4, centre: Sequence[float] = (0.0, 0.0, 0.0)) -> Field:
     """The exact signed distance of a sphere."""
     return lambda p: (p - p.new_tensor(centre)).norm(dim=-1) - radius
 
 
-def box(half_sides=(0.3, 0.3, 0.3)):
+def box(half_sides: Sequence[float] = (0.3, 0.3, 0.3)) -> Field:
     """The exact signed distance of an axis-aligned box about the origin."""
 
     def field(p):
@@ -123,7 +137,7 @@ def box(half_sides=(0.3, 0.3, 0.3)):
     return field
 
 
-def torus(major=0.3, minor=0.12):
+def torus(major: float = 0.3, minor: float = 0.12) -> Field:
     """The exact signed distance of a torus about the y axis."""
 
     def field(p):

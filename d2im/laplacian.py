@@ -6,11 +6,12 @@ Points near the silhouette or a depth step have no Laplacian: `stencil_mask` dro
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 DEPTH_STEP = 0.04  # world units a pixel: steeper is another surface
 
 
-def gradient(maps):
+def gradient(maps: Tensor) -> Tensor:
     """Central differences of maps (B, H, W) -> (B, 2, H, W): along x, y, per pixel."""
     m = F.pad(maps, (1, 1, 1, 1), mode="replicate")
     along_x = m[:, 1:-1, 2:] - m[:, 1:-1, :-2]
@@ -18,19 +19,19 @@ def gradient(maps):
     return torch.stack([along_x, along_y], 1) / 2
 
 
-def divergence(vectors):
+def divergence(vectors: Tensor) -> Tensor:
     """Divergence of a vector map by central differences, (B, 2, H, W) -> (B, H, W)."""
     return gradient(vectors[:, 0])[:, 0] + gradient(vectors[:, 1])[:, 1]
 
 
-def laplacian(maps):
+def laplacian(maps: Tensor) -> Tensor:
     """The 5-point Laplacian of maps, (B, H, W) -> (B, H, W), per pixel squared."""
     m = F.pad(maps, (1, 1, 1, 1), mode="replicate")
     around = m[:, 1:-1, 2:] + m[:, 1:-1, :-2] + m[:, 2:, 1:-1] + m[:, :-2, 1:-1]
     return around - 4 * maps
 
 
-def stencil_mask(mask, depth):
+def stencil_mask(mask: Tensor, depth: Tensor) -> Tensor:
     """Where the 5-point stencil stays inside the mask and on one surface.
 
     Args: mask (B, H, W) bool, depth (B, H, W) world units. Returns: (B, H, W) bool.
@@ -42,7 +43,9 @@ def stencil_mask(mask, depth):
     return valid
 
 
-def laplacian_maps(front_displacement, views, form="transformed"):
+def laplacian_maps(
+    front_displacement: Tensor, views: dict[str, Tensor], form: str = "transformed"
+) -> tuple[Tensor, Tensor, Tensor]:
     """Predicted and target Laplacian of views, and where they can be compared.
 
     At fixed depth z, dF/du = n z/f. Form "image" asks that the Laplacian of f_DF be the

@@ -3,35 +3,39 @@
 What L_lap compares comes from `laplacian.laplacian_maps`.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from .camera import project
 
 DELTA = 0.02  # world units: how near the surface detail lives
+Mean = Callable[[Tensor, Tensor], Tensor]  # of errors, where they are chosen
 
 
-def base_loss(base_sdf, sdf):
+def base_loss(base_sdf: Tensor, sdf: Tensor) -> Tensor:
     """L_B: mean squared error of the base field over all sampled points."""
     return F.mse_loss(base_sdf, sdf)
 
 
-def sdf_loss(displaced, sdf):
+def sdf_loss(displaced: Tensor, sdf: Tensor) -> Tensor:
     """L_sdf: mean absolute error of the composed field over all sampled points."""
     return F.l1_loss(displaced, sdf)
 
 
-def near_loss(field, sdf, near):
+def near_loss(field: Tensor, sdf: Tensor, near: Tensor) -> Tensor:
     """DISN's loss: mean absolute error, four times as heavy where `near` (bool)."""
     return ((field - sdf).abs() * (1 + 3 * near)).mean()
 
 
-def camera_loss(predicted, true, points):
+def camera_loss(predicted: Tensor, true: Tensor, points: Tensor) -> Tensor:
     """Mean squared error of points (B, P, 3) in the frames of two cameras (B, 16)."""
     return F.mse_loss(project(points, predicted)[1], project(points, true)[1])
 
 
-def camera_errors(predicted, true, points):
+def camera_errors(predicted: Tensor, true: Tensor, points: Tensor) -> dict[str, Tensor]:
     """Errors of cameras (B, 16) at points (B, P, 3), world, as a dict of (B,).
 
     rotation_degrees: angle between the rotations; distance: of the distances from the
@@ -47,7 +51,7 @@ def camera_errors(predicted, true, points):
     }
 
 
-def pixel_index(uv, height, width):
+def pixel_index(uv: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """Index (B, P) of uv's pixels in a flattened map, clamped; inside (B, P), bool."""
     x, y = ((uv + 1) / 2).unbind(-1)
     x, y = (x * width).floor(), (y * height).floor()
@@ -56,7 +60,14 @@ def pixel_index(uv, height, width):
     return y * width + x, inside
 
 
-def visible_near(uv, point_depth, front, sdf, mask, depth):
+def visible_near(
+    uv: Tensor,
+    point_depth: Tensor,
+    front: Tensor,
+    sdf: Tensor,
+    mask: Tensor,
+    depth: Tensor,
+) -> Tensor:
     """Points with detail to learn: p in P_F, |F| < δ and |z(p) - depth(u(p))| < δ.
 
     Args: uv (B, P, 2), point_depth, front (bool), sdf (B, P), mask (bool), depth
@@ -69,12 +80,14 @@ def visible_near(uv, point_depth, front, sdf, mask, depth):
     return front & near & on_object
 
 
-def chosen_mean(error, chosen):
+def chosen_mean(error: Tensor, chosen: Tensor) -> Tensor:
     """The mean of errors over the chosen points, bool; 0 where none is."""
     return torch.where(chosen, error, 0.0).sum() / chosen.sum().float().clamp(min=1e-6)
 
 
-def visible_loss(displaced, sdf, chosen, mean=chosen_mean):
+def visible_loss(
+    displaced: Tensor, sdf: Tensor, chosen: Tensor, mean: Mean = chosen_mean
+) -> Tensor:
     """L_vis, ours: mean absolute error of the composed field at the chosen points.
 
     L_sdf's mean over all points hardly sees the surface that the picture shows.
@@ -84,7 +97,9 @@ def visible_loss(displaced, sdf, chosen, mean=chosen_mean):
     return mean((displaced - sdf).abs(), chosen)
 
 
-def relief_loss(displacement, relief, chosen, mean=chosen_mean):
+def relief_loss(
+    displacement: Tensor, relief: Tensor, chosen: Tensor, mean: Mean = chosen_mean
+) -> Tensor:
     """L_rel, ours: mean squared error of f_D where the coarse body is known.
 
     An absolute error would be least at 0 (the median) wherever relief is less likely
@@ -96,7 +111,14 @@ def relief_loss(displacement, relief, chosen, mean=chosen_mean):
     return mean((displacement - relief) ** 2, chosen)
 
 
-def laplacian_loss(predicted, target, valid, uv, chosen, mean=chosen_mean):
+def laplacian_loss(
+    predicted: Tensor,
+    target: Tensor,
+    valid: Tensor,
+    uv: Tensor,
+    chosen: Tensor,
+    mean: Mean = chosen_mean,
+) -> Tensor:
     """L_lap: mean squared difference of the Laplacians over the chosen points.
 
     Args: predicted, target, valid: (B, H, W), see `laplacian_maps`.

@@ -6,10 +6,13 @@ gets its sign from the closest point's pseudonormal; a soup from the winding num
 the plain one.
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy.spatial import cKDTree
+
+if TYPE_CHECKING:  # a training machine may lack it
+    import trimesh
 
 HALF_BOX = 0.55  # sampling and extraction cover [-0.55, 0.55]^3
 DENSITY_RADIUS = 0.025
@@ -29,7 +32,9 @@ class SDFSamples(NamedTuple):
     weights: np.ndarray  # (P,) inverse count of same-side neighbours within 0.025
 
 
-def sample_surface(mesh, count, rng):
+def sample_surface(
+    mesh: "trimesh.Trimesh", count: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """Draw points on a surface, uniform by area.
 
     Args: mesh: trimesh.Trimesh, world frame. count: of points. rng: numpy Generator.
@@ -52,13 +57,15 @@ def sample_surface(mesh, count, rng):
     return points, cross[face] / np.maximum(double_area[face], 1e-300)[:, None]
 
 
-def is_solid(mesh):
+def is_solid(mesh: "trimesh.Trimesh") -> bool:
     """Whether pseudonormals tell a mesh's inside: one closed body, or metadata says."""
     solid = mesh.metadata.get("solid")
     return mesh.is_volume and mesh.body_count == 1 if solid is None else solid
 
 
-def signed_distance(mesh, points):
+def signed_distance(
+    mesh: "trimesh.Trimesh", points: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Signed distance to a mesh and its exact gradient, from the closest point.
 
     Args: mesh: trimesh.Trimesh, see `is_solid`. points: (P, 3), the mesh's frame.
@@ -102,7 +109,7 @@ def signed_distance(mesh, points):
     return sdf[back], gradients[back]
 
 
-def density_weights(points, inside):
+def density_weights(points: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """Inverse count of neighbours on the same side within 0.025 (itself counted).
 
     Args: points (P, 3) world, inside (P,) bool. Returns: (P,) f4.
@@ -124,7 +131,9 @@ def density_weights(points, inside):
     return weights
 
 
-def sample_points(mesh, count, rng):
+def sample_points(
+    mesh: "trimesh.Trimesh", count: int, rng: np.random.Generator
+) -> np.ndarray:
     """Points around a surface: clouds of several widths, the rest uniform in the box.
 
     Args, raises: see `sample_surface`. Returns: (count, 3) world.
@@ -138,7 +147,9 @@ def sample_points(mesh, count, rng):
     return points.clip(-HALF_BOX, HALF_BOX)
 
 
-def sample_sdf(mesh, count, rng):
+def sample_sdf(
+    mesh: "trimesh.Trimesh", count: int, rng: np.random.Generator
+) -> SDFSamples:
     """Sample points around a mesh with distance, gradient and density weight.
 
     Args, raises: see `sample_surface`. Returns: SDFSamples.
@@ -149,7 +160,9 @@ def sample_sdf(mesh, count, rng):
     return SDFSamples(points, sdf.astype("f4"), gradients.astype("f4"), weights)
 
 
-def weighted_draw(sdf, weights, count, rng):
+def weighted_draw(
+    sdf: np.ndarray, weights: np.ndarray | None, count: int, rng: np.random.Generator
+) -> np.ndarray:
     """Draw points by weight without replacement, half inside and half outside.
 
     A side with too few points gives all it has and the other side fills up; where both

@@ -5,6 +5,8 @@ a picture's patch brings its relief along. Corners are pixels (x, y), pixel cent
 k + 0.5, in the order top left, top right, bottom right, bottom left.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from skimage.transform import EuclideanTransform, ProjectiveTransform, warp
@@ -14,10 +16,11 @@ from ..fields import displaced_field
 from .pictures import load_image
 from .reconstruction import Prediction, reconstruct
 
+Corners = Sequence[Sequence[float]] | np.ndarray  # (4, 2)
 BLEND = 0.08  # width of a patch's soft border, in sides of the rectangle it comes from
 
 
-def with_displacement(prediction, displacement):
+def with_displacement(prediction: Prediction, displacement: torch.Tensor) -> Prediction:
     """The same base under other maps.
 
     Args: prediction: Prediction or Reconstruction. displacement: (2, H, W) world units.
@@ -28,7 +31,7 @@ def with_displacement(prediction, displacement):
     return Prediction(**prediction.parts() | {"displacement": displacement, "sdf": sdf})
 
 
-def scale_detail(prediction, strength):
+def scale_detail(prediction: Prediction, strength: float) -> Prediction:
     """Scale the displacement.
 
     Args: prediction: Prediction or Reconstruction.
@@ -42,7 +45,12 @@ def scale_detail(prediction, strength):
     return with_displacement(prediction, prediction.displacement * strength)
 
 
-def transfer_detail(source, target, corners, target_corners=None):
+def transfer_detail(
+    source: Prediction,
+    target: Prediction,
+    corners: Corners,
+    target_corners: Corners | None = None,
+) -> Prediction:
     """Put one object's displacement on another's base.
 
     Args: source, target: Prediction or Reconstruction.
@@ -57,7 +65,12 @@ def transfer_detail(source, target, corners, target_corners=None):
     return with_displacement(target, maps)
 
 
-def paste(source, target, rectangle, corners):
+def paste(
+    source: torch.Tensor,
+    target: torch.Tensor,
+    rectangle: Sequence[int],
+    corners: Corners,
+) -> torch.Tensor:
     """Paste a rectangle of one picture into a quadrilateral of another.
 
     Args: source, target: (3, H, W) tensors in [0, 1].
@@ -93,7 +106,12 @@ def paste_and_reconstruct(
     return reconstruct(model, pasted, camera, resolution, **options)
 
 
-def blend(source, corners, target, target_corners):
+def blend(
+    source: torch.Tensor,
+    corners: Corners,
+    target: torch.Tensor,
+    target_corners: Corners,
+) -> torch.Tensor:
     """Put a quadrilateral of a picture into that of another, by a homography.
 
     The patch's weight is 1 inside and falls smoothly to 0 at its border.
@@ -116,7 +134,7 @@ def blend(source, corners, target, target_corners):
     return target + weight * (patch.permute(2, 0, 1) - target)
 
 
-def homography(corners, target_corners):
+def homography(corners: Corners, target_corners: Corners) -> ProjectiveTransform:
     """The ProjectiveTransform that takes four corners to four others.
 
     Raises: ValueError: corners that are no convex quadrilateral.
