@@ -23,7 +23,7 @@ from scipy.stats import wilcoxon
 from . import dataset, metrics, plots, shapes
 from .camera import Camera
 from .meshing import extract_mesh
-from .pages import markdown_table
+from .pages import escape, markdown_table
 from .reconstruction import predict
 
 LIST = Path(__file__).resolve().parents[1] / "data" / "benchmark.json"
@@ -268,7 +268,8 @@ def markdown(summary):
                 cell = "{mean:.4g} [{low:.4g}, {high:.4g}], {median:.4g}".format(**of)
                 left = f" ({of['left_out']} left out)" if of["left_out"] else ""
                 rows[-1].append(cell + left)
-        text.append(f"### {group}\n\n" + markdown_table(["measure", *methods], rows))
+        table = markdown_table(["measure", *methods], rows)
+        text.append(f"### {escape(group)}\n\n{table}")
     text.append("Mean, 95 % bootstrap interval of the mean over shapes, median.\n")
     text.append("".join(f"- {name}: {said}\n" for name, said in protocols.items()))
     return "\n".join(text)
