@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, pass_context
 
 # What Markdown or HTML would act on: brackets where a link's target follows, "_" at
 # the ends of words, ":" of a bare address. Ordinary names and numbers have none of it.
-ACTIVE = re.compile(r"[\\`*<>&|~$@]|(?<!\w)_|_(?!\w)|\](?=[\[(:])|:(?=//)")
+ACTIVE = re.compile(r"[\\`*<>&|~$@]|(?<![^\W_])_|_(?![^\W_])|\](?=[\[(:])|:(?=//)")
 # What is left of HTML that a notebook holds; a formula's tags are MathML's.
 TAGS = """a abbr b blockquote br caption code dd del details div dl dt em figcaption
 figure h1 h2 h3 h4 h5 h6 hr i img input kbd li mark ol p pre s small span strong sub
