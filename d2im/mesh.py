@@ -31,6 +31,8 @@ TEXELS = np.array([(i, j, 7 - i - j) for i in range(1, 6) for j in range(1, 7 - 
 PROBES = 4000  # points at which a surface is asked
 OFF_SURFACE = 1e-4  # where the two sides of a face are asked, world units
 CLOSED = 0.75  # mean winding number behind a patch: 1/2 of a flat sheet, 1 of a body
+# Pillow's names; None: made in memory. Of its others one runs a program (EPS).
+TEXTURE_FORMATS = None, "PNG", "JPEG", "WEBP", "BMP", "TGA", "TIFF", "GIF"
 MANY_FACES = 100_000  # of a file, above which its memory is worth 0.1 s
 LONGEST_RIM = 400  # edges of a hole; the time to close it grows with their cube
 
@@ -288,6 +290,8 @@ def _face_colors(mesh, gltf):
         return np.tile(NO_COLOR, (len(mesh.faces), 1))
     material = getattr(visual, "material", None)  # else vertices or faces have colours
     image = getattr(material, "baseColorTexture", getattr(material, "image", None))
+    if getattr(image, "format", None) not in TEXTURE_FORMATS:
+        image = None
     if image is None or visual.uv is None:
         colors = visual.face_colors if material is None else material.main_color
         colors = np.broadcast_to(colors, (len(mesh.faces), 4))[:, :3] / 255
