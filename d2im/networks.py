@@ -21,6 +21,7 @@ from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from .camera import DISTANCE, LENS_MM, SENSOR_MM, Camera, project
 from .fields import base_field, displaced_field, displaced_sdf, sample_maps
@@ -242,6 +243,66 @@ PRESETS = {
 }
 
 
+# Of each setting a usual value, whose type the ones in a model folder must have.
+SETTINGS = PRESETS["small"] | {"maps": 2, "frame": "world", "background": "white"}
+LARGEST_IMAGE = 4096  # pixels; no weight tells the size
+
+
+def _check_settings(config):
+    """Refuse settings of a wrong type, and numbers that are no size.
+
+    Raises: ValueError: it names the setting.
+    """
+    for name, value in config.items():
+        usual = SETTINGS.get(name, value)  # of an unknown one the class will say so
+        several = isinstance(usual, tuple)
+        right = type(value) is (list if several else type(usual))
+        if several and right and name.startswith("encoder"):  # a network of four stages
+            right = len(value) == len(usual)
+        if right and (several or type(usual) is int):
+            numbers = value if several else [value]
+            most = {"maps": 2, "image_size": LARGEST_IMAGE}.get(name, math.inf)
+            right = len(numbers) <= 100 and all(
+                type(n) is int and 0 <= n <= most for n in numbers
+            )
+            right &= name == "maps" or 0 not in (numbers or [0])
+        if not right:
+            got, like = json.dumps(value)[:40], json.dumps(usual)
+            raise ValueError(f"{name} is {got}, where such as {like} is right")
+
+
+class _NoDraws(TorchFunctionMode):
+    """Leaves out normal draws, for which the meta device first loads 2 s of torch."""
+
+    def __torch_function__(self, function, types, arguments=(), named=None):
+        named = named or {}
+        if function in (torch.Tensor.normal_, nn.init.normal_):
+            return arguments[0] if arguments else named["tensor"]
+        return function(*arguments, **named)
+
+
+def _compare_sizes(kind, config, tensors):
+    """Refuse settings whose network has other tensors than these; allocate nothing.
+
+    Raises: RuntimeError: it names the first that differs.
+    """
+    # Also without memory a network of a billion layers would take for ever.
+    largest = max([len(tensors), *(n for t in tensors.values() for n in t.shape)])
+    for name in set(kind.SIZES[1:]) & config.keys():
+        asked = max(config[name]) if type(config[name]) is list else config[name]
+        if asked > largest:
+            raise RuntimeError(f"{name} goes to {asked}, the weights to {largest}")
+    with torch.device("meta"), _NoDraws():
+        wanted = kind(**config).state_dict()
+    for name in sorted(wanted.keys() | tensors.keys()):
+        here, there = (
+            tuple(states[name].shape) if name in states else "missing"
+            for states in (tensors, wanted)
+        )
+        if here != there:
+            raise RuntimeError(f"{name} is {here}, by config.json {there}")
+
+
 class ImageModel(nn.Module, PyTorchModelHubMixin):
     """What the models share: an image encoder, presets and model folders.
 
@@ -291,22 +352,25 @@ class ImageModel(nn.Module, PyTorchModelHubMixin):
                 raise FileNotFoundError(f"no {file.name} in the model folder {path}")
         kinds = {"displacement_channels": D2IMNet, "point_widths": DISN}
         kinds |= {"head_widths": CameraNet, "decoder_widths": IMNet}
+        try:  # Read, not mapped: a mapped file cannot be replaced on Windows.
+            tensors = load(weights.read_bytes())
+        except SafetensorError as error:
+            raise ValueError(f"{weights} is damaged or truncated: {error}") from error
         try:
-            config = dict(json.loads(settings.read_text()))
+            config = dict(json.loads(settings.read_text(encoding="utf-8")))
             kind = next((kinds[name] for name in kinds if name in config), cls)
             if not issubclass(kind, cls):
                 raise TypeError(f"it is of a {kind.__name__}")
+            _check_settings(config)
+            _compare_sizes(kind, config, tensors)
             model = kind(**config)
-            # Read, not mapped: a mapped file cannot be replaced on Windows.
-            model.load_state_dict(load(weights.read_bytes()))
-        except (TypeError, LookupError, ValueError) as error:
+        except (TypeError, LookupError, ValueError, RecursionError) as error:
             wrong = f"{settings} does not hold the settings of a {cls.__name__}"
             raise ValueError(f"{wrong}: {error}") from error
-        except SafetensorError as error:
-            raise ValueError(f"{weights} is damaged or truncated: {error}") from error
-        except RuntimeError as error:  # load_state_dict: names or sizes differ
+        except RuntimeError as error:  # of other sizes
             wrong = f"{weights} is not of the sizes in config.json (another preset?)"
-            raise ValueError(f"{wrong}: {str(error).splitlines()[-1]}") from error
+            raise ValueError(f"{wrong}: {error}") from error
+        model.load_state_dict(tensors)
         return model.eval()
 
     def encode(self, image):
@@ -426,8 +490,8 @@ class CameraNet(ImageModel):
         # Both start at the camera in front of the object, at ratio 1.
         self.distance[1].bias.data[:] = 1.0
         self.rotation[1].bias.data[:] = torch.tensor([1.0, 0, 0, 0, -1, 0])
-        lens = torch.tensor([LENS_MM / SENSOR_MM, 0.5, 0.5, 1]) * self.image_size
-        self.register_buffer("lens", lens, persistent=False)
+        lens = [n * self.image_size for n in (LENS_MM / SENSOR_MM, 0.5, 0.5, 1.0)]
+        self.register_buffer("lens", torch.tensor(lens), persistent=False)
 
     def forward(self, image):
         """(B, 3, H, W) -> (B, 16), rows of `Camera.to_array`."""
