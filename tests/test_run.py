@@ -349,7 +349,7 @@ def test_a_run_without_a_name_is_named_after_the_time(monkeypatch, capsys):
         return run.ROOT / "reports" / name
 
     monkeypatch.setattr(run, "run_notebooks", folder)
-    assert run.main(["03"]) == 0
+    assert main(["run", "03"]) == 0
     pattern = r"report: reports/\d{4}-\d\d-\d\d_\d{6}/index.html\n"
     assert re.fullmatch(pattern, capsys.readouterr().out)
 
@@ -430,7 +430,7 @@ def test_the_command_refuses_a_mistyped_name_in_one_line(project):
 def test_the_command_tells_a_failing_cell_in_one_line(broken, capsys):
     out = broken / "reports" / "again" / "01_raises"
     run.write_outputs(out, note="Fine.")
-    assert at(broken, run.main, ["01", "--name", "again"]) == 1
+    assert at(broken, main, ["run", "01", "--name", "again"]) == 1
     assert capsys.readouterr().err.splitlines() == [
         "error: 01_raises, cell In [3] `raise ValueError('points must be (B, P, `: "
         "ValueError: points must be (B, P, 3),"
@@ -471,7 +471,7 @@ def test_a_copys_links_lead_to_the_files_that_the_notebooks_do(tmp_path):
 
 def refused(root, capsys, *arguments, code=2):
     """The one line in which the command refuses its arguments."""
-    assert at(root, run.main, list(arguments)) == code
+    assert at(root, main, ["run", *arguments]) == code
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     return line
@@ -587,7 +587,7 @@ def command(root, *arguments, before="", **environment):
     """Start a process that runs notebooks of root, by this worktree's code."""
     code = f"import sys, pathlib\nfrom d2im import run\n{before}\n"
     code += f"run.ROOT = pathlib.Path({str(root)!r})\n"
-    code += f"sys.exit(run.main({list(arguments)!r}))"
+    code += f"sys.exit(main({['run', *arguments]!r}))"
     paths = {"IPYTHONDIR": str(root / "ipython"), "PYTHONPATH": str(Path.cwd())}
     pipe = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     environment = os.environ | paths | environment

@@ -17,12 +17,12 @@ from d2im.camera import Camera
 from d2im.data.dataset import ShapeDataset
 from d2im.networks import DISN, SDF_SCALE, CameraNet, D2IMNet, ImageModel, IMNet
 from d2im.training import loop as training
+from d2im.training import objectives
 from d2im.training.checkpoints import on_host, read_records
 from d2im.training.loop import (
     TrainingConfig,
     _problem,
     batch_losses,
-    objectives,
     refresh_batch_norms,
     train,
     validation_loss,

@@ -1,4 +1,4 @@
-"""Where files lie, and how they are written: whole or not at all."""
+"""Where files lie, how they are written (whole or not at all), how names are said."""
 
 import os
 from pathlib import Path
@@ -33,3 +33,9 @@ def write_whole(path, fill):
     finally:
         if temporary.is_file():  # it is not where the folder itself is none
             temporary.unlink()
+
+
+def one_line(text):
+    """Return text on one line, without what moves a cursor or turns a direction."""
+    text = str(text).encode("utf-8", "backslashreplace").decode()  # names in bytes
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 
 from jinja2 import Environment, PackageLoader, pass_context
 
-from ..data.files import write_whole
+from ..data.files import one_line, write_whole
 
 # What Markdown or HTML would act on: brackets where a link's target follows, "_" at
 # the ends of words, ":" of a bare address. Ordinary names and numbers have none of it.
@@ -55,12 +55,6 @@ def number(value):
     if value is None or value == "" or value != value:
         return "–"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def one_line(text):
-    """Return text on one line, without what moves a cursor or turns a direction."""
-    text = str(text).encode("utf-8", "backslashreplace").decode()  # names in bytes
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def escape(text):

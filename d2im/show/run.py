@@ -6,7 +6,6 @@ of all widgets. A run is `reports/<run>/`: executed notebooks, each as HTML too,
 of its own; the `data` and `model` that one names by `write_outputs` go to later ones.
 """
 
-import argparse
 import ast
 import difflib
 import json
@@ -26,9 +25,10 @@ from pathlib import Path
 import nbformat
 import yaml
 
+from ..data.files import PACKAGE, working_folder
 from . import pages
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = working_folder()
 TIMEOUT = 3600  # seconds for one cell: an hour is a long training cell on two cores
 VERSIONS = "k3d torch numpy trimesh manifold3d libigl embreex".split()
 ENTRY = set("notebook title seconds error parameters defaults outputs".split())
@@ -71,7 +71,9 @@ def find_notebook(name):
     """
     if str(name).endswith(".ipynb") and Path(name).is_file():
         return Path(name)
-    known = {path.stem: path for path in sorted(ROOT.glob("notebooks/*.ipynb"))}
+    own = sorted(ROOT.glob("notebooks/*.ipynb"))
+    shipped = sorted((PACKAGE / "notebooks").glob("*.ipynb"))  # of an installed one
+    known = {path.stem: path for path in own or shipped}
     hits = [stem for stem in known if name in (stem, stem.split("_")[0])]
     if len(hits) != 1:
         raise FileNotFoundError(f"no notebook {str(name)!r}{_hint(name, known)}")
@@ -117,10 +119,13 @@ def read_params(file):
     Raises: FileNotFoundError, ValueError: no such file, not UTF-8, not YAML or no such
         mapping.
     """
-    if not Path(file).is_file():
+    path = Path(file)
+    if not path.is_file():
+        path = PACKAGE / path  # notebooks/params of an installed package
+    if not path.is_file():
         raise FileNotFoundError(f"{file}: no such parameter file")
     try:
-        params = yaml.safe_load(Path(file).read_text(encoding="utf-8-sig")) or {}
+        params = yaml.safe_load(path.read_text(encoding="utf-8-sig")) or {}
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not UTF-8 text: save it as UTF-8") from error
     except RecursionError as error:
@@ -431,30 +436,15 @@ def _hint(name, names, label="there are"):
     return f"{meant}; {label}: {', '.join(names) or 'none'}"
 
 
-def main(arguments=None):
-    """Run `python -m d2im.run`; return its exit code: 1 a failure, 2 a wrong name.
+def run(notebooks, name=None, *, sweep_files=(), timeout=TIMEOUT, **given):
+    """Run or sweep notebooks, as the command line asks; return the page's path.
 
-    Whatever is wrong is one line.
+    Args: name: of the run, by default the time. sweep_files: parameter files, one run
+        each. The others, and what is refused: see `run_notebooks`.
     """
-    parser = argparse.ArgumentParser("python -m d2im.run", description=__doc__)
-    add, now = parser.add_argument, time.strftime("%Y-%m-%d_%H%M%S")
-    add("notebooks", nargs="+", help='"03", "03_train" or a path')
-    add("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
-    add("--params", action="append", default=[], metavar="FILE.yaml")
-    add("--sweep", nargs="+", metavar="FILE.yaml", help="one run a file, one table")
-    add("--name", metavar="RUN", default=now, help="folder in reports/ (the time)")
-    add("--timeout", type=float, default=TIMEOUT, help="seconds one cell may take")
-    options = vars(parser.parse_args(arguments))
-    options["values"], files = options.pop("p"), options.pop("sweep")
-    try:
-        folder = sweep(files=files, **options) if files else run_notebooks(**options)
-    except (NotebookFailed, KeyboardInterrupt, OSError, ValueError) as error:
-        what = pages.one_line(error) or "interrupted"
-        print(f"error: {what}", file=sys.stderr)
-        return 2 if isinstance(error, FileNotFoundError | ValueError) else 1
-    print(f"report: {(folder / 'index.html').relative_to(ROOT)}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    name = name or time.strftime("%Y-%m-%d_%H%M%S")
+    if sweep_files:
+        folder = sweep(notebooks, sweep_files, name, timeout=timeout, **given)
+    else:
+        folder = run_notebooks(notebooks, name, timeout=timeout, **given)
+    return (folder / "index.html").relative_to(ROOT)

@@ -126,7 +126,7 @@ def save_checkpoint(out, model, best, optimizer, records, settings):
     try:
         out.mkdir(parents=True, exist_ok=True)
         stage = _new_stage(out)
-        config = json.dumps(model._hub_mixin_config, sort_keys=True, indent=2)
+        config = json.dumps(model.settings, sort_keys=True, indent=2)
         # as save_pretrained does
         (stage / "config.json").write_text(config, encoding="utf-8")
         last = on_host(model.state_dict())
