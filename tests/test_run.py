@@ -17,6 +17,7 @@ import nbformat
 import pytest
 
 from d2im import pages, run
+from d2im.__main__ import main
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAA"
@@ -585,7 +586,8 @@ def test_a_read_only_disk_is_one_line(tmp_path, capsys):
 
 def command(root, *arguments, before="", **environment):
     """Start a process that runs notebooks of root, by this worktree's code."""
-    code = f"import sys, pathlib\nfrom d2im import run\n{before}\n"
+    code = "import sys, pathlib\nfrom d2im import run\nfrom d2im.__main__ import main\n"
+    code += f"{before}\n"
     code += f"run.ROOT = pathlib.Path({str(root)!r})\n"
     code += f"sys.exit(main({['run', *arguments]!r}))"
     paths = {"IPYTHONDIR": str(root / "ipython"), "PYTHONPATH": str(Path.cwd())}
