@@ -689,4 +689,5 @@ def test_texts_where_numbers_belong_are_named(copied):
 def test_a_listed_name_does_not_leave_the_folder(occnet, tmp_path):
     (_, example), *_ = read_occnet(occnet.root, CHAIR, "train", views=1)
     (row,) = write_set([("../away", example)], tmp_path / "out", "train")
-    assert row["status"] == "ok" and (tmp_path / "out" / f"{row['id']}.npz").is_file()
+    assert row["status"] == "ok" and not (tmp_path / "away.npz").exists()
+    assert len(list((tmp_path / "out").glob("*.npz"))) == 1
