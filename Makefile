@@ -33,6 +33,7 @@ test: $(STAMP)
 	rm -rf reports/tried reports/smoke
 	mkdir -p reports/tried
 	cp -r d2im notebooks pyproject.toml reports/tried
+	rm -r reports/tried/d2im/models
 	cd reports/tried && PYTHONPATH=$$PWD ../../$(RUN) -m pytest --nbval-lax \
 	    --nbval-current-env --nbval-cell-timeout=$(CELL_SECONDS) notebooks
 	$(RUN) -m d2im.run 02 03 05 --name smoke --timeout $(CELL_SECONDS)

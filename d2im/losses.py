@@ -10,6 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .camera import project
+from .laplacian import (  # noqa: F401  where they stood once
+    divergence,
+    gradient,
+    laplacian,
+    laplacian_maps,
+    stencil_mask,
+)
 
 DELTA = 0.02  # world units: how near the surface detail lives
 Mean = Callable[[Tensor, Tensor], Tensor]  # of errors, where they are chosen

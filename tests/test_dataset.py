@@ -1,8 +1,13 @@
+import csv
+import io
 import json
+import os
 import shutil
 import subprocess
 import sys
 import time
+import unicodedata
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +24,7 @@ from d2im.data.dataset import (
     prepare,
     read_example,
     read_index,
+    safe_id,
     source_meshes,
     write_example,
 )
@@ -390,3 +396,284 @@ def test_a_split_that_is_not_there_is_refused_with_those_that_are(tiny_data):
         ValueError, match=r"split 'tset' in .*; there are: train \(\d+\)"
     ):
         ShapeDataset(tiny_data, "tset")
+
+
+# Names, changes and damage
+
+
+def boxes(folder, *names):
+    """Boxes in a folder, one a name (text or bytes), each of another height."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for k, name in enumerate(names):
+        kind = os.path.splitext(os.fsdecode(name))[1][1:]
+        data = trimesh.creation.box((1, 1 + k / 4, 1)).export(file_type=kind)
+        path = os.path.join(os.fsencode(folder), os.fsencode(name))
+        Path(os.fsdecode(path)).write_bytes(
+            data.encode() if isinstance(data, str) else data
+        )
+    return folder
+
+
+def ids(rows):
+    return [row["id"] for row in rows]
+
+
+def stamp(folder, name):
+    return (folder / f"{name}.npz").stat().st_mtime_ns
+
+
+def test_four_files_that_were_two_of_one_id_have_four(tmp_path):
+    names = ("m.obj", "m.glb", "m_obj.ply", "m_obj_1.stl")
+    rows = prepare(boxes(tmp_path / "in", *names), tmp_path / "out", **SMALL)
+    assert len(set(ids(rows))) == len(list((tmp_path / "out").glob("*.npz"))) == 4
+    for row in rows:  # and each example is of its own file
+        sdf = read_example(tmp_path / "out" / f"{row['id']}.npz", ["points", "sdf"])
+        assert signed_distance(source_meshes(row)[0], sdf["points"])[
+            0
+        ] == pytest.approx(sdf["sdf"], abs=1e-6)
+
+
+def test_plain_names_keep_the_ids_that_they_always_had():
+    paths = ["a/Stühl (2).obj", "b/chair.glb", "c/chair.obj", "d/chair.obj", "e f.ply"]
+    wanted = ["Stühl (2)", "chair_glb", "chair_obj_1", "chair_obj_2", "e f"]
+    assert ids(_items(paths, "y", 0)) == wanted
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a\nb", 'a"b', "a:b", "a*b", "-rf", ".hid", "CON", "nul.x", "=1+1", "ü" * 125],
+)
+def test_a_name_that_is_no_file_elsewhere_gets_a_valid_id_of_its_own(name):
+    ((first,), (second,)) = (
+        ids(_items([f"{text}.obj"], "y", 0)) for text in (name, name + "2")
+    )
+    assert first != second and safe_id(first) == first
+    assert len(f".{first}.npz.{2**22}.tmp".encode()) <= 255
+
+
+def test_names_that_differ_in_case_or_spelling_alone_get_different_files():
+    paths = ["a/Chair.ply", "b/chair.ply", "c/é.ply", "d/e\u0301.ply"]
+    found = ids(_items(paths, "y", 0))
+    same = {unicodedata.normalize("NFC", name).casefold() for name in found}
+    assert len(same) == 4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are any bytes on Linux")
+def test_odd_file_names_end_nothing_and_lose_no_row(tmp_path):
+    long = "x" * 250 + ".ply"
+    deep = "/".join(["folder" * 10] * 5)
+    source = boxes(tmp_path / "in", b"chair\xff.off", "new\nline.ply", long, "ok.ply")
+    boxes(source / deep, "deep.ply")
+    rows = prepare(source, tmp_path / "out", **SMALL)
+    assert len(set(ids(rows))) == 5
+    failed = [row["reason"] for row in rows if row["status"] != "ok"]
+    assert len(failed) == 1 and "not UTF-8; rename" in failed[0]
+    assert sorted(ids(read_index(tmp_path / "out"))) == sorted(ids(rows))
+    again = prepare(source, tmp_path / "out", **SMALL)
+    assert ids(again) == ids(rows)
+
+
+def test_a_file_keeps_its_id_when_others_join_it(tmp_path):
+    source, out = boxes(tmp_path / "in", "chair.ply"), tmp_path / "out"
+    prepare(source, out, **SMALL)
+    before = stamp(out, "chair")
+    boxes(source, "chair.ply", "chair.stl")
+    assert ids(prepare(source, out, **SMALL)) == ["chair", "chair_stl"]
+    assert stamp(out, "chair") == before
+
+
+def test_another_folders_file_of_one_name_takes_no_example_away(tmp_path):
+    out = tmp_path / "out"
+    boxes(tmp_path / "a", "chair.ply")
+    boxes(tmp_path / "b", "x.ply", "chair.ply")
+    prepare(tmp_path / "a", out, **SMALL)
+    before = stamp(out, "chair")
+    rows = prepare([tmp_path / "b/chair.ply"], out, **SMALL)
+    assert rows[0]["status"] == "ok" and ids(rows) != ["chair"]
+    assert stamp(out, "chair") == before and len(read_index(out)) == 2
+
+
+def test_a_folder_that_has_moved_is_not_made_again(tmp_path):
+    out = tmp_path / "out"
+    prepare(boxes(tmp_path / "a", "chair.ply", "table.ply"), out, **SMALL)
+    before = stamp(out, "table")
+    (tmp_path / "a").rename(tmp_path / "b")
+    rows = prepare(tmp_path / "b", out, **SMALL)
+    assert ids(rows) == ["chair", "table"] and stamp(out, "table") == before
+    assert rows[0]["source"] == str(tmp_path / "b" / "chair.ply")
+
+
+@pytest.mark.parametrize("size", ["same", "other"])
+def test_a_changed_file_with_an_old_time_is_noticed(tmp_path, size):
+    path, out = tmp_path / "box.ply", tmp_path / "out"
+    shapes = [trimesh.creation.box((1, 1, z)) for z in (1, 2)]
+    shapes[0].export(path)
+    old = path.stat()
+    prepare([path], out, **SMALL)
+    before = stamp(out, "box")
+    (shapes[1] if size == "same" else shapes[1].subdivide()).export(path)
+    assert (path.stat().st_size == old.st_size) == (size == "same")
+    os.utime(path, ns=(0, old.st_mtime_ns - (size == "same")))
+    prepare([path], out, **SMALL)
+    assert stamp(out, "box") != before
+
+
+def test_an_unchanged_file_with_a_new_time_is_not_made_again(tmp_path):
+    source, out = boxes(tmp_path / "in", "box.ply"), tmp_path / "out"
+    prepare(source, out, **SMALL)
+    before = stamp(out, "box")
+    os.utime(source / "box.ply", (2e9, 2e9))
+    (row,) = prepare(source, out, **SMALL)
+    assert stamp(out, "box") == before
+    assert row["source_time"] == str(2 * 10**18)  # so that no hash is needed next time
+
+
+def test_an_older_index_is_read_made_no_example_again_and_has_its_fingerprint(tmp_path):
+    source, out = boxes(tmp_path / "in", "box.ply"), tmp_path / "out"
+    (row,) = prepare(source, out, **SMALL)
+    columns = "id split family seed source up yaw faces seconds status reason".split()
+    with open(out / "index.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerow(row)
+    before = stamp(out, "box"), ShapeDataset(out).fingerprint()
+    shapes = [[str(row[name]) for name in columns if name != "seconds"]]
+    settings = (out / "settings.json").read_text(encoding="utf-8")
+    text = json.dumps([shapes, [2048, None, True, 0], settings])  # as it always was
+    assert before[1] == zlib.crc32(text.encode())
+    prepare(source, out, **SMALL)
+    assert (stamp(out, "box"), ShapeDataset(out).fingerprint()) == before
+
+
+def damaged_copies(data):
+    """A zip of a later version, a row of other columns, one that is a list."""
+    late = bytearray(data)
+    late[late.rindex(b"PK\x01\x02") + 6] = 201
+    yield bytes(late)
+    for row in ({"id": "other", "status": "ok", "colour": "red"}, [1], {"id": "x"}):
+        file = io.BytesIO()
+        np.savez(file, row=np.array(json.dumps(row)))
+        yield file.getvalue()
+
+
+@pytest.mark.parametrize("kind", range(4))
+def test_a_damaged_example_without_an_index_ends_nothing(tmp_path, kind):
+    prepare([("stool", 0), ("stool", 1)], tmp_path, **SMALL)
+    (tmp_path / "index.csv").unlink()
+    path = tmp_path / "stool-000000.npz"
+    path.write_bytes(list(damaged_copies(path.read_bytes()))[kind])
+    before = stamp(tmp_path, "stool-000001")
+    rows = prepare([("stool", 0), ("stool", 1)], tmp_path, **SMALL)
+    assert [row["status"] for row in rows] == ["ok", "ok"]
+    assert len(read_example(path)["sdf"]) == 2000
+    assert stamp(tmp_path, "stool-000001") == before
+
+
+def test_a_spreadsheets_index_is_read_and_its_own_columns_stay(tmp_path):
+    prepare([("stool", 0)], tmp_path, **SMALL)
+    path = tmp_path / "index.csv"
+    head, *rest = path.read_text(encoding="utf-8").splitlines()
+    lines = [f"{head},note", *(f"{line},mine" for line in rest)]
+    path.write_text("\n".join(lines), encoding="utf-8-sig")
+    assert read_index(tmp_path)[0]["id"] == "stool-000000"
+    prepare([("stool", 1)], tmp_path, **SMALL)
+    assert [row["note"] for row in read_index(tmp_path)] == ["mine", ""]
+
+
+@pytest.mark.parametrize(
+    "spoil, reason",
+    [
+        (lambda data: data.replace(b"status", b"state"), "lacks the columns status"),
+        (lambda data: data.replace(b",", b";"), "lacks the columns id"),
+        (lambda data: bytes(range(256)) * 9, "no table"),
+        (lambda data: data[:-20], "row 2 has not 14 columns"),
+        (lambda data: b"", "lacks the columns"),
+    ],
+)
+def test_a_damaged_index_is_named_with_what_to_do(tmp_path, spoil, reason):
+    prepare([("stool", 0), ("stool", 1)], tmp_path, **SMALL)
+    path = tmp_path / "index.csv"
+    path.write_bytes(spoil(path.read_bytes()))
+    spoiled = path.read_bytes()
+    for use in (ShapeDataset, lambda out: prepare([("stool", 2)], out, **SMALL)):
+        with pytest.raises(ValueError, match=f"index.csv.*{reason}.*delete") as caught:
+            use(tmp_path)
+        assert "\n" not in str(caught.value)
+    assert path.read_bytes() == spoiled
+
+
+@pytest.mark.parametrize("text", [b'{"count": 20', b"", b"\xff\xfe", b"[" * 99_999])
+def test_damaged_settings_are_named_with_what_to_do(tmp_path, text):
+    prepare([("stool", 0)], tmp_path, **SMALL)
+    (tmp_path / "settings.json").write_bytes(text)
+    with pytest.raises(ValueError, match="settings.json is damaged.*delete it"):
+        prepare([("stool", 0)], tmp_path, **SMALL)
+
+
+def test_what_belongs_to_no_shape_is_named_and_kept(tmp_path, capsys):
+    source, out = boxes(tmp_path / "in", "a.ply", "b.ply", "c.ply"), tmp_path / "out"
+    prepare(source, out, **SMALL)
+    assert capsys.readouterr().err == ""
+    shutil.copy(out / "a.npz", out / "copy.npz")
+    (source / "b.ply").unlink()
+    (out / "c.npz").unlink()
+    (out / ".thesis.tmp").write_text("mine")
+    prepare([source / "a.ply"], out, **SMALL)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "1 example files that index.csv does not list (copy)" in line
+    assert "1 examples whose mesh file is gone (b)" in line
+    assert "1 rows without their example file (c)" in line
+    assert (out / "copy.npz").exists() and (out / ".thesis.tmp").exists()
+
+
+def test_a_full_disk_is_one_line_before_a_shape_is_made_and_keeps_the_others(
+    tmp_path, monkeypatch
+):
+    prepare([("stool", 0)], tmp_path, **SMALL)
+    index = (tmp_path / "index.csv").read_bytes()
+    real = shutil.disk_usage
+    monkeypatch.setattr(shutil, "disk_usage", lambda p: real(p)._replace(free=100))
+    with pytest.raises(OSError, match="0.0 MB free.*make room.*kept"):
+        prepare([("stool", 1)], tmp_path, **SMALL)
+    assert (tmp_path / "index.csv").read_bytes() == index
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OSError, match="file/out/.* was not written"):
+        prepare([("stool", 0)], tmp_path / "file" / "out", **SMALL)
+
+
+def test_a_reason_is_never_empty(tmp_path, monkeypatch):
+    def fails(row):
+        raise MemoryError
+
+    monkeypatch.setattr("d2im.dataset.source_meshes", fails)
+    (row,) = prepare([("stool", 0)], tmp_path, **SMALL)
+    assert "MemoryError" in row["reason"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited on Linux only")
+def test_a_mesh_beyond_the_memory_is_refused_with_what_to_do(tmp_path):
+    ball = trimesh.creation.icosphere(subdivisions=7)  # 330,000 faces
+    ball.export(tmp_path / "large.stl")
+    options = {**SMALL, "timeout": 60, "memory_gb": 0.45}
+    boxes(tmp_path, "small.stl")
+    large, small = prepare(tmp_path, tmp_path / "out", **options)
+    assert large["reason"] == (
+        "MemoryError: needs more than 0.45 GB: give a larger memory_gb"
+    )
+    assert small["status"] == "ok"
+
+
+def test_memory_is_limited_by_default(tmp_path, monkeypatch):
+    asked = []
+
+    def isolated(function, *arguments, timeout, memory_gb):
+        asked.append(memory_gb)
+        return function(*arguments)
+
+    monkeypatch.setattr("d2im.dataset.run_isolated", isolated)
+    monkeypatch.setattr("d2im.dataset.fair_memory_gb", lambda workers: workers)
+    prepare([("stool", 0)], tmp_path, **{**SMALL, "timeout": 60, "workers": 2})
+    assert asked == [2]

@@ -1,10 +1,11 @@
 import os
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from d2im.data.isolation import close_idle, run_isolated
+from d2im.data.isolation import close_idle, fair_memory_gb, run_isolated
 
 
 @pytest.fixture(autouse=True)
@@ -43,8 +44,46 @@ def test_a_hanging_job_is_ended_at_its_time_limit():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is limited on Linux only")
 def test_a_job_that_eats_memory_is_refused_it():
+    wanted = "MemoryError: needs more than 1 GB: give a larger memory_gb$"
+    with pytest.raises(RuntimeError, match=wanted):
+        run_isolated(bytes, 3_000_000_000, memory_gb=1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited on Linux only")
+def test_a_worker_that_ran_out_of_memory_does_not_serve_again():
+    first = run_isolated(os.getpid)
     with pytest.raises(RuntimeError, match="MemoryError"):
         run_isolated(bytes, 3_000_000_000, memory_gb=1)
+    assert run_isolated(os.getpid) != first
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited on Linux only")
+def test_an_infinite_limit_is_none():
+    run_isolated(os.getpid, memory_gb=1)
+    resource = pytest.importorskip("resource")
+    found = run_isolated(
+        resource.getrlimit, resource.RLIMIT_DATA, memory_gb=float("inf")
+    )
+    assert found[0] == found[1]
+
+
+def test_a_limit_that_the_system_does_not_know_is_left_out(monkeypatch):
+    monkeypatch.delattr(os, "sysconf")
+    assert fair_memory_gb(1) is None
+    assert run_isolated(divmod, 7, 3, memory_gb=None) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    "gigabytes, workers, share", [(8, 1, 4), (8, 2, 2), (8, 16, 1), (512, 8, 4)]
+)
+def test_workers_share_half_the_memory_between_one_and_four_gb(
+    monkeypatch, gigabytes, workers, share
+):
+    sizes = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": gigabytes * 10**9 // 4096}
+    monkeypatch.setattr(os, "sysconf", sizes.get)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(Path, "read_text", lambda *_: "max")
+    assert fair_memory_gb(workers) == pytest.approx(share + 0.1)
 
 
 def test_what_a_job_prints_does_not_get_among_the_answers():

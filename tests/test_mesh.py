@@ -1,5 +1,9 @@
+import json
 import os
 import pickle
+import struct
+import tracemalloc
+from pathlib import Path
 
 import manifold3d
 import numpy as np
@@ -543,3 +547,126 @@ def test_find_meshes_names_an_empty_or_missing_folder(tmp_path):
         find_meshes(tmp_path)
     with pytest.raises(FileNotFoundError, match="no such folder"):
         find_meshes(tmp_path / "no")
+
+
+# Files that promise or count otherwise
+
+BOX = """v 0 0 0
+v 1 0 0
+v 1 1 0
+v 0 1 0
+v 0 0 1
+v 1 0 1
+v 1 1 1
+v 0 1 1
+"""
+BOX_FACES = "1432 5678 1265 2376 3487 4158".split()
+CASES = Path(__file__).parents[2] / "shared" / "cases" / "meshes"
+
+
+def obj_faces(corner):
+    """The box's faces, each corner written by a format of its number."""
+    corners = (" ".join(corner(int(n)) for n in face) for face in BOX_FACES)
+    return "".join(f"f {line}\n" for line in corners)
+
+
+def written(path, content):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def test_indices_that_count_back_in_blocks_give_every_box(tmp_path):
+    faces = obj_faces(lambda n: f"{n - 9}")
+    second = BOX.replace("v 0", "v 3").replace("v 1", "v 4")
+    path = written(tmp_path / "two.obj", BOX + faces + second + faces)
+    same = tmp_path / "same.obj"
+    ahead = obj_faces(str) + obj_faces(lambda n: f"{n + 8}")
+    mesh, plain = load_mesh(path), load_mesh(written(same, BOX + second + ahead))
+    assert np.array_equal(mesh.triangles, plain.triangles)
+    assert len(mesh.split()) == 2
+
+
+def test_textures_and_normals_count_back_as_well(tmp_path):
+    rest = "vt 0 0\nvn 0 0 1\n"
+    faces = obj_faces(lambda n: f"{n - 9}/-1/-1") + obj_faces(lambda n: f"{n - 9}//-1")
+    mesh = load_mesh(written(tmp_path / "a.obj", BOX + rest + faces))
+    plain = load_mesh(written(tmp_path / "b.obj", BOX + obj_faces(str)))
+    assert mesh.volume == pytest.approx(plain.volume) and mesh.metadata["solid"]
+
+
+def test_an_index_that_counts_back_too_far_is_named_with_its_line(tmp_path):
+    path = written(tmp_path / "far.obj", BOX + "f -9 -1 -2\n" + obj_faces(str))
+    one_line(path, "line 9: index -9 of 8 v")
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason=f"no cases in {CASES}")
+def test_the_interleaved_chair_is_the_plain_one():
+    mesh, truth = (
+        load_mesh(CASES / name)
+        for name in ("obj_negative_interleaved.obj", "truth.ply")
+    )
+    assert mesh.volume == pytest.approx(truth.volume, rel=1e-3)
+
+
+@pytest.mark.parametrize("line", ["0.5", "0.5 # half", "0.5\r", "0.5 0.5\nvt 0.1"])
+def test_texture_coordinates_of_one_number_are_read(tmp_path, line):
+    faces = obj_faces(lambda n: f"{n}/1")
+    mesh = load_mesh(written(tmp_path / "one.obj", f"{BOX}vt {line}\n{faces}"))
+    assert mesh.metadata["solid"]
+
+
+def glb(count, size=36, **accessor):
+    """A GLB of one accessor of so many points, and a buffer of `size` bytes."""
+    accessor |= {"componentType": 5126, "type": "VEC3", "count": count}
+    tree = {
+        "asset": {"version": "2.0"},
+        "buffers": [{"byteLength": size}],
+        "bufferViews": [{"buffer": 0, "byteLength": size}],
+        "accessors": [accessor, {**accessor, "count": -count}],
+        "meshes": [{"primitives": [{"attributes": {"POSITION": 0}}]}],
+        "nodes": [{"mesh": 0}],
+        "scenes": [{"nodes": [0]}],
+    }
+    text = json.dumps(tree).encode()
+    text += b" " * (-len(text) % 4)
+    chunks = struct.pack("<II", len(text), 0x4E4F534A) + text
+    chunks += struct.pack("<II", size, 0x004E4942) + bytes(size)
+    return b"glTF" + struct.pack("<II", 2, 12 + len(chunks)) + chunks
+
+
+PLY = (
+    "ply\nformat {} 1.0\nelement vertex {}\nproperty float x\nproperty float y\n"
+    "property float z\nelement face {}\nproperty list uchar int vertex_indices\n"
+    "end_header\n"
+)
+MANY = 200_000_000
+PROMISES = {
+    "zeros.glb": glb(MANY),
+    "sparse.glb": glb(MANY, sparse={"count": 1}),
+    "view.glb": glb(MANY, bufferView=0),
+    "vertices.ply": PLY.format("binary_little_endian", MANY, 1).encode() + bytes(99),
+    "faces.ply": PLY.format("binary_little_endian", 3, MANY).encode() + bytes(99),
+    "text.ply": PLY.format("ascii", 3, MANY) + "0 0 0\n1 0 0\n0 1 1\n3 0 1 2\n",
+    "count.stl": bytes(80) + struct.pack("<I", MANY) + bytes(500),
+    "count.off": f"OFF\n{MANY} 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n",
+    "index.off": f"OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 {MANY}\n",
+    "index.obj": f"{BOX}{obj_faces(str)}f 1 2 {MANY}\n",
+}
+
+
+@pytest.mark.parametrize("name", PROMISES)
+def test_a_file_that_promises_more_than_it_holds_is_refused_at_once(tmp_path, name):
+    path = written(tmp_path / name, PROMISES[name])
+    tracemalloc.start()
+    one_line(path, name)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20e6
+
+
+def test_a_texture_that_needs_a_program_is_not_opened(tmp_path):
+    written(tmp_path / "paint.eps", "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    written(tmp_path / "a.mtl", "newmtl paint\nmap_Kd paint.eps\n")
+    faces = obj_faces(lambda n: f"{n}/1")
+    text = f"mtllib a.mtl\n{BOX}vt 0 0\nusemtl paint\n{faces}"
+    assert load_mesh(written(tmp_path / "a.obj", text)).metadata["solid"]

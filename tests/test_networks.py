@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -422,3 +424,73 @@ def test_a_camera_network_takes_another_models_picture():
     np.testing.assert_allclose(found.to_array(), model.camera(small).to_array())
     other = model.camera(torch.rand(3, side, side)).to_array()
     assert np.abs(found.to_array() - other).max() > 1e-3  # pictures do tell
+
+
+WRONG = [
+    {"code_size": float("nan")},
+    {"code_size": -3},
+    {"code_size": True},
+    {"code_size": {"a": [1]}},
+    {"image_size": 10**9},
+    {"image_size": 32.0},
+    {"maps": 7},
+    {"mixing": 1},
+    {"frame": None},
+    {"encoder_blocks": [1, 1]},
+    {"decoder_widths": []},
+    {"decoder_widths": [16] * 1_000_000},
+    "[" * 100_000,
+    "[[1, 2]]",
+    "null",
+    "\ufeff{}",
+]
+
+
+@pytest.mark.parametrize("change", WRONG, ids=lambda change: str(change)[:30])
+def test_settings_that_are_none_are_one_line_that_names_the_file(
+    tiny_model, tmp_path, change
+):
+    tiny_model.save_pretrained(tmp_path)
+    text = change if isinstance(change, str) else json.dumps({**TINY, **change})
+    (tmp_path / "config.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match="config.json does not hold") as error:
+        D2IMNet.from_pretrained(tmp_path)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"encoder_blocks": (10**9, 1, 1, 1)},
+        {"encoder_widths": (4, 4, 8, 8, 10**6)},
+        {"hidden_size": 10**400},
+        {"code_size": 100, "hidden_size": 100, "decoder_widths": (100,) * 40},
+    ],
+    ids=str,
+)
+def test_a_network_larger_than_its_weights_is_refused_before_it_is_built(
+    tiny_model, tmp_path, change, monkeypatch
+):
+    tiny_model.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({**TINY, **change}))
+    real = torch.nn.Linear.__init__
+
+    def counted(self, *arguments, **options):
+        real(self, *arguments, **options)
+        assert self.weight.is_meta  # no memory
+
+    monkeypatch.setattr(torch.nn.Linear, "__init__", counted)
+    with pytest.raises(ValueError, match="not of the sizes in config.json"):
+        D2IMNet.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("kind", SIZES, ids=lambda kind: kind.__name__)
+def test_comparing_a_folder_with_its_settings_loads_no_compiler(kind, tmp_path):
+    tiny(kind).save_pretrained(tmp_path)
+    code = f"""if True:
+        import sys
+        from d2im.networks import ImageModel
+        ImageModel.from_pretrained({str(tmp_path)!r})
+        sys.exit("torch._dynamo" in sys.modules)  # 2 s and more
+    """
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

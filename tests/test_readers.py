@@ -665,3 +665,29 @@ def test_a_grey_jpeg_is_read_as_colour(copied):
         picture.convert("L").save(path)
     example = next(read_occnet(root, CHAIR, "train", views=1))[1]
     assert example["image_0"].shape == (3, 137, 137)
+
+
+def test_a_giant_array_is_refused_and_the_next_shape_is_read(copied):
+    h5py = pytest.importorskip("h5py", reason="h5py (extra disn) is not installed")
+    root, read = copied("disn")
+    path = root / "sdf" / FIRST / "ori_sample.h5"
+    with h5py.File(path, "r+") as file:  # nothing is stored: all is its fill value
+        del file["pc_sdf_sample"]
+        file.create_dataset("pc_sdf_sample", (10**10, 4), "f4", chunks=(1000, 4))
+    fails(read, "ori_sample.h5 .*pc_sdf_sample has 160 GB")
+
+
+def test_texts_where_numbers_belong_are_named(copied):
+    h5py = pytest.importorskip("h5py", reason="h5py (extra disn) is not installed")
+    root, read = copied("disn")
+    with h5py.File(root / "sdf" / FIRST / "ori_sample.h5", "r+") as file:
+        del file["norm_params"]
+        file["norm_params"] = ["a", "b"]
+    fails(read, "ori_sample.h5: not numbers")
+
+
+def test_a_listed_name_does_not_leave_the_folder(occnet, tmp_path):
+    (_, example), *_ = read_occnet(occnet.root, CHAIR, "train", views=1)
+    (row,) = write_set([("../away", example)], tmp_path / "out", "train")
+    assert row["status"] == "ok" and not (tmp_path / "away.npz").exists()
+    assert len(list((tmp_path / "out").glob("*.npz"))) == 1

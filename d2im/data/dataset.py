@@ -412,8 +412,12 @@ def _source_state(path):
 
 
 def _content_hash(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
+    """A hash of a file; of one that cannot be read an empty one, equal to none."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
+    except OSError:
+        return ""
 
 
 def _printable(text):

@@ -31,6 +31,7 @@ TEXELS = np.array([(i, j, 7 - i - j) for i in range(1, 6) for j in range(1, 7 - 
 PROBES = 4000  # points at which a surface is asked
 OFF_SURFACE = 1e-4  # where the two sides of a face are asked, world units
 CLOSED = 0.75  # mean winding number behind a patch: 1/2 of a flat sheet, 1 of a body
+TEXTURE_USES = "baseColor", "emissive", "normal", "occlusion", "metallicRoughness"
 # Pillow's names; None: made in memory. Of its others one runs a program (EPS).
 TEXTURE_FORMATS = None, "PNG", "JPEG", "WEBP", "BMP", "TGA", "TIFF", "GIF"
 MANY_FACES = 100_000  # of a file, above which its memory is worth 0.1 s
@@ -173,6 +174,7 @@ def _read(path):
             own = getattr(getattr(g, "visual", None), "vertex_attributes", {})
             if "color" in own and g.visual.uv is None:
                 g.visual = trimesh.visual.ColorVisuals(g, vertex_colors=own["color"])
+            _drop_odd_textures(getattr(getattr(g, "visual", None), "material", None))
         found = [g for g in scene.dump() if isinstance(g, trimesh.Trimesh)]
         found = [g for g in found if len(g.faces)]
         colors = [_face_colors(g, kind in (".glb", ".gltf")) for g in found]
@@ -204,6 +206,14 @@ def _read(path):
     if any(g.visual.kind for g in found):
         attributes["color"] = np.concatenate(colors)
     return mesh, attributes
+
+
+def _drop_odd_textures(material):
+    """Let go of pictures whose kind a mesh file has no use for, before one is read."""
+    for name in ("image", *(f"{use}Texture" for use in TEXTURE_USES)):
+        kind = getattr(getattr(material, name, None), "format", None)
+        if kind not in TEXTURE_FORMATS:
+            setattr(material, name, None)
 
 
 def _refuse_empty_promises(tree, path):
@@ -290,8 +300,6 @@ def _face_colors(mesh, gltf):
         return np.tile(NO_COLOR, (len(mesh.faces), 1))
     material = getattr(visual, "material", None)  # else vertices or faces have colours
     image = getattr(material, "baseColorTexture", getattr(material, "image", None))
-    if getattr(image, "format", None) not in TEXTURE_FORMATS:
-        image = None
     if image is None or visual.uv is None:
         colors = visual.face_colors if material is None else material.main_color
         colors = np.broadcast_to(colors, (len(mesh.faces), 4))[:, :3] / 255

@@ -377,8 +377,10 @@ def _load(path, read, *names):
         lacks = f" or lacks one of {', '.join(names)}" if names else ""
         cause = " ".join(f"{type(error).__name__} {error}".split())[:200]
         raise ValueError(f"{path} is damaged{lacks} ({cause})") from error
-    finite = all(a.dtype.kind in "biuf" and np.isfinite(a).all() for a in arrays)
-    _demand(finite, path, "not numbers, or one is not finite")
+    kinds = [array.dtype.kind for array in arrays]
+    _demand(set(kinds) <= set("biuf"), path, f"not numbers: {', '.join(names)}")
+    finite = all(np.isfinite(array).all() for array in arrays)
+    _demand(finite, path, "a number is not finite")
     return arrays
 
 

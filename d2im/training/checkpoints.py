@@ -194,9 +194,7 @@ def load_checkpoint(out, model, optimizer, settings, free=("checkpoint_every",))
         name = "metrics.csv"
         records = read_records(out)
         if [record["step"] for record in records] != list(range(1, step + 1)):
-            raise ValueError(
-                f"{len(records)} rows, but training.json is of step {step}"
-            )
+            raise ValueError(f"not the rows of {step} steps, as training.json says")
         if not all("loss" in record for record in records):
             raise ValueError("a row without a loss")
         scores = [r.get("validation", math.nan) for r in records]
@@ -266,9 +264,8 @@ def _read_state(out):
     try:
         state = json.loads((out / "training.json").read_text(encoding="utf-8"))
         files = state.get("files", {})
-        if not isinstance(state["step"], int) or not isinstance(
-            state["settings"], dict
-        ):
+        step, settings = state["step"], state["settings"]
+        if not (isinstance(step, int) and isinstance(settings, dict)):
             raise ValueError("no step or no settings")
         if not files.keys() <= set(FILES):
             raise ValueError("files that are not a checkpoint's")
