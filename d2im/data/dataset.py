@@ -27,17 +27,21 @@ import unicodedata
 import zipfile
 import zlib
 from collections import Counter, defaultdict
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from joblib import Parallel, delayed, effective_n_jobs
 from tqdm import tqdm
 
 from ..camera import Camera, random_camera
 from ..sampling import sample_sdf, signed_distance, weighted_draw
 from .files import write_whole
 from .isolation import close_idle, fair_memory_gb, run_isolated
+
+if TYPE_CHECKING:
+    import trimesh
 
 # What every index has, and what tells whether a mesh file has changed since: its size,
 # its time in ns and a hash of its content. Indexes of before have no such columns.
@@ -60,47 +64,71 @@ DAMAGE = OSError, ValueError, TypeError, RuntimeError, struct.error, zipfile.Bad
 VIEW_TYPES = {"image": "u1", "mask": "u1", "normals": "f2", "depth": "f2"}
 
 
+@dataclass(frozen=True)
+class ExampleConfig:
+    """Settings of examples; the shapes apart."""
+
+    count: int = 100_000  # points
+    views: int = 12  # pictures
+    size: int = 224  # of a picture's side, pixels
+    # Keyword ranges of `camera.random_camera`, or a list of Cameras.
+    poses: dict | list | None = None
+    backgrounds: bool = False  # draw one behind each picture; the rest stays the same
+    # Leave the relief out: the coarse body is the shape, its true map is 0.
+    plain: bool = False
+    seed: int = 0  # of points, views and lights; with the id it fixes a new example
+    up: str = "y"  # of mesh files, see `load_mesh`
+    yaw: float = 0.0  # degrees, likewise
+
+    def __post_init__(self):
+        if min(self.count, self.views, self.size) < 1:
+            wrong = f"got {self.count}, {self.views} and {self.size}"
+            raise ValueError(f"count, views and size must be 1 or more, {wrong}")
+
+    def stored(self):
+        """The settings as a data folder's settings.json holds them."""
+        about = {"count": self.count, "views": self.views, "size": self.size}
+        about |= {"poses": self.poses, "backgrounds": bool(self.backgrounds)}
+        if isinstance(self.poses, list):
+            about["poses"] = [camera.to_array().tolist() for camera in self.poses]
+        # older folders do not name it
+        return about | ({"plain": True} if self.plain else {})
+
+
 def make_example(
-    detailed,
-    coarse,
-    rng,
-    *,
-    count=100_000,
-    views=12,
-    size=224,
-    poses=None,
-    backgrounds=False,
-    plain=False,
-):
+    detailed: "trimesh.Trimesh",
+    coarse: "trimesh.Trimesh | None",
+    rng: np.random.Generator,
+    config: ExampleConfig | None = None,
+    **changes,
+) -> dict[str, np.ndarray]:
     """Sample and render one shape.
 
-    Args: detailed: trimesh.Trimesh, world frame. rng: numpy Generator.
+    Args: detailed: world frame. rng: of points, views and lights.
         coarse: the same shape without relief, or None where it is not known.
-        count: points. views: pictures. size: their side in pixels.
-        poses: keyword ranges of `camera.random_camera`, or a list of Cameras.
-        backgrounds: draw one behind each picture; the rest stays the same.
-        plain: leave the relief out: the coarse body is the shape, its true map is 0.
+        config, changes: ExampleConfig, by default the usual one, but for `changes`.
     Returns: dict of arrays, see the module's docstring.
     Raises: ValueError: plain, of a shape whose coarse body is not known.
     """
     from .rendering import Renderer, random_background  # absent where one only trains
 
-    if plain:
+    config = replace(config or ExampleConfig(), **changes)
+    if config.plain:
         if coarse is None:
             raise ValueError("the body without relief is known of our shapes alone")
         detailed = coarse
-    example = sample_sdf(detailed, count, rng)._asdict()
+    example = sample_sdf(detailed, config.count, rng)._asdict()
     example["gradients"] = example["gradients"].astype("f2")
     if coarse is not None:
         base_sdf, _ = signed_distance(coarse, example["points"])
         example["base_sdf"] = base_sdf.astype("f4")
     renderer = Renderer(detailed)
-    for k, own in enumerate(rng.spawn(views)):
-        if isinstance(poses, list):
-            camera = poses[k % len(poses)]
+    for k, own in enumerate(rng.spawn(config.views)):
+        if isinstance(config.poses, list):
+            camera = config.poses[k % len(config.poses)]
         else:
-            camera = random_camera(rng, size, **(poses or {}))
-        behind = random_background(camera.size, own) if backgrounds else None
+            camera = random_camera(rng, config.size, **(config.poses or {}))
+        behind = random_background(camera.size, own) if config.backgrounds else None
         view = renderer.view(camera, rng, behind)._asdict()
         view["image"] = np.round(view["image"] * 255)
         for name, kind in VIEW_TYPES.items():
@@ -162,23 +190,16 @@ def _npy_header(raw):
 
 def prepare(
     source,
-    out,
+    out: str | Path,
+    config: ExampleConfig | None = None,
     *,
-    split="train",
-    count=100_000,
-    views=12,
-    size=224,
-    seed=0,
-    poses=None,
-    backgrounds=False,
-    plain=False,
-    workers=1,
-    progress=True,
-    up="y",
-    yaw=0.0,
-    timeout=600.0,
-    memory_gb=None,
-):
+    split: str = "train",
+    workers: int = 1,
+    progress: bool = True,
+    timeout: float | None = 600.0,
+    memory_gb: float | None = None,
+    **changes,
+) -> list[dict]:
     """Turn shapes into example files.
 
     A shape that fails, crashes, hangs or eats memory does not stop the others: its row
@@ -191,10 +212,9 @@ def prepare(
     Args: source: (family, seed) pairs, or a folder of meshes, or a list of mesh paths.
         out: folder for the examples and `index.csv`.
         split: recorded in the index: "train", "val", "test" or "unseen".
-        count, views, size, poses, backgrounds, plain: see `make_example`.
-        seed: of sampling, views and lights; with the id it fixes a new example.
+        config, changes: ExampleConfig, by default the usual one, but for `changes`
+            (`prepare(..., views=4)`).
         workers: processes. progress: show a bar.
-        up, yaw: how mesh files are turned, see `load_mesh`.
         timeout: seconds that a shape may take; None works in this process, without
             protection. memory_gb: that it may use (Linux); None: a share of the
             machine's, see `fair_memory_gb`; math.inf: no limit.
@@ -203,31 +223,29 @@ def prepare(
         examples made with other settings or a damaged index, or count, views or size
         is below 1. OSError: `out` cannot be written, or its disk is full.
     """
-    if min(count, views, size) < 1:
-        wrong = f"got {count}, {views} and {size}"
-        raise ValueError(f"count, views and size must be 1 or more, {wrong}")
+    config = replace(config or ExampleConfig(), **changes)
     out = Path(out)
     known = {row["id"]: row for row in read_index(out)}
-    settings = dict(count=count, views=views, size=size, poses=poses)
-    settings["backgrounds"] = bool(backgrounds)
-    settings |= {"plain": True} if plain else {}  # older folders do not name it
     files = {path.stem: path for path in out.glob("*.npz")}
     stored = {name: _stored_row(files[name]) for name in files.keys() - known.keys()}
-    items = _items(source, up, yaw, [*stored.values(), *known.values()])
-    keep_settings(out / "settings.json", {**settings, "poses": repr(poses)})
+    rows = [*stored.values(), *known.values()]
+    items = _items(source, config.up, config.yaw, rows)
+    keep_settings(out / "settings.json", config.stored(), poses=config.poses)
     jobs = {}
     for item in items:
         name, path = item["id"], out / f"{item['id']}.npz"
         if name not in known and name in stored:
             known[name] = {**stored[name], "split": split}
         if not _is_made(item, known.get(name), path):
-            jobs[name] = item, path, seed, settings
+            jobs[name] = item, path, config
     for pattern in (".*.npz", ".index.csv", ".settings.json"):
         for stale in out.glob(f"{pattern}.[0-9]*.tmp"):  # of a run that was killed
             stale.unlink(missing_ok=True)
+    from joblib import Parallel, delayed, effective_n_jobs  # absent where one trains
+
     if memory_gb is None:
         memory_gb = fair_memory_gb(effective_n_jobs(workers))
-    need = 30 * count + 12 * views * size**2  # bytes of an example
+    need = 30 * config.count + 12 * config.views * config.size**2  # bytes
     if jobs:
         _demand_room(out, need)
     # Threads: the work is done in processes of their own, see `isolation`.
@@ -236,14 +254,14 @@ def prepare(
     )
     bar = tqdm(results, total=len(jobs), desc="prepare", disable=not progress)
 
-    def rows():
+    def finished():
         for row in bar:
             yield {**row, "split": split}
             if row["status"] != "ok":
                 _demand_room(out, need)
 
     try:
-        record(out, known, rows())
+        record(out, known, finished())
     finally:
         close_idle()
     if left := _leftovers(out, known):
@@ -342,8 +360,11 @@ def record(folder, known, rows):
         write_index(folder, known.values())
 
 
-def keep_settings(path, settings):
-    """Write the settings of a folder's examples, or refuse to mix in other ones."""
+def keep_settings(path, settings, poses=None):
+    """Write the settings of a folder's examples, or refuse to mix in other ones.
+
+    Args: poses: as older folders have them in words, by their repr.
+    """
     if path.is_file():
         try:
             there = json.loads(path.read_text(encoding="utf-8"))
@@ -351,9 +372,11 @@ def keep_settings(path, settings):
             wrong = f"{path} is damaged ({error})"
             remedy = "if its examples are made with the settings given now, delete it"
             raise ValueError(f"{wrong}: {remedy}") from error
-        if there != settings:
-            made = f"{path.parent} holds examples made with {there}, not {settings}"
+        given = json.loads(json.dumps(settings, default=_plain))
+        if there not in (given, given | {"poses": repr(poses)}):
+            made = f"{path.parent} holds examples made with {there}, not {given}"
             raise ValueError(f"{made}: choose another folder, or delete this one")
+        return  # as it is: a training that goes on compares it
     text = json.dumps(settings, indent=1, default=_plain).encode()
     write_whole(path, lambda file: file.write(text))
 
@@ -555,7 +578,7 @@ def source_meshes(row):
     return shape.detailed, shape.coarse
 
 
-def _prepare_one(item, path, seed, settings, timeout, memory_gb):
+def _prepare_one(item, path, config, timeout, memory_gb):
     """Make one example; return its index row, with a failure's reason."""
     row = {**dict.fromkeys(INDEX_COLUMNS, ""), **item}
     row["source"] = _printable(row["source"])
@@ -564,21 +587,21 @@ def _prepare_one(item, path, seed, settings, timeout, memory_gb):
         if row["source"] != item.get("source", ""):
             raise ValueError(f"{row['source']}: its name is not UTF-8; rename the file")
         if timeout is None:
-            row = _make_one(row, path, seed, settings)
+            row = _make_one(row, path, config)
         else:
             limits = {"timeout": timeout, "memory_gb": memory_gb}
-            row = run_isolated(_make_one, row, path, seed, settings, **limits)
+            row = run_isolated(_make_one, row, path, config, **limits)
     except Exception as error:  # one bad shape must not end the run: it is recorded
         reason = " ".join((str(error) or repr(error)).split())[:1000]
         row |= {"status": "failed", "reason": _printable(reason)}
     return {**row, "seconds": f"{time.perf_counter() - start:.2f}"}
 
 
-def _make_one(row, path, seed, settings):
-    rng = np.random.default_rng([seed, zlib.crc32(row["id"].encode())])
+def _make_one(row, path, config):
+    rng = np.random.default_rng([config.seed, zlib.crc32(row["id"].encode())])
     state = _source_state(row["source"]) if os.path.isfile(row["source"]) else {}
     detailed, coarse = source_meshes(row)
-    example = make_example(detailed, coarse, rng, **settings)
+    example = make_example(detailed, coarse, rng, config)
     row |= state | {"status": "ok", "faces": len(detailed.faces)}
     # The file carries its row, so that a killed run finds it again without its index.
     write_example(path, {**example, "row": np.array(json.dumps(row, default=_plain))})
