@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from . import __version__
+from .data.files import one_line
 
 
 def main(arguments=None):
@@ -34,8 +35,7 @@ def main(arguments=None):
 
 
 def _failed(error, code=1):
-    said = " ".join(str(error).split()) or type(error).__name__
-    print(f"error: {said}", file=sys.stderr)
+    print(f"error: {one_line(error) or type(error).__name__}", file=sys.stderr)
     return code
 
 
@@ -123,10 +123,12 @@ def _run(commands):
     add("--timeout", type=float, help="seconds that one cell may take")
 
 
-def run(**options):
-    from .show import run
+def run(notebooks, p, sweep, name, timeout, params):
+    from .show import run as show
 
-    run.run(**options)
+    options = {"values": p, "params": params, "timeout": timeout or show.TIMEOUT}
+    page = show.run(notebooks, name, sweep_files=sweep or (), **options)
+    print(f"report: {page}")
 
 
 def _benchmark(commands):
@@ -148,8 +150,7 @@ def benchmark(model, others, name, write):
 
     params = ["notebooks/params/benchmark.yaml"]
     values = {"model": model, "others": others}
-    folder = run.run_notebooks(["05"], name, params=params, values=values)
-    print(f"report: {folder / 'index.html'}")
+    print(f"report: {run.run(['05'], name, params=params, values=values)}")
 
 
 if __name__ == "__main__":

@@ -21,10 +21,12 @@ from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from .camera import DISTANCE, LENS_MM, SENSOR_MM, Camera, project
 from .fields import base_field, displaced_field, displaced_sdf, sample_maps
 
+MODELS = Path(__file__).parent / "models"  # that come along with the package
 START_RADIUS = 0.3  # world units, of the ball that an untrained base field is
 SDF_SCALE = 10.0  # the released data's factor: distances of ~0.1 become of order 1
 
@@ -242,6 +244,87 @@ PRESETS = {
 }
 
 
+# Of each setting a usual value, whose type the ones in a model folder must have.
+SETTINGS = PRESETS["small"] | {"maps": 2, "frame": "world", "background": "white"}
+LARGEST_IMAGE = 4096  # pixels; no weight tells the size
+
+
+def _check_settings(config):
+    """Refuse settings of a wrong type, and numbers that are no size.
+
+    Raises: ValueError: it names the setting.
+    """
+    for name, value in config.items():
+        usual = SETTINGS.get(name, value)  # of an unknown one the class will say so
+        several = isinstance(usual, tuple)
+        right = type(value) is (list if several else type(usual))
+        if several and right and name.startswith("encoder"):  # a network of four stages
+            right = len(value) == len(usual)
+        if right and (several or type(usual) is int):
+            numbers = value if several else [value]
+            most = {"maps": 2, "image_size": LARGEST_IMAGE}.get(name, math.inf)
+            right = len(numbers) <= 100 and all(
+                type(n) is int and 0 <= n <= most for n in numbers
+            )
+            right &= name == "maps" or 0 not in (numbers or [0])
+        if not right:
+            got, like = json.dumps(value)[:40], json.dumps(usual)
+            raise ValueError(f"{name} is {got}, where such as {like} is right")
+
+
+class _NoDraws(TorchFunctionMode):
+    """Leaves out normal draws, for which the meta device first loads 2 s of torch."""
+
+    def __torch_function__(self, function, types, arguments=(), named=None):
+        named = named or {}
+        if function in (torch.Tensor.normal_, nn.init.normal_):
+            return arguments[0] if arguments else named["tensor"]
+        return function(*arguments, **named)
+
+
+def _compare_sizes(kind, config, tensors):
+    """Refuse settings whose network has other tensors than these; allocate nothing.
+
+    Raises: RuntimeError: it names the first that differs.
+    """
+    # Also without memory a network of a billion layers would take for ever.
+    largest = max([len(tensors), *(n for t in tensors.values() for n in t.shape)])
+    for name in set(kind.SIZES[1:]) & config.keys():
+        asked = max(config[name]) if type(config[name]) is list else config[name]
+        if asked > largest:
+            raise RuntimeError(f"{name} goes to {asked}, the weights to {largest}")
+    with torch.device("meta"), _NoDraws():
+        wanted = kind(**config).state_dict()
+    for name in sorted(wanted.keys() | tensors.keys()):
+        here, there = (
+            tuple(states[name].shape) if name in states else "missing"
+            for states in (tensors, wanted)
+        )
+        if here != there:
+            raise RuntimeError(f"{name} is {here}, by config.json {there}")
+
+
+def _model_class(config):
+    """The class that settings are of, which are then a network's alone."""
+    kinds = {kind.__name__: kind for kind in (D2IMNet, DISN, CameraNet, IMNet)}
+    name = config.pop("model", None)
+    if name is None:  # settings of before do not say it
+        of = {"displacement_channels": D2IMNet, "point_widths": DISN}
+        of |= {"head_widths": CameraNet, "decoder_widths": IMNet}
+        return next((of[key] for key in of if key in config), ImageModel)
+    if name not in kinds:
+        raise ValueError(f"model is {name!r}, where {', '.join(kinds)} are known")
+    return kinds[name]
+
+
+def model_folder(path: str | Path) -> Path:
+    """A model's folder; `data/models/NAME` is the package's own where there is none."""
+    path = Path(path)
+    own = MODELS / path.name
+    named = path.parts[-3:-1] == ("data", "models")
+    return own if named and own.is_dir() and not path.is_dir() else path
+
+
 class ImageModel(nn.Module, PyTorchModelHubMixin):
     """What the models share: an image encoder, presets and model folders.
 
@@ -258,6 +341,8 @@ class ImageModel(nn.Module, PyTorchModelHubMixin):
         if image_size < 16 or image_size % 16:
             raise ValueError(f"image_size must be a multiple of 16, got {image_size}")
         self.image_size, self.frame, self.background = image_size, frame, background
+        about = {"image_size": image_size, "frame": frame, "background": background}
+        self.settings = {"model": type(self).__name__, **about, **encoder}
         self.image_encoder = ImageEncoder(**encoder)
 
     @classmethod
@@ -269,14 +354,15 @@ class ImageModel(nn.Module, PyTorchModelHubMixin):
 
     @classmethod
     def from_pretrained(cls, folder):
-        """Load a model folder: config.json, whose settings tell its class, and weights.
+        """Load a model folder: config.json, which names the class, and the weights.
 
-        Args: folder: path of one that `save_pretrained` wrote, or a hub name.
+        Args: folder: path of one that `save_pretrained` wrote, see `model_folder`, or a
+            hub name.
         Returns: the model, a `cls`, in evaluation mode.
         Raises: FileNotFoundError: a local folder without one of the two files.
             ValueError: a damaged file, or one of another class or configuration.
         """
-        path = Path(folder)
+        path = model_folder(folder)
         if not path.is_dir():
             if path.is_absolute() or len(path.parts) != 2 or path.parent.is_dir():
                 raise FileNotFoundError(f"no model folder {path}")
@@ -289,25 +375,31 @@ class ImageModel(nn.Module, PyTorchModelHubMixin):
         for file in (settings, weights):
             if not file.is_file():
                 raise FileNotFoundError(f"no {file.name} in the model folder {path}")
-        kinds = {"displacement_channels": D2IMNet, "point_widths": DISN}
-        kinds |= {"head_widths": CameraNet, "decoder_widths": IMNet}
-        try:
-            config = dict(json.loads(settings.read_text()))
-            kind = next((kinds[name] for name in kinds if name in config), cls)
-            if not issubclass(kind, cls):
-                raise TypeError(f"it is of a {kind.__name__}")
-            model = kind(**config)
-            # Read, not mapped: a mapped file cannot be replaced on Windows.
-            model.load_state_dict(load(weights.read_bytes()))
-        except (TypeError, LookupError, ValueError) as error:
-            wrong = f"{settings} does not hold the settings of a {cls.__name__}"
-            raise ValueError(f"{wrong}: {error}") from error
+        try:  # Read, not mapped: a mapped file cannot be replaced on Windows.
+            tensors = load(weights.read_bytes())
         except SafetensorError as error:
             raise ValueError(f"{weights} is damaged or truncated: {error}") from error
-        except RuntimeError as error:  # load_state_dict: names or sizes differ
+        try:
+            config = dict(json.loads(settings.read_text(encoding="utf-8")))
+            kind = _model_class(config)
+            if not issubclass(kind, cls):
+                raise TypeError(f"it is of a {kind.__name__}")
+            _check_settings(config)
+            _compare_sizes(kind, config, tensors)
+            model = kind(**config)
+        except (TypeError, LookupError, ValueError, RecursionError) as error:
+            wrong = f"{settings} does not hold the settings of a {cls.__name__}"
+            raise ValueError(f"{wrong}: {error}") from error
+        except RuntimeError as error:  # of other sizes
             wrong = f"{weights} is not of the sizes in config.json (another preset?)"
-            raise ValueError(f"{wrong}: {str(error).splitlines()[-1]}") from error
+            raise ValueError(f"{wrong}: {error}") from error
+        model.load_state_dict(tensors)
         return model.eval()
+
+    def save_pretrained(self, save_directory, *, config=None, **options):
+        """Write a model folder: config.json and model.safetensors."""
+        config = config or self.settings
+        return super().save_pretrained(save_directory, config=config, **options)
 
     def encode(self, image):
         """Images (B, 3, H, W), RGB in [0, 1], -> code (B, C), maps, finest first."""
@@ -327,6 +419,7 @@ class IMNet(ImageModel):
 
     def __init__(self, decoder_widths, **settings):
         super().__init__(**settings)
+        self.settings |= {"decoder_widths": decoder_widths}
         self.base_decoder = BaseDecoder(settings["code_size"], decoder_widths)
 
     def fields(self, image, camera=None, way=None):
@@ -346,6 +439,8 @@ class D2IMNet(IMNet):
 
     def __init__(self, displacement_channels, maps=2, mixing=False, **settings):
         super().__init__(**settings)
+        own = {"displacement_channels": displacement_channels, "maps": maps}
+        self.settings |= own | {"mixing": mixing}
         self.displacement_decoder = DisplacementDecoder(
             settings["encoder_widths"], displacement_channels, maps, mixing
         )
@@ -385,6 +480,7 @@ class DISN(ImageModel):
 
     def __init__(self, point_widths, head_widths, **settings):
         super().__init__(**settings)
+        self.settings |= {"point_widths": point_widths, "head_widths": head_widths}
         local_size = sum(settings["encoder_widths"])
         self.global_stream = Stream(settings["code_size"], point_widths, head_widths)
         self.local_stream = Stream(local_size, point_widths, head_widths)
@@ -420,14 +516,15 @@ class CameraNet(ImageModel):
 
     def __init__(self, head_widths, **settings):
         super().__init__(**settings)
+        self.settings |= {"head_widths": head_widths}
         sizes = [settings["code_size"], *head_widths]
         self.distance = nn.Sequential(_mlp(sizes), nn.Linear(sizes[-1], 1))
         self.rotation = nn.Sequential(_mlp(sizes), nn.Linear(sizes[-1], 6))
         # Both start at the camera in front of the object, at ratio 1.
         self.distance[1].bias.data[:] = 1.0
         self.rotation[1].bias.data[:] = torch.tensor([1.0, 0, 0, 0, -1, 0])
-        lens = torch.tensor([LENS_MM / SENSOR_MM, 0.5, 0.5, 1]) * self.image_size
-        self.register_buffer("lens", lens, persistent=False)
+        lens = [n * self.image_size for n in (LENS_MM / SENSOR_MM, 0.5, 0.5, 1.0)]
+        self.register_buffer("lens", torch.tensor(lens), persistent=False)
 
     def forward(self, image):
         """(B, 3, H, W) -> (B, 16), rows of `Camera.to_array`."""

@@ -17,6 +17,7 @@ import matplotlib.pyplot as plt
 import nbformat
 from PIL import Image
 
+from d2im.show.pages import escape, write_text
 from d2im.show.plots import draw_curves
 from d2im.show.run import ROOT, run_notebooks
 from d2im.training.checkpoints import read_records
@@ -33,7 +34,7 @@ SCRIPT = "k3d.js"  # all scenes' own program, 1.2 MB, stands in one file beside 
 def small(png, colors=256):
     """A PNG of so many colours; a photo has more, a figure hardly."""
     page = io.BytesIO()
-    image = Image.open(io.BytesIO(png)).convert("RGB")
+    image = Image.open(io.BytesIO(png), formats=["PNG"]).convert("RGB")
     image.quantize(colors, kmeans=3, dither=0).save(page, "PNG", optimize=True)
     return page.getvalue()
 
@@ -96,17 +97,19 @@ def main():
     text.append("executed notebooks, and scenes that turn in a browser")
     text.append("(download the folder, open them from there; k3d.js is K3D-jupyter's,")
     text.append("MIT licence).\n")
-    for entry in json.loads((run / "run.json").read_text())["notebooks"]:
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    for entry in record["notebooks"]:
         name, outputs = entry["notebook"], entry["outputs"]
+        title, note = escape(entry["title"]), escape(outputs["note"])
         (new / f"{name}.ipynb").write_bytes(executed(run / f"{name}.ipynb"))
-        text.append(f"## [{entry['title']}]({name}.ipynb)\n\n{outputs['note']}\n")
+        text.append(f"## [{title}]({name}.ipynb)\n\n{note}\n")
         for figure in outputs["figures"]:
-            source, caption = run / name / figure["file"], figure["caption"]
+            source, caption = run / name / figure["file"], escape(figure["caption"])
             target = new / f"{name[:2]}_{source.name}"
             if source.suffix == ".html":
-                page, script = shared(source.read_text())
-                target.write_text(page)
-                (new / SCRIPT).write_text(script)
+                page, script = shared(source.read_text(encoding="utf-8"))
+                write_text(target, page)
+                write_text(new / SCRIPT, script)
                 text.append(f"[{caption}, in a browser]({target.name})\n")
             else:
                 target.write_bytes(small(source.read_bytes()))
@@ -117,7 +120,7 @@ def main():
         for path in GALLERY.glob("maps*.png"):
             (new / path.name).write_bytes(small(path.read_bytes()))
         text.append("[How good the models are](results.md)\n")
-    (new / "README.md").write_text("\n".join(text))
+    write_text(new / "README.md", "\n".join(text))
     copies = ({p.name for p in at.glob("*.ipynb")} for at in (GALLERY, new))
     if lost := set.difference(*copies):  # 07 alone, where no run of all is at hand
         raise ValueError(f"would lose {', '.join(sorted(lost))}: run `make gallery`")

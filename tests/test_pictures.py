@@ -12,7 +12,7 @@ from PIL import Image
 from d2im.camera import Camera, random_camera
 from d2im.data.rendering import render
 from d2im.data.shapes import make_shape
-from d2im.use.pictures import REACH, cut_out, load_image
+from d2im.use.pictures import FORMATS, REACH, cut_out, load_image
 
 PICTURES = sorted((Path(__file__).parents[2] / "shared" / "images").glob("*.png"))
 
@@ -320,3 +320,20 @@ def test_a_cut_out_object_too_thin_to_be_seen_is_refused(diagonal):
     rgba[place, place if diagonal else 0, 3] = 255
     with pytest.raises(ValueError, match="all but fully transparent"):
         load_image(rgba, 64)
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PDF", "ICO", "PPM", "ICNS"])
+def test_a_picture_of_another_format_is_refused_with_the_list(tmp_path, kind):
+    path = tmp_path / f"a.{kind.lower()}"
+    Image.fromarray(picture()[..., :3].copy()).save(path, kind)
+    with pytest.raises(ValueError, match="none of PNG, JPEG, .*TIFF") as caught:
+        load_image(path, 32)
+    assert "Ghostscript" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [*FORMATS, "MPO"])
+def test_each_listed_format_is_read(tmp_path, kind):
+    rgb = np.full((64, 64, 3), 255, dtype=np.uint8)
+    rgb[16:48, 16:48] = 90
+    Image.fromarray(rgb).save(tmp_path / "a", kind)
+    assert load_image(tmp_path / "a", 32)[:, 16, 16].mean() < 0.5

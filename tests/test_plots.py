@@ -219,3 +219,10 @@ def test_pictures_of_a_sheet_are_cut_to_one_window_of_what_they_show():
         window = (np.array([ax.get_xlim(), ax.get_ylim()[::-1]]) + 0.5) / side
         assert np.allclose(window, [[0.17, 0.84], [0.37, 0.74]])  # x, then y
     plt.close(figure)
+
+
+def test_names_beside_pictures_are_no_formulas():
+    figure = plots.image_grid([[np.zeros((4, 4))]], [r"$\frac$"], ["a$b$_$"])
+    figure.canvas.draw()
+    assert figure.axes[0].get_title() == r"$\frac$"
+    plt.close(figure)

@@ -10,6 +10,8 @@ import os
 import re
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -347,7 +349,7 @@ def test_a_run_without_a_name_is_named_after_the_time(monkeypatch, capsys):
         return run.ROOT / "reports" / name
 
     monkeypatch.setattr(run, "run_notebooks", folder)
-    assert run.main(["03"]) == 0
+    assert main(["run", "03"]) == 0
     pattern = r"report: reports/\d{4}-\d\d-\d\d_\d{6}/index.html\n"
     assert re.fullmatch(pattern, capsys.readouterr().out)
 
@@ -428,7 +430,7 @@ def test_the_command_refuses_a_mistyped_name_in_one_line(project):
 def test_the_command_tells_a_failing_cell_in_one_line(broken, capsys):
     out = broken / "reports" / "again" / "01_raises"
     run.write_outputs(out, note="Fine.")
-    assert at(broken, run.main, ["01", "--name", "again"]) == 1
+    assert at(broken, main, ["run", "01", "--name", "again"]) == 1
     assert capsys.readouterr().err.splitlines() == [
         "error: 01_raises, cell In [3] `raise ValueError('points must be (B, P, `: "
         "ValueError: points must be (B, P, 3),"
@@ -465,3 +467,241 @@ def test_a_copys_links_lead_to_the_files_that_the_notebooks_do(tmp_path):
     assert "[d](https://e.f/g.py)" in moved
     later = run._moved_links(text, old, new, {"01_a.ipynb"})  # its copy is yet to come
     assert later == moved.replace(a, "01_a.ipynb")
+
+
+def refused(root, capsys, *arguments, code=2):
+    """The one line in which the command refuses its arguments."""
+    assert at(root, main, ["run", *arguments]) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("9" * 401, "rate must have 64 bits at most"),
+        ("9" * 5000, "rate must be of type float"),
+        ("0x" + "f" * 5000, "rate must have 64 bits at most"),
+        ("[" * 5000, "rate must be of type float"),
+        ("1e400", "rate takes finite numbers"),
+        (".nan", "rate takes finite numbers"),
+        ("!!int ''", "rate must be of type float"),
+    ],
+)
+def test_a_value_that_is_no_number_is_refused_in_a_short_line(
+    project, capsys, value, message
+):
+    line = refused(project, capsys, "03", "-p", "rate", value, "--name", "no")
+    assert message in line and len(line) < 160
+    assert not (project / "reports/no").exists()
+
+
+@pytest.mark.parametrize(
+    "value", ["[2024-01-01]", "[.inf]", "[1, [.nan]]", "[!!set {}]"]
+)
+def test_a_list_of_what_is_no_parameter_is_refused(tmp_path, capsys, value):
+    write(tmp_path, "01_a", "others = []")
+    line = refused(tmp_path, capsys, "01", "-p", "others", value)
+    assert "others takes finite numbers, texts and lists" in line
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("rate: 0.5 # é".encode("latin-1"), "is not UTF-8 text: save it as UTF-8"),
+        ("rate: 0.5 # é".encode("utf-16"), "is not UTF-8 text: save it as UTF-8"),
+        (b"rate: " + b"[" * 5000 + b"]" * 5000, "is nested too deeply"),
+        (b"rate: " + b"9" * 5000, "is not YAML: Exceeds the limit"),
+        (b"rate: " + b"9" * 401, "rate must have 64 bits at most"),
+        (b"rate: !!timestamp x", "is not YAML"),
+        (b"rate: [\na: {", "is not YAML"),
+    ],
+)
+def test_a_parameter_file_that_cannot_be_used_is_one_line(
+    project, tmp_path, capsys, data, message
+):
+    (tmp_path / "p.yaml").write_bytes(data)
+    line = refused(project, capsys, "03", "--params", str(tmp_path / "p.yaml"))
+    assert message in line and len(line) < 240
+
+
+def test_a_parameter_file_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "p.yaml").write_text("rate: 1", encoding="utf-8-sig")
+    assert run.read_params(tmp_path / "p.yaml") == {"rate": 1}
+
+
+@pytest.mark.parametrize(
+    "source", ["rate = = 1", "a = " + "[" * 5000, "a = {[]: 1}", "a = " + "9" * 5000]
+)
+def test_a_parameters_cell_that_is_no_python_is_one_line(tmp_path, capsys, source):
+    write(tmp_path, "01_a", source)
+    assert "01_a.ipynb: its parameters cell" in refused(tmp_path, capsys, "01")
+
+
+@pytest.mark.parametrize("text", ["[]", "[" * 5000, '{"nbformat": 4}', "\x00"])
+def test_damaged_json_is_no_notebook(tmp_path, text):
+    (tmp_path / "a.ipynb").write_text(text)
+    with pytest.raises(ValueError, match="a.ipynb is not a notebook"):
+        run.declared_parameters(tmp_path / "a.ipynb")
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "1e400"])
+def test_a_time_limit_is_a_positive_number(project, capsys, seconds):
+    line = refused(project, capsys, "03", "--name", "no", "--timeout", seconds)
+    assert "the time limit is a number of seconds" in line
+
+
+@pytest.mark.parametrize(
+    "text", ['{"date": "x"', "[]", '{"notebooks": [{}]}', '{"notebooks": 1}']
+)
+def test_a_damaged_record_is_named_before_anything_runs(project, capsys, text):
+    file = project / "reports/damaged/one/run.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    line = refused(project, capsys, "03", "--name", "damaged/one")
+    assert f"{file} is damaged" in line and "move it away" in line
+    (project / "one.yaml").write_text("")
+    sweep = ["03", "--sweep", str(project / "one.yaml"), "--name", "damaged"]
+    assert f"{file} is damaged" in refused(project, capsys, *sweep)
+    assert file.read_text() == text and len([*file.parent.iterdir()]) == 1
+
+
+def test_damaged_outputs_of_a_notebook_are_named_and_the_run_is_recorded(tmp_path):
+    source = "import pathlib\npathlib.Path(out, 'outputs.json').write_text('{\"data\"')"
+    write(tmp_path, "01_a", 'out = ""', source)
+    message, folder = failure(tmp_path, "01")
+    assert "reports/01/01_a/outputs.json is damaged" in message
+    assert record(folder)["notebooks"][0]["error"] == message
+    assert "is damaged" in (folder / "index.html").read_text()
+
+
+def test_a_read_only_disk_is_one_line(tmp_path, capsys):
+    write(tmp_path, "01_a", 'out = ""')
+    (tmp_path / "reports").touch()  # no folder can be made there, whoever asks
+    line = refused(tmp_path, capsys, "01", "--name", "a", code=1)
+    assert "Not a directory" in line and "reports/a" in line
+
+
+def command(root, *arguments, before="", **environment):
+    """Start a process that runs notebooks of root, by this worktree's code."""
+    code = f"import sys, pathlib\nfrom d2im import run\n{before}\n"
+    code += f"run.ROOT = pathlib.Path({str(root)!r})\n"
+    code += f"sys.exit(main({['run', *arguments]!r}))"
+    paths = {"IPYTHONDIR": str(root / "ipython"), "PYTHONPATH": str(Path.cwd())}
+    pipe = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    environment = os.environ | paths | environment
+    return subprocess.Popen([sys.executable, "-c", code], env=environment, **pipe)
+
+
+@pytest.mark.parametrize(
+    ("limit", "size", "name"),
+    [(10**6, 2 * 10**6, "01_a.ipynb"), (10**5, 4, "01_a.html")],
+)
+def test_a_full_disk_is_one_line_and_leaves_whole_files(tmp_path, limit, size, name):
+    write(tmp_path, "01_a", "size = 3", "print('x' * size)")
+    folder = at(tmp_path, run.run_notebooks, ["01"], name="a")
+    page = (folder / "01_a.html").read_text()
+    full = f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, 2 * ({limit},))"
+    again = command(tmp_path, "01", "--name", "a", "-p", "size", str(size), before=full)
+    said = again.communicate(timeout=120)[1]
+    assert again.returncode == 1 and len(said.splitlines()) == 1
+    assert said.startswith("error: ") and f"{name} was not written" in said
+    assert [entry["notebook"] for entry in record(folder)["notebooks"]] == ["01_a"]
+    assert nbformat.read(folder / "01_a.ipynb", as_version=4).cells
+    assert name != "01_a.html" or (folder / name).read_text() == page
+    assert not [*folder.glob(".*")]
+
+
+def test_a_killed_run_leaves_its_copy_so_far(tmp_path):
+    wait = "import pathlib, time\npathlib.Path('begun').touch()\ntime.sleep(60)"
+    where = "import os\nprint('before', os.getcwd())"
+    write(tmp_path, "01_a", "count = 1", where, wait)
+    killed = command(tmp_path, "01", "--name", "a")
+    for _ in range(600):
+        if (tmp_path / "begun").exists() or killed.poll() is not None:
+            break
+        time.sleep(0.1)
+    killed.kill()
+    killed.communicate()
+    copy = tmp_path / "reports/a/01_a.ipynb"
+    cells = nbformat.read(copy, as_version=4).cells
+    assert cells[2].outputs[0].text == "before .\n"
+    assert str(tmp_path) not in copy.read_text()
+
+
+def test_copies_and_pages_name_no_folder_of_this_machine(tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    root = home / "project"
+    root.mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    write(
+        root,
+        "01_a",
+        'out = ""\nmeshes = ""',
+        "import os, warnings\nprint(os.getcwd(), os.path.expanduser('~/meshes'))",
+        "warnings.warn('careful')",
+        OUTPUTS + "write_outputs(out, data=meshes, note=f'From {meshes}.')",
+        "import json\njson.loads('{')",
+    )
+    (home / "meshes").mkdir()
+    with pytest.raises(run.NotebookFailed):
+        values = {"meshes": str(home / "meshes")}
+        at(root, run.run_notebooks, ["01"], name="a", values=values)
+    folder = root / "reports/a"
+    (entry,) = record(folder)["notebooks"]
+    assert entry["parameters"]["meshes"] == entry["outputs"]["data"] == "~/meshes"
+    copy = (folder / "01_a.ipynb").read_text()
+    assert "json/decoder.py" in copy and "ipykernel_" in copy
+    for file in folder.glob("*.*"):
+        text = file.read_text()
+        assert not re.search(r"/(tmp/ipy|usr/|work/|root/|opt/|home/)", text), file
+        assert str(home) not in text and "From ~/meshes." in text or file.name[0] == "0"
+
+
+def test_data_in_the_home_folder_are_handed_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home/set").mkdir(parents=True)
+    given = OUTPUTS + "import pathlib\nhome = pathlib.Path.home()\n"
+    write(tmp_path, "01_a", 'out = ""', given + "write_outputs(out, data=home / 'set')")
+    write(tmp_path, "02_b", 'data = ""', "import os\nassert os.path.isdir(data)")
+    folder = at(tmp_path, run.run_notebooks, ["01", "02"], name="a")
+    assert parameters(folder, "02_b")["data"] == "~/set"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("{root}/data/a.npz", "data/a.npz"),
+        ("in {root}: {root}/a and {home}/b", "in .: a and ~/b"),
+        ("\x1b[32m{root}/a.py\x1b[0m", "\x1b[32ma.py\x1b[0m"),
+        ("/srv{home}/b {root}-old/c", "/srv{home}/b {root}-old/c"),
+        ("{home}", "~"),
+    ],
+)
+def test_a_path_loses_the_folders_of_this_machine(monkeypatch, tmp_path, text, shown):
+    monkeypatch.setenv("HOME", "/homes/me")
+    names = {"root": tmp_path / "p", "home": "/homes/me"}
+    found = at(tmp_path / "p", run._portable, text.format(**names))
+    assert found == shown.format(**names)
+
+
+def test_a_project_folders_name_is_no_command_and_no_pattern(tmp_path, monkeypatch):
+    root = tmp_path / "a$(touch hacked)`touch hacked`;{b} c"
+    root.mkdir()
+    monkeypatch.chdir(tmp_path)
+    write(root, "01_a", "count = 1", "print('done')")
+    folder = at(root, run.run_notebooks, ["01"], name="a")
+    assert "done" in (folder / "01_a.ipynb").read_text()
+    assert [*tmp_path.rglob("hacked")] == []
+
+
+def test_a_notebooks_name_is_no_link_to_a_script(tmp_path):
+    stem = "javascript:alert(1)"
+    write(tmp_path, stem, "count = 1", title="# [x](javascript:alert(1)) <img src=x>")
+    folder = at(tmp_path, run.run_notebooks, [stem], name="a")
+    links = re.findall('href="([^"]*)"', (folder / "index.html").read_text())
+    assert links and [x for x in links if ":" in x] == []
+    for kind in (".html", ".ipynb"):
+        assert f"javascript%3Aalert%281%29{kind}" in links
+        assert (folder / (stem + kind)).is_file()

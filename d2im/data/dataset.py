@@ -13,12 +13,17 @@ Beside the examples stands `index.csv`, one row a shape, also for those that fai
 """
 
 import csv
+import hashlib
 import io
 import itertools
 import json
 import os
+import re
+import shutil
 import struct
+import sys
 import time
+import unicodedata
 import zipfile
 import zlib
 from collections import Counter, defaultdict
@@ -26,15 +31,30 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from joblib import Parallel, delayed
+from joblib import Parallel, delayed, effective_n_jobs
 from tqdm import tqdm
 
 from ..camera import Camera, random_camera
 from ..sampling import sample_sdf, signed_distance, weighted_draw
 from .files import write_whole
-from .isolation import close_idle, run_isolated
+from .isolation import close_idle, fair_memory_gb, run_isolated
 
-INDEX_COLUMNS = "id split family seed source up yaw faces seconds status reason".split()
+# What every index has, and what tells whether a mesh file has changed since: its size,
+# its time in ns and a hash of its content. Indexes of before have no such columns.
+NEEDED_COLUMNS = (
+    "id split family seed source up yaw faces seconds status reason".split()
+)
+INDEX_COLUMNS = [*NEEDED_COLUMNS, "source_bytes", "source_time", "source_hash"]
+LONGEST_ID = 180  # bytes; a file's name may have 255, a temporary one's ends among them
+# Not in an id: controls, what is no UTF-8, what file systems refuse; at the start what
+# hides a file, is taken for an option or makes a spreadsheet compute; Windows' devices.
+BAD_IN_ID = re.compile(
+    r"""[\0-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029<>:"/\\|?*]|^[-.=+@]"""
+    r"""|^(?=(con|prn|aux|nul|(com|lpt)[0-9¹²³])(\.|$))""",
+    re.IGNORECASE,
+)
+# What zipfile and numpy raise of a damaged archive (RuntimeError: of a later version).
+DAMAGE = OSError, ValueError, TypeError, RuntimeError, struct.error, zipfile.BadZipFile
 # A view's members and the type they are stored in. Facet normals or 8 bits would drown
 # the Laplacian target, hence half precision for the normals.
 VIEW_TYPES = {"image": "u1", "mask": "u1", "normals": "f2", "depth": "f2"}
@@ -111,7 +131,7 @@ def read_example(path, names=None):
         return {name: _member(data, infos[name]) for name in names or infos}
     except KeyError as error:
         raise ValueError(f"{path} lacks a member of an example: {error}") from error
-    except (zipfile.BadZipFile, OSError, ValueError, struct.error) as error:
+    except DAMAGE as error:
         raise ValueError(f"{path} is damaged, delete it and prepare again") from error
 
 
@@ -164,7 +184,9 @@ def prepare(
     A shape that fails, crashes, hangs or eats memory does not stop the others: its row
     in `index.csv` says why. Finished examples are kept, so that a call that was stopped
     or killed goes on; one whose mesh file has changed since, or is turned otherwise
-    now, is made again. `joblib.parallel_config(backend="dask")` around it: a cluster.
+    now, is made again. A mesh file keeps the id that it was given first. What the
+    folder holds of no shape any more is named at the end, never deleted.
+    `joblib.parallel_config(backend="dask")` around it: a cluster.
 
     Args: source: (family, seed) pairs, or a folder of meshes, or a list of mesh paths.
         out: folder for the examples and `index.csv`.
@@ -174,40 +196,86 @@ def prepare(
         workers: processes. progress: show a bar.
         up, yaw: how mesh files are turned, see `load_mesh`.
         timeout: seconds that a shape may take; None works in this process, without
-            protection. memory_gb: that it may use (Linux).
+            protection. memory_gb: that it may use (Linux); None: a share of the
+            machine's, see `fair_memory_gb`; math.inf: no limit.
     Returns: the rows of the index that belong to `source`, as dicts.
     Raises: FileNotFoundError: no such folder. ValueError: it has no mesh, `out` holds
-        examples made with other settings, or count, views or size is below 1.
+        examples made with other settings or a damaged index, or count, views or size
+        is below 1. OSError: `out` cannot be written, or its disk is full.
     """
     if min(count, views, size) < 1:
         wrong = f"got {count}, {views} and {size}"
         raise ValueError(f"count, views and size must be 1 or more, {wrong}")
-    items = _items(source, up, yaw)
     out = Path(out)
     known = {row["id"]: row for row in read_index(out)}
     settings = dict(count=count, views=views, size=size, poses=poses)
     settings["backgrounds"] = bool(backgrounds)
     settings |= {"plain": True} if plain else {}  # older folders do not name it
+    files = {path.stem: path for path in out.glob("*.npz")}
+    stored = {name: _stored_row(files[name]) for name in files.keys() - known.keys()}
+    items = _items(source, up, yaw, [*stored.values(), *known.values()])
     keep_settings(out / "settings.json", {**settings, "poses": repr(poses)})
-    jobs = []
+    jobs = {}
     for item in items:
         name, path = item["id"], out / f"{item['id']}.npz"
-        if name not in known and path.is_file():
-            known[name] = {**_stored_row(path), "split": split}
+        if name not in known and name in stored:
+            known[name] = {**stored[name], "split": split}
         if not _is_made(item, known.get(name), path):
-            jobs.append((item, path, seed, settings))
-    for stale in out.glob(".*.tmp"):  # of a run that was killed
-        stale.unlink(missing_ok=True)
+            jobs[name] = item, path, seed, settings
+    for pattern in (".*.npz", ".index.csv", ".settings.json"):
+        for stale in out.glob(f"{pattern}.[0-9]*.tmp"):  # of a run that was killed
+            stale.unlink(missing_ok=True)
+    if memory_gb is None:
+        memory_gb = fair_memory_gb(effective_n_jobs(workers))
+    need = 30 * count + 12 * views * size**2  # bytes of an example
+    if jobs:
+        _demand_room(out, need)
     # Threads: the work is done in processes of their own, see `isolation`.
     results = Parallel(workers, return_as="generator_unordered", prefer="threads")(
-        delayed(_prepare_one)(*job, timeout, memory_gb) for job in jobs
+        delayed(_prepare_one)(*job, timeout, memory_gb) for job in jobs.values()
     )
     bar = tqdm(results, total=len(jobs), desc="prepare", disable=not progress)
+
+    def rows():
+        for row in bar:
+            yield {**row, "split": split}
+            if row["status"] != "ok":
+                _demand_room(out, need)
+
     try:
-        record(out, known, ({**row, "split": split} for row in bar))
+        record(out, known, rows())
     finally:
         close_idle()
+    if left := _leftovers(out, known):
+        print(left, file=sys.stderr)
     return [known[item["id"]] for item in items]
+
+
+def _demand_room(out, need):
+    """Refuse to go on where an example finds no room: all others would fail as well."""
+    if (free := shutil.disk_usage(out).free) < need:
+        full = f"{out}: {free / 1e6:.1f} MB free, an example takes {need / 1e6:.1f} MB"
+        raise OSError(f"{full}; make room and prepare again: what is made is kept")
+
+
+def _leftovers(out, rows):
+    """A line that names what a data folder holds of no shape any more, or nothing."""
+    files = {path.stem for path in out.glob("*.npz")}
+    made = {name for name, row in rows.items() if row["status"] == "ok"}
+    sources = {name: rows[name]["source"] for name in made}
+    gone = {name for name, path in sources.items() if path and not os.path.exists(path)}
+    kinds = {
+        "example files that index.csv does not list": files - rows.keys(),
+        "rows without their example file": made - files,
+        "examples whose mesh file is gone": gone & files,
+    }
+    told = []
+    for kind, names in kinds.items():
+        if names:
+            some = ", ".join(sorted(map(_printable, names))[:3])
+            more = ", ..." if len(names) > 3 else ""
+            told.append(f"{len(names)} {kind} ({some}{more})")
+    return f"{out} also holds, and keeps, " + "; ".join(told) if told else ""
 
 
 def smoke_set(folder, size=112, seed=0):
@@ -223,21 +291,40 @@ def smoke_set(folder, size=112, seed=0):
 
 
 def read_index(folder):
-    """The rows of a data folder's index.csv as dicts; none where it is missing."""
+    """The rows of a data folder's index.csv as dicts; none where it is missing.
+
+    Raises: ValueError: it is damaged or lacks a column.
+    """
     path = Path(folder) / "index.csv"
     if not path.is_file():
         return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    advice = "mend it, or delete it and prepare again: examples that are made are kept"
+    try:
+        # -sig: spreadsheets put a mark of the encoding first
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, strict=True)
+            rows, columns = list(reader), reader.fieldnames or []
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no table ({error}): {advice}") from error
+    if lacking := [name for name in NEEDED_COLUMNS if name not in columns]:
+        wrong = f"{path} lacks the columns {', '.join(lacking)} between commas"
+        raise ValueError(f"{wrong}: {advice}")
+    for number, row in enumerate(rows, 1):
+        if None in row or None in row.values():
+            wrong = f"{path}: row {number} has not {len(columns)} columns"
+            raise ValueError(f"{wrong}, as if cut short: {advice}")
+    return rows
 
 
 def write_index(folder, rows):
-    """Write index.csv whole, sorted by id."""
+    """Write index.csv whole, sorted by id; columns that others have added stay."""
+    rows = sorted(rows, key=lambda row: row["id"])
+    columns = dict.fromkeys(itertools.chain(INDEX_COLUMNS, *rows))
     table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, INDEX_COLUMNS)
+    writer = csv.DictWriter(table, columns)
     writer.writeheader()
-    writer.writerows(sorted(rows, key=lambda row: row["id"]))
-    data = table.getvalue().encode()
+    writer.writerows(rows)
+    data = table.getvalue().encode(errors="backslashreplace")
     write_whole(Path(folder) / "index.csv", lambda file: file.write(data))
 
 
@@ -258,7 +345,12 @@ def record(folder, known, rows):
 def keep_settings(path, settings):
     """Write the settings of a folder's examples, or refuse to mix in other ones."""
     if path.is_file():
-        there = json.loads(path.read_text())
+        try:
+            there = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            wrong = f"{path} is damaged ({error})"
+            remedy = "if its examples are made with the settings given now, delete it"
+            raise ValueError(f"{wrong}: {remedy}") from error
         if there != settings:
             made = f"{path.parent} holds examples made with {there}, not {settings}"
             raise ValueError(f"{made}: choose another folder, or delete this one")
@@ -275,24 +367,140 @@ def _plain(number):
 
 def _stored_row(path):
     """The row that an example carries; an example that cannot be read has failed."""
+    row = dict.fromkeys(INDEX_COLUMNS, "")
     try:
-        row = json.loads(str(read_example(path, ["row"])["row"]))
-    except ValueError as error:
-        row = {"id": path.stem, "status": "failed", "reason": str(error)}
-    return {key: str(value) for key, value in row.items()}
+        with zipfile.ZipFile(path) as archive:  # of a thousand files, not all bytes
+            info = archive.getinfo("row.npy")
+            if info.compress_type or info.file_size > 1e6:
+                raise ValueError("no row")
+            found = np.lib.format.read_array(io.BytesIO(archive.read(info)))
+        found = json.loads(str(found))
+        row |= {key: str(found[key]) for key in row if key in found}
+        if not row["status"]:
+            raise ValueError("no status")
+    except (*DAMAGE, EOFError, KeyError, MemoryError, zlib.error):
+        row |= {"status": "failed", "reason": f"{path} is damaged or no example"}
+    return row | {"id": path.stem}
 
 
 def _is_made(item, row, path):
-    """Whether an example stands for an item as it is now."""
+    """Whether an example stands for an item as it is now; note its file's new time."""
     if row is None or row["status"] != "ok" or not path.is_file():
         return False
-    source = Path(item.get("source") or path)
-    newer = source.is_file() and source.stat().st_mtime > path.stat().st_mtime
-    return not newer and all(str(value) == row[key] for key, value in item.items())
+    if any(str(value) != row[key] for key, value in item.items()):
+        return False
+    source = item.get("source", "")
+    if not os.path.isfile(source):
+        return True
+    stat = os.stat(source)
+    if not row.get("source_hash"):  # made before that was recorded
+        return stat.st_mtime <= path.stat().st_mtime
+    if str(stat.st_size) == row["source_bytes"]:
+        if str(stat.st_mtime_ns) == row["source_time"]:
+            return True
+        if _content_hash(source) == row["source_hash"]:
+            row["source_time"] = str(stat.st_mtime_ns)
+            return True
+    return False
 
 
-def _items(source, up, yaw):
-    """What to prepare, as dicts with an id, from pairs, a folder or mesh paths."""
+def _source_state(path):
+    """The columns that tell whether a mesh file has changed since."""
+    stat = os.stat(path)
+    state = stat.st_size, stat.st_mtime_ns, _content_hash(path)
+    return dict(zip(INDEX_COLUMNS[len(NEEDED_COLUMNS) :], state, strict=True))
+
+
+def _content_hash(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
+
+
+def _printable(text):
+    """A text with what UTF-8 cannot say, such as a byte of a file's name, spelled."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def safe_id(name):
+    """Turn a name into an id, which names a file on every system.
+
+    Args: name: of any characters and length. Returns: itself where it is plain, else a
+        cleaned and shortened one with a number of the whole.
+    """
+    clean = BAD_IN_ID.sub("_", name) or "_"
+    if clean == name and len(name.encode()) <= LONGEST_ID:
+        return name
+    number = zlib.crc32(name.encode(errors="surrogatepass"))
+    short = clean.encode()[: LONGEST_ID - 9].decode(errors="ignore")
+    return f"{short}-{number:08x}"
+
+
+def _settle_ids(items, rows):
+    """Give each item the id of its row, or one that no other item and row has."""
+
+    def key(name):  # Chair and chair, or two spellings of an accent, may be one file
+        return unicodedata.normalize("NFC", name).casefold()
+
+    def shape(row):
+        source = _printable(row.get("source", ""))
+        return source or (str(row.get("family")), str(row.get("seed")))
+
+    held = {key(row["id"]): row for row in rows}
+    plain = (row for row in rows if Path(row["id"]).name == row["id"])
+    known = {shape(row): row["id"] for row in plain}
+    for item in items:
+        own = shape(item)
+        if own not in known:
+            for name in _names(item):
+                if (row := held.get(key(name), item)) is item:
+                    break
+                if row and _takes_over(item, row):
+                    name = row["id"]
+                    break
+            known[own], held[key(name)] = name, None
+        item["id"] = known[own]
+
+
+def _names(item):
+    """An item's ids, best first."""
+    name, source = item["id"], item.get("source", "")
+    yield name
+    for text in itertools.chain([Path(source).name, source], itertools.count()):
+        yield f"{name}-{zlib.crc32(str(text).encode(errors='replace')):08x}"
+
+
+def _takes_over(item, row):
+    """Whether a row of this id is of the item's mesh file, which has another path now.
+
+    A row of before, which cannot tell, yields where its file is gone; nobody's, too.
+    """
+    there, here = row["source"], item.get("source")
+    if not there or not here:
+        return not (there or row["family"])
+    if not os.path.exists(there) and not row.get("source_hash"):
+        return True
+    if not os.path.isfile(here):
+        return False
+    if os.path.exists(there):
+        same = os.path.samefile(there, here) or _is_unchanged(row, here)
+        item["source"] = there if same else here
+    elif same := _is_unchanged(row, here):
+        row["source"] = here
+    return same
+
+
+def _is_unchanged(row, source):
+    """Whether a mesh file holds what the row was made from."""
+    if str(os.path.getsize(source)) != row.get("source_bytes"):
+        return False
+    return _content_hash(source) == row["source_hash"]
+
+
+def _items(source, up, yaw, rows=()):
+    """What to prepare, as dicts with an id, from pairs, a folder or mesh paths.
+
+    Args: source, up, yaw: see `prepare`. rows: of the folder, whose ids are kept.
+    """
     if isinstance(source, str | os.PathLike):
         from .mesh import find_meshes
 
@@ -302,10 +510,12 @@ def _items(source, up, yaw):
     else:
         source = list(source)
         if source and not isinstance(source[0], str | os.PathLike):
-            return [
-                {"id": f"{family}-{seed:06d}", "family": family, "seed": seed}
-                for family, seed in source
+            items = [
+                {"id": safe_id(f"{f}-{seed:06d}"), "family": f, "seed": seed}
+                for f, seed in source
             ]
+            _settle_ids(items, rows)
+            return items
         paths = [Path(path) for path in source]
         names = [path.stem for path in paths]
     # Two files may share a stem (chair.obj beside chair.glb): the suffix tells them,
@@ -317,8 +527,12 @@ def _items(source, up, yaw):
     ]
     shared, numbers = Counter(names), defaultdict(itertools.count)
     names = [f"{n}_{next(numbers[n]) + 1}" if shared[n] > 1 else n for n in names]
-    files = zip(names, paths, strict=True)
-    return [{"id": n, "source": str(p), "up": up, "yaw": yaw} for n, p in files]
+    items = [
+        {"id": safe_id(name), "source": str(path), "up": up, "yaw": yaw}
+        for name, path in zip(names, paths, strict=True)
+    ]
+    _settle_ids(items, rows)
+    return items
 
 
 def source_meshes(row):
@@ -340,23 +554,28 @@ def source_meshes(row):
 def _prepare_one(item, path, seed, settings, timeout, memory_gb):
     """Make one example; return its index row, with a failure's reason."""
     row = {**dict.fromkeys(INDEX_COLUMNS, ""), **item}
+    row["source"] = _printable(row["source"])
     start = time.perf_counter()
     try:
+        if row["source"] != item.get("source", ""):
+            raise ValueError(f"{row['source']}: its name is not UTF-8; rename the file")
         if timeout is None:
             row = _make_one(row, path, seed, settings)
         else:
             limits = {"timeout": timeout, "memory_gb": memory_gb}
             row = run_isolated(_make_one, row, path, seed, settings, **limits)
     except Exception as error:  # one bad shape must not end the run: it is recorded
-        row |= {"status": "failed", "reason": " ".join(str(error).split())}
+        reason = " ".join((str(error) or repr(error)).split())[:1000]
+        row |= {"status": "failed", "reason": _printable(reason)}
     return {**row, "seconds": f"{time.perf_counter() - start:.2f}"}
 
 
 def _make_one(row, path, seed, settings):
     rng = np.random.default_rng([seed, zlib.crc32(row["id"].encode())])
+    state = _source_state(row["source"]) if os.path.isfile(row["source"]) else {}
     detailed, coarse = source_meshes(row)
     example = make_example(detailed, coarse, rng, **settings)
-    row |= {"status": "ok", "faces": len(detailed.faces)}
+    row |= state | {"status": "ok", "faces": len(detailed.faces)}
     # The file carries its row, so that a killed run finds it again without its index.
     write_example(path, {**example, "row": np.array(json.dumps(row, default=_plain))})
     return row
@@ -415,11 +634,13 @@ class ShapeDataset:
 
     def fingerprint(self):
         """A number that tells these shapes and this way of drawing from others."""
-        columns = [name for name in INDEX_COLUMNS if name != "seconds"]
+        # Of the columns that say what a shape is; the others may change without it.
+        columns = [name for name in NEEDED_COLUMNS if name != "seconds"]
         shapes = [[row[name] for name in columns] for row in self.rows]
         draws = [self.points, self.view, self.weighted, self.seed]
         settings = (folder / "settings.json" for folder in self.folders)
-        made = "".join(path.read_text() for path in settings if path.is_file())
+        text = {"encoding": "utf-8", "errors": "replace"}
+        made = "".join(path.read_text(**text) for path in settings if path.is_file())
         return zlib.crc32(json.dumps([shapes, draws, made]).encode())
 
     def view_count(self, index):

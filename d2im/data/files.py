@@ -1,4 +1,4 @@
-"""Where files lie, and how they are written: whole or not at all."""
+"""Where files lie, how they are written (whole or not at all), how names are said."""
 
 import os
 from pathlib import Path
@@ -22,13 +22,20 @@ def working_folder():
 
 def write_whole(path, fill):
     """Let `fill` write a binary file, whole or not at all; make its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             fill(file)
         os.replace(temporary, path)
     except OSError as error:  # of a full disk it names no file
         raise type(error)(f"{path} was not written: {error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary.is_file():  # it is not where the folder itself is none
+            temporary.unlink()
+
+
+def one_line(text):
+    """Return text on one line, without what moves a cursor or turns a direction."""
+    text = str(text).encode("utf-8", "backslashreplace").decode()  # names in bytes
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

@@ -6,6 +6,7 @@ started by name, not forked: this works on every system and without a `__main__`
 """
 
 import faulthandler
+import math
 import os
 import pickle
 import queue
@@ -13,8 +14,30 @@ import subprocess
 import sys
 import threading
 from importlib import import_module
+from pathlib import Path
 
+FEWEST_GB, MOST_GB = 1.0, 4.0  # of a job: about 0.7 and 4 million faces
+THREAD_GB = 0.05  # that a thread for each core reserves, used or not: it counts as data
 _idle = queue.LifoQueue()  # workers of this process that wait for a job
+
+
+def fair_memory_gb(workers):
+    """How much memory each of several workers may take, where nobody has said it.
+
+    Half the machine's (or the container's) in even shares, within sensible bounds:
+    ordinary shapes and models take 0.4 to 0.8 GB. None where it is not known.
+    """
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # as on Windows
+        return None
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        try:
+            total = min(total, int(Path("/sys/fs/cgroup", name).read_text("ascii")))
+        except (OSError, ValueError):  # no such file, or "max"
+            pass
+    share = min(max(total / 2e9 / workers, FEWEST_GB), MOST_GB)
+    return share + THREAD_GB * (os.cpu_count() or 1)
 
 
 def run_isolated(function, *arguments, timeout=None, memory_gb=None):
@@ -23,14 +46,15 @@ def run_isolated(function, *arguments, timeout=None, memory_gb=None):
     Args: function: importable by its module and name; its arguments and its result can
             be pickled.
         timeout: seconds after which the worker is killed.
-        memory_gb: of data, above which the worker's allocations fail (Linux).
+        memory_gb: of data, above which the worker's allocations fail (Linux); None or
+            infinity: no limit.
     Returns: what the function returned.
     Raises: RuntimeError: it raised, crashed or took too long; the message says which.
     """
     try:
         worker = _idle.get_nowait()
     except queue.Empty:
-        command = "from d2im.isolation import _serve; _serve()"
+        command = "from d2im.data.isolation import _serve; _serve()"
         path = os.pathsep.join(p for p in sys.path if p)
         worker = subprocess.Popen(
             [sys.executable, "-c", command],
@@ -52,8 +76,10 @@ def run_isolated(function, *arguments, timeout=None, memory_gb=None):
         _close(worker)
         if late.is_set():
             raise RuntimeError(f"took longer than {timeout:g} s") from error
-        code = worker.returncode
-        raise RuntimeError(f"its process ended with code {code}") from error
+        ended = f"its process ended with code {worker.returncode}"
+        if memory_gb and worker.returncode < 0:  # not every library says it
+            ended += f", perhaps for want of memory: {_more_than(memory_gb)}"
+        raise RuntimeError(ended) from error
     except BaseException:  # Ctrl-C: the worker is in the middle of a job
         worker.kill()
         _close(worker)
@@ -61,7 +87,8 @@ def run_isolated(function, *arguments, timeout=None, memory_gb=None):
     finally:
         timer.cancel()
         timer.join()
-    if late.is_set():  # its time ran out while it answered
+    # Its time ran out while it answered, or it may still hold what was too much.
+    if late.is_set() or done is None:
         _close(worker)
     else:
         _idle.put(worker)
@@ -97,13 +124,11 @@ def _serve():
         if timeout:  # also when the parent, and so its timer, has been killed
             faulthandler.dump_traceback_later(timeout + 5, exit=True, file=sys.stderr)
         try:
-            if memory_gb or "resource" in sys.modules:  # it may lift the last job's
-                import resource  # not on Windows
-
-                _, most = resource.getrlimit(resource.RLIMIT_DATA)
-                limit = int(memory_gb * 1e9) if memory_gb else most
-                resource.setrlimit(resource.RLIMIT_DATA, (limit, most))
+            if sys.platform == "linux":  # elsewhere it is not there or not kept
+                _limit_memory(memory_gb)
             answer = True, getattr(import_module(module), name)(*arguments)
+        except MemoryError:
+            answer = None, f"MemoryError: {_more_than(memory_gb)}"
         except Exception as error:  # told to the parent, which says what it was
             answer = False, f"{type(error).__name__}: {' '.join(str(error).split())}"
         faulthandler.cancel_dump_traceback_later()
@@ -112,3 +137,20 @@ def _serve():
             answers.flush()
         except BrokenPipeError:  # the parent has been killed meanwhile
             return
+
+
+def _limit_memory(memory_gb):
+    import resource  # not on Windows
+
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = int(memory_gb * 1e9) if memory_gb and memory_gb < math.inf else most
+    if most != resource.RLIM_INFINITY:  # not to be raised
+        limit = min(limit, most)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, most))
+
+
+def _more_than(memory_gb):
+    """What to do about a job that has got no more memory."""
+    if not memory_gb or memory_gb == math.inf:
+        return "needs more memory than there is"
+    return f"needs more than {memory_gb:.3g} GB: give a larger memory_gb"

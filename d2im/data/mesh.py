@@ -6,10 +6,13 @@ these. Parts are turned outward, sheets thickened, holes capped and closed bodie
 number (Jacobson et al. 2013).
 """
 
+import gc
 import json
+import re
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
+from urllib.parse import unquote
 
 import igl
 import manifold3d
@@ -28,6 +31,9 @@ TEXELS = np.array([(i, j, 7 - i - j) for i in range(1, 6) for j in range(1, 7 - 
 PROBES = 4000  # points at which a surface is asked
 OFF_SURFACE = 1e-4  # where the two sides of a face are asked, world units
 CLOSED = 0.75  # mean winding number behind a patch: 1/2 of a flat sheet, 1 of a body
+# Pillow's names; None: made in memory. Of its others one runs a program (EPS).
+TEXTURE_FORMATS = None, "PNG", "JPEG", "WEBP", "BMP", "TGA", "TIFF", "GIF"
+MANY_FACES = 100_000  # of a file, above which its memory is worth 0.1 s
 LONGEST_RIM = 400  # edges of a hole; the time to close it grows with their cube
 
 
@@ -96,7 +102,11 @@ def load_mesh(path, up="y", front=None, yaw=0.0, thickness=0.005):
     path = Path(path)
     raw, attributes = _read(path)
     raw.vertices = raw.vertices @ turn.T
-    mesh = normalise(raw)  # before merging, whose tolerance is absolute
+    count, mesh = len(raw.faces), normalise(raw)
+    del raw
+    if count > MANY_FACES:  # trimesh's objects hold each other: 2 in 5 of the peak
+        gc.collect()
+    # After normalising, since its tolerance is absolute.
     mesh.merge_vertices()
     if not mesh.nondegenerate_faces().any():
         raise ValueError(f"{path}: all faces are degenerate; d2im needs a surface")
@@ -111,7 +121,7 @@ def load_mesh(path, up="y", front=None, yaw=0.0, thickness=0.005):
     mesh = trimesh.Trimesh(vertices, faces, face_attributes=attributes, process=False)
     mesh.remove_unreferenced_vertices()
     mesh = normalise(mesh)
-    report = MeshReport(len(raw.faces), thickness=thickness or 0.0, **done)
+    report = MeshReport(count, thickness=thickness or 0.0, **done)
     mesh.metadata.update(solid=report.solid, report=report)
     return mesh
 
@@ -123,7 +133,9 @@ def normalise(mesh):
     Returns: A moved copy, with its attributes and metadata.
     Raises: ValueError: the mesh has zero size.
     """
-    corners = mesh.triangles.reshape(-1, 3)
+    used = np.zeros(len(mesh.vertices), dtype=bool)
+    used[mesh.faces] = True
+    corners = np.asarray(mesh.vertices)[used]
     if len(corners) == 0 or not np.ptp(corners, axis=0).any():
         raise ValueError("a mesh of zero size cannot be normalised; give it a surface")
     centre = (corners.min(axis=0) + corners.max(axis=0)) / 2
@@ -143,11 +155,19 @@ def _read(path):
     if path.stat().st_size == 0:
         raise ValueError(f"{path}: the file is empty; export it again")
     try:
+        data = path.read_bytes()
         if kind == ".gltf":  # trimesh would read a model.gltf beside a broken one
-            json.loads(path.read_bytes())
+            _refuse_empty_promises(json.loads(data), path)
+        elif kind == ".glb":
+            end = 20 + int.from_bytes(data[12:16], "little")
+            _refuse_empty_promises(json.loads(data[20:end]), path)
+        elif kind == ".obj":
+            data = _plain_obj(data)
+        elif kind == ".ply":
+            _refuse_cut_ply(data)
         # Bytes, since trimesh takes UTF-8 names alone.
         beside = trimesh.resolvers.FilePathResolver(path.parent)
-        data = BytesIO(path.read_bytes())
+        data = BytesIO(data)
         scene = trimesh.load_scene(data, kind[1:], resolver=beside, process=False)
         for g in scene.geometry.values():  # `dump` drops colours beside a material
             own = getattr(getattr(g, "visual", None), "vertex_attributes", {})
@@ -156,6 +176,8 @@ def _read(path):
         found = [g for g in scene.dump() if isinstance(g, trimesh.Trimesh)]
         found = [g for g in found if len(g.faces)]
         colors = [_face_colors(g, kind in (".glb", ".gltf")) for g in found]
+    except MemoryError:  # the file is not at fault
+        raise
     # Broken files make trimesh raise errors of any kind, with any text.
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
@@ -184,6 +206,66 @@ def _read(path):
     return mesh, attributes
 
 
+def _refuse_empty_promises(tree, path):
+    """Refuse a glTF whose accessors without data would fill the memory with zeros.
+
+    Accessors with data are checked against it. Some without are right, since a decoder
+    fills them (Draco), but none packs a thousand times.
+    """
+    size, without = path.stat().st_size, 0
+    for buffer in tree.get("buffers", []):
+        if not buffer.get("uri", "data:").startswith("data:"):
+            beside = path.with_name(unquote(buffer["uri"]))
+            size += beside.stat().st_size if beside.is_file() else 0
+    for accessor in tree.get("accessors", []):
+        if "bufferView" not in accessor:
+            without += 64 * max(accessor["count"], 0)  # bytes of a 4 x 4 matrix
+    if without > 1e6 + 1000 * size:
+        wrong = f"accessors without data promise up to {without / 1e9:.3g} GB"
+        raise ValueError(f"{wrong}, the file holds {size:,} bytes")
+
+
+def _refuse_cut_ply(data):
+    """Refuse a PLY of text that has fewer lines than its header promises."""
+    end = data.find(b"end_header")
+    head = data[: max(end, 0)]
+    if re.search(rb"(?m)^format ascii", head):
+        promised = sum(map(int, re.findall(rb"(?m)^element \S+ (\d{1,18})", head)))
+        if promised > (there := data.count(b"\n", end)):  # the last one may lack it
+            raise ValueError(f"{promised:,} lines promised, there are {there:,}")
+
+
+def _plain_obj(data):
+    """An OBJ's bytes with what trimesh misreads said otherwise.
+
+    An index below 0 counts back from its own line, not from the file's end; a texture
+    coordinate of one number is (u, 0).
+    """
+    data = re.sub(rb"\\\r?\n", b" ", data)  # a line that goes on
+    data = re.sub(rb"(?m)^(vt[ \t]+[^\s#]+)[ \t]*(#.*)?\r?$", rb"\1 0", data)
+    if not re.search(rb"(?m)^[ \t]*f[ \t].*-", data):
+        return data
+    counts, kinds = dict.fromkeys((b"v", b"vt", b"vn"), 0), (b"v", b"vt", b"vn")
+    lines = data.split(b"\n")
+    for k, line in enumerate(lines):
+        first, *corners = line.split(b"#", 1)[0].split() or [b""]
+        if first in counts:
+            counts[first] += 1
+        elif first == b"f" and b"-" in line:
+            for j, corner in enumerate(corners):
+                indices = corner.split(b"/")
+                for i, (index, kind) in enumerate(zip(indices, kinds, strict=False)):
+                    if index.startswith(b"-"):
+                        own = counts[kind] + 1 + int(index)
+                        if own < 1:
+                            wrong = f"line {k + 1}: index {int(index)} of"
+                            raise ValueError(f"{wrong} {counts[kind]} {kind.decode()}")
+                        indices[i] = b"%d" % own
+                corners[j] = b"/".join(indices)
+            lines[k] = b" ".join([b"f", *corners])
+    return b"\n".join(lines)
+
+
 def _turn(up, front, yaw):
     """Rotation (3, 3) from the file's frame to the world's."""
     if front is None:
@@ -208,6 +290,8 @@ def _face_colors(mesh, gltf):
         return np.tile(NO_COLOR, (len(mesh.faces), 1))
     material = getattr(visual, "material", None)  # else vertices or faces have colours
     image = getattr(material, "baseColorTexture", getattr(material, "image", None))
+    if getattr(image, "format", None) not in TEXTURE_FORMATS:
+        image = None
     if image is None or visual.uv is None:
         colors = visual.face_colors if material is None else material.main_color
         colors = np.broadcast_to(colors, (len(mesh.faces), 4))[:, :3] / 255

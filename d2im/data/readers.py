@@ -30,11 +30,29 @@ from trimesh.visual.color import srgb_to_linear
 
 from ..camera import Camera, yaw_rotation
 from ..sampling import density_weights
-from .dataset import INDEX_COLUMNS, keep_settings, read_index, record, write_example
+from .dataset import (
+    INDEX_COLUMNS,
+    keep_settings,
+    read_index,
+    record,
+    safe_id,
+    write_example,
+)
 
 YAW = -90.0  # brings the front, +x by the README of ShapeNetCore.v1, to +z; v2: 180
 NEIGHBOURS = 16  # of a slope: 8 and 24 err more on 32,768 points
-DAMAGE = KeyError, OSError, EOFError, SyntaxError, ValueError, BadZipFile, zlib.error
+LARGEST_MEMBER = 1e9  # bytes of an array; the published ones have a few millions
+DAMAGE = (
+    MemoryError,
+    TypeError,
+    KeyError,
+    OSError,
+    EOFError,
+    SyntaxError,
+    ValueError,
+    BadZipFile,
+    zlib.error,
+)
 SAME_SURFACE = 0.04  # world units of depth within 2 pixels
 
 
@@ -131,6 +149,7 @@ def write_set(readings, out, split, family=""):
     def rows():
         start = time.perf_counter()
         for name, example in readings:
+            name = safe_id(name)
             row = dict.fromkeys(INDEX_COLUMNS, "") | {"id": name, "status": "ok"}
             row |= {"split": split, "family": family}
             if isinstance(example, Exception):
@@ -218,9 +237,10 @@ def _each(path, category, read, *, size=None, yaw=YAW, skip=()):
     for name in path.read_text().split():
         if (identity := f"{category}_{name}") not in skip:
             try:
-                yield identity, _example(*read(name), size, yaw)
-            except (OSError, ValueError) as error:  # handed on in the example's place
-                yield identity, error
+                example = _example(*read(name), size, yaw)
+            except Exception as error:  # of any kind: handed on in the example's place
+                example = error
+            yield identity, example
 
 
 def _example(source, samples, cloud, shots, estimated, size, yaw):
@@ -319,7 +339,7 @@ def _view(k, width, folder, normal_folder=None):
 
 
 def _rgba(path):
-    picture = _load(path, lambda file: np.asarray(Image.open(file)))
+    picture = _load(path, lambda file: np.asarray(Image.open(file, formats=["PNG"])))
     square = picture.shape == (len(picture), len(picture), 4)
     _demand(square, path, f"a square RGBA picture wanted, got {picture.shape}")
     return picture
@@ -327,7 +347,11 @@ def _rgba(path):
 
 def _jpeg_view(folder, k):
     path = folder / f"{k:03d}.jpg"
-    image = _load(path, lambda file: np.asarray(Image.open(file).convert("RGB")))
+
+    def read(file):
+        return np.asarray(Image.open(file, formats=["JPEG"]).convert("RGB"))
+
+    image = _load(path, read)
     path = folder / "cameras.npz"
     world, lens = _load(path, np.load, f"world_mat_{k}", f"camera_mat_{k}")
     shapes = world.shape == (3, 4) and lens.shape == (3, 3)
@@ -346,13 +370,26 @@ def _load(path, read, *names):
             if not names:
                 return read(file)
             with read(file) as archive:
+                for name in names:
+                    _demand_sane_size(archive, name)
                 arrays = [np.asarray(archive[name]) for name in names]
     except DAMAGE as error:
         lacks = f" or lacks one of {', '.join(names)}" if names else ""
-        raise ValueError(f"{path} is damaged{lacks}") from error
-    finite = all(np.isfinite(array).all() for array in arrays)
-    _demand(finite, path, "a number is not finite")
+        cause = " ".join(f"{type(error).__name__} {error}".split())[:200]
+        raise ValueError(f"{path} is damaged{lacks} ({cause})") from error
+    finite = all(a.dtype.kind in "biuf" and np.isfinite(a).all() for a in arrays)
+    _demand(finite, path, "not numbers, or one is not finite")
     return arrays
+
+
+def _demand_sane_size(archive, name):
+    """Refuse a member that would fill the memory: of an npz, or of an HDF5 file."""
+    if isinstance(archive, np.lib.npyio.NpzFile):
+        size = archive.zip.getinfo(f"{name}.npy").file_size
+    else:
+        size = getattr(archive[name], "nbytes", 0)  # a group has none
+    if size > LARGEST_MEMBER:
+        raise ValueError(f"{name} has {size / 1e9:.3g} GB")
 
 
 def _demand(right, path, wrong):

@@ -23,7 +23,7 @@ from ..camera import Camera
 from ..data import dataset, shapes
 from ..data.files import write_whole
 from ..show import plots
-from ..show.pages import markdown_table
+from ..show.pages import escape, markdown_table
 from ..surface.extract import extract_mesh
 from ..use.reconstruction import predict
 from .decomposition import decomposition_scores, disentanglement
@@ -272,7 +272,8 @@ def markdown(summary):
                 cell = "{mean:.4g} [{low:.4g}, {high:.4g}], {median:.4g}".format(**of)
                 left = f" ({of['left_out']} left out)" if of["left_out"] else ""
                 rows[-1].append(cell + left)
-        text.append(f"### {group}\n\n" + markdown_table(["measure", *methods], rows))
+        table = markdown_table(["measure", *methods], rows)
+        text.append(f"### {escape(group)}\n\n{table}")
     text.append("Mean, 95 % bootstrap interval of the mean over shapes, median.\n")
     text.append("".join(f"- {name}: {said}\n" for name, said in protocols.items()))
     return "\n".join(text)

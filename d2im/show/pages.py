@@ -1,11 +1,44 @@
-"""How a run looks: the page of a run or of a sweep, its tables and its times."""
+"""How a run looks: the page of a run or of a sweep, its tables and its times.
+
+Names, reasons and captions are anybody's text: `escape` makes them text in Markdown and
+HTML. A page loads nothing, holds no script but a scene's, and links http(s) or what is
+beside it.
+"""
 
 import base64
 import csv
 import html
 import io
+import re
+from pathlib import Path
+from xml.etree import ElementTree
 
-from jinja2 import Environment, PackageLoader
+from jinja2 import Environment, PackageLoader, pass_context
+
+from ..data.files import one_line, write_whole
+
+# What Markdown or HTML would act on: brackets where a link's target follows, "_" at
+# the ends of words, ":" of a bare address. Ordinary names and numbers have none of it.
+ACTIVE = re.compile(r"[\\`*<>&|~$@]|(?<![^\W_])_|_(?![^\W_])|\](?=[\[(:])|:(?=//)")
+# What is left of HTML that a notebook holds; a formula's tags are MathML's.
+TAGS = """a abbr b blockquote br caption code dd del details div dl dt em figcaption
+figure h1 h2 h3 h4 h5 h6 hr i img input kbd li mark ol p pre s small span strong sub
+summary sup table tbody td tfoot th thead tr u ul math menclose mfrac mi mmultiscripts
+mn mo mover mpadded mphantom mprescripts mroot mrow ms mspace msqrt mstyle msub msubsup
+msup mtable mtd mtext mtr munder munderover semantics""".split()
+ATTRIBUTES = """alt align checked class colspan disabled display displaystyle fence
+height id linethickness mathvariant maxsize minsize open rowspan separator stretchy
+style title type width""".split()
+# nbconvert's page without its scripts, which come from elsewhere; none may run or load.
+NOTEBOOK = """{% extends "lab/index.html.j2" %}
+{% block html_head_js %}<meta http-equiv="Content-Security-Policy" content="
+default-src 'none'; img-src data:; style-src 'unsafe-inline'">{% endblock %}
+{% block jupyter_widgets %}{% endblock %}
+{% block html_head_js_mathjax %}{% endblock %}
+{% block html_head_js_mermaidjs %}{% endblock %}
+{% block data_latex %}
+{{ output.data["text/latex"] | markdown2html | clean_html }}
+{% endblock %}"""
 
 
 def duration(seconds):
@@ -24,6 +57,24 @@ def number(value):
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def escape(text):
+    """Return anybody's text so that Markdown and HTML show it, and do nothing else.
+
+    Args: text: a name, reason or caption; it ends up on one line. Not for HTML's
+        attributes: quotes stay.
+    """
+    return ACTIVE.sub(lambda match: f"&#{ord(match[0])};", one_line(text))
+
+
+def write_text(path, text):
+    """Write a UTF-8 file, whole or not at all; make its folder.
+
+    Raises: OSError: it could not be written; the message names it.
+    """
+    data = text.encode("utf-8", "backslashreplace")  # of names that are no UTF-8
+    write_whole(Path(path), lambda file: file.write(data))
+
+
 def csv_table(columns, rows):
     """Return a table as CSV, numbers in full."""
     text = io.StringIO()
@@ -32,20 +83,97 @@ def csv_table(columns, rows):
 
 
 def markdown_table(columns, rows):
-    """Return a table as Markdown, numbers with four digits."""
+    """Return a table as Markdown, texts escaped, numbers with four digits."""
     lines = [columns, ["---"] * len(columns), *rows]
-    cells = [[number(cell).replace("|", "\\|") for cell in line] for line in lines]
+    cells = [[escape(number(cell)) for cell in line] for line in lines]
     return "".join(f"| {' | '.join(line)} |\n" for line in cells)
+
+
+def markdown_html(text, attachments=None):
+    """Return Markdown as HTML that runs nothing, its formulas as MathML.
+
+    Args: attachments: a notebook cell's pictures, {name: {type: base64}}.
+    """
+    from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+
+    class Renderer(IPythonRenderer):
+        def inline_math(self, body):
+            return _formula(body, "inline")
+
+        def block_math(self, body):
+            return _formula(body, "block")
+
+        def latex_environment(self, name, body):
+            return _formula(rf"\begin{{{name}}}{body}\end{{{name}}}", "block")
+
+    renderer = Renderer(escape=False, attachments=attachments or {})
+    return harmless(MarkdownWithMath(renderer).render(text))
+
+
+def _formula(tex, display):
+    """A formula as MathML, which browsers draw themselves, or as it was written."""
+    from latex2mathml.converter import convert_to_element
+
+    try:
+        element = convert_to_element(tex, display=display)
+    except Exception:  # of a formula that it cannot read it raises anything
+        return f"<code>{html.escape(tex)}</code>"
+    for part in element.iter():  # it writes signs as entities
+        part.text = part.text and html.unescape(part.text)
+    return ElementTree.tostring(element, "unicode")
+
+
+def harmless(page):
+    """Return HTML without what runs, loads or leads elsewhere than to http(s)."""
+    import bleach
+    from bleach.css_sanitizer import CSSSanitizer
+
+    page = re.sub(r"(?is)<(script|style)\b.*?</\1\s*>", "", page)  # nor their text
+    page = bleach.clean(
+        page,
+        tags=TAGS,
+        attributes=_is_kept,
+        protocols=["http", "https", "data"],
+        css_sanitizer=CSSSanitizer(),
+    )
+    return re.sub(r'<a (?=[^>]*href="https?:)', '<a rel="noopener" ', page)
+
+
+def _is_kept(tag, name, value):
+    """Whether an attribute may stay: an address if it is relative, http(s), a picture's
+    own data."""
+    address = re.sub(r"[\x00-\x20]", "", html.unescape(value)).lower()  # as browsers do
+    scheme = re.match(r"[/\\]|[^/?#]*:", address)
+    if name == "href":
+        return tag == "a" and (not scheme or scheme[0] in ("http:", "https:"))
+    if name == "src":
+        data = re.match(r"data:image/(png|jpeg|gif|webp);base64,", address)
+        return tag == "img" and bool(data or not scheme)
+    return name in ATTRIBUTES
+
+
+def notebook_html(notebook):
+    """Return an executed notebook as one page that loads and runs nothing."""
+    from nbconvert import HTMLExporter  # seconds, wanted by runs only
+
+    @pass_context
+    def markdown2html(context, source):
+        return markdown_html(source, context.get("cell", {}).get("attachments"))
+
+    filters = {"markdown2html": markdown2html, "clean_html": harmless}
+    exporter = HTMLExporter(raw_template=NOTEBOOK, filters=filters, sanitize_html=True)
+    return exporter.from_notebook_node(notebook)[0]
 
 
 def write_page(folder, **content):
     """Write index.html: a run's record, or the `columns` and `rows` of a sweep."""
-    from nbconvert.filters import markdown2html  # seconds, wanted by runs only
-
     # autoescape: captions, errors and parameters are anybody's text
     environment = Environment(loader=PackageLoader(__package__, ""), autoescape=True)
     environment.filters |= {"duration": duration, "number": number, "csv": csv.reader}
     environment.filters["base64"] = base64.b64encode
-    environment.filters["markdown"] = lambda text: markdown2html(html.escape(text))
+    environment.filters["markdown"] = markdown_html
+    outputs = [entry["outputs"] for entry in content.get("notebooks", ())]
+    figures = [figure for made in outputs for figure in made.get("figures", ())]
+    content["scenes"] = any(figure["file"].endswith(".html") for figure in figures)
     page = environment.get_template("page.html").render(folder=folder, **content)
-    (folder / "index.html").write_text(page, encoding="utf-8")
+    write_text(folder / "index.html", page)

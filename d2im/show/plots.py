@@ -302,10 +302,11 @@ def image_grid(rows, titles=None, labels=None, size=1.5):
             _frameless(ax)
             if image is not None:
                 draw_image(ax, image)
+    look = dict(fontsize=8, parse_math=False)  # a name may well have a "$"
     for ax, title in zip(axes[0], titles or (), strict=False):
-        ax.set_title(title, fontsize=8)
+        ax.set_title(title, **look)
     for ax, label in zip(axes[:, 0], labels or (), strict=False):
-        ax.set_ylabel(label, fontsize=8)
+        ax.set_ylabel(label, **look)
     zoom(axes.flat)
     shown = next((ax for ax in axes.flat if ax.images), None)
     if shown:  # low things need low rows

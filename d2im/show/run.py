@@ -6,14 +6,17 @@ of all widgets. A run is `reports/<run>/`: executed notebooks, each as HTML too,
 of its own; the `data` and `model` that one names by `write_outputs` go to later ones.
 """
 
-import argparse
 import ast
 import difflib
 import json
+import math
 import os
 import re
+import reprlib
 import subprocess
 import sys
+import sysconfig
+import tempfile
 import time
 from contextlib import suppress
 from importlib.metadata import distributions
@@ -22,11 +25,13 @@ from pathlib import Path
 import nbformat
 import yaml
 
+from ..data.files import PACKAGE, working_folder
 from . import pages
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = working_folder()
 TIMEOUT = 3600  # seconds for one cell: an hour is a long training cell on two cores
 VERSIONS = "k3d torch numpy trimesh manifold3d libigl embreex".split()
+ENTRY = set("notebook title seconds error parameters defaults outputs".split())
 
 
 class NotebookFailed(RuntimeError):
@@ -56,7 +61,7 @@ def write_outputs(out, *, data="", model="", summary=None, figures=None, note=""
     }
     out.mkdir(parents=True, exist_ok=True)
     # default=float: numpy's and torch's scalars are numbers too
-    (out / "outputs.json").write_text(json.dumps(outputs, indent=1, default=float))
+    pages.write_text(out / "outputs.json", json.dumps(outputs, indent=1, default=float))
 
 
 def find_notebook(name):
@@ -66,10 +71,12 @@ def find_notebook(name):
     """
     if str(name).endswith(".ipynb") and Path(name).is_file():
         return Path(name)
-    known = {path.stem: path for path in sorted(ROOT.glob("notebooks/*.ipynb"))}
+    own = sorted(ROOT.glob("notebooks/*.ipynb"))
+    shipped = sorted((PACKAGE / "notebooks").glob("*.ipynb"))  # of an installed one
+    known = {path.stem: path for path in own or shipped}
     hits = [stem for stem in known if name in (stem, stem.split("_")[0])]
     if len(hits) != 1:
-        raise FileNotFoundError(f"no notebook '{name}'{_hint(name, known)}")
+        raise FileNotFoundError(f"no notebook {str(name)!r}{_hint(name, known)}")
     return known[hits[0]]
 
 
@@ -81,17 +88,26 @@ def declared_parameters(notebook):
     name = Path(notebook).name
     try:
         cells = nbformat.read(notebook, as_version=4).cells
-    except (nbformat.reader.NotJSONError, nbformat.ValidationError, KeyError) as error:
+        tagged = [c.source for c in cells if "parameters" in c.metadata.get("tags", [])]
+    except OSError:
+        raise
+    except Exception as error:  # of damaged JSON, nbformat raises anything
         raise ValueError(f"{name} is not a notebook") from error
-    tagged = [c.source for c in cells if "parameters" in c.metadata.get("tags", [])]
     if len(tagged) > 1:
         raise ValueError(f"{name} has {len(tagged)} parameters cells, not one")
+    try:
+        lines = ast.parse("".join(tagged)).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        what = getattr(error, "msg", error) or "nested too deeply"
+        at = f" in line {error.lineno}" if getattr(error, "lineno", 0) else ""
+        what = f"its parameters cell is no Python{at}: {what}"
+        raise ValueError(f"{name}: {what}") from error
     declared = {}
-    for line in ast.parse("".join(tagged)).body:
+    for line in lines:
         try:
             (target,) = line.targets
             declared[target.id] = ast.literal_eval(line.value)
-        except (AttributeError, ValueError) as error:
+        except (AttributeError, TypeError, ValueError, RecursionError) as error:
             what = f"only `name = literal`, not `{ast.unparse(line)}`"
             raise ValueError(f"{name}: its parameters cell holds {what}") from error
     return declared
@@ -100,16 +116,28 @@ def declared_parameters(notebook):
 def read_params(file):
     """Read a parameter file: YAML, {name: value} or {notebook: {name: value}}.
 
-    Raises: FileNotFoundError, ValueError: no such file, not YAML or no such mapping.
+    Raises: FileNotFoundError, ValueError: no such file, not UTF-8, not YAML or no such
+        mapping.
     """
-    if not Path(file).is_file():
+    path = Path(file)
+    if not path.is_file():
+        path = PACKAGE / path  # notebooks/params of an installed package
+    if not path.is_file():
         raise FileNotFoundError(f"{file}: no such parameter file")
     try:
-        params = yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file} is not YAML: {str(error).splitlines()[0]}") from error
+        params = yaml.safe_load(path.read_text(encoding="utf-8-sig")) or {}
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 text: save it as UTF-8") from error
+    except RecursionError as error:
+        raise ValueError(f"{file} is nested too deeply to be read") from error
+    except OSError:
+        raise
+    except Exception as error:  # of numbers and tags, YAML raises anything
+        what = str(error).partition("\n")[0]
+        raise ValueError(f"{file} is not YAML: {what}") from error
     if not isinstance(params, dict):
-        raise ValueError(f"{file} must map names to values, got {params!r:.60}")
+        got = reprlib.repr(params)
+        raise ValueError(f"{file} must map names to values, got {got}")
     return params
 
 
@@ -144,14 +172,21 @@ def assign(declared, layers):
 
 def _fit(value, default, name):
     """Return a value in the type of the parameter's default, or say what is wrong."""
-    with suppress(ValueError, yaml.YAMLError):  # then its type is wrong
+    with suppress(Exception):  # of YAML that is none, any; then its type is wrong
         if isinstance(value, str) and not isinstance(default, str):
             value = yaml.safe_load(value)  # the command line gives strings
         if isinstance(default, float) and type(value) in (int, str):
             value = float(value)  # 1 is a fine float; YAML reads 1e-3 as a string
+    if type(value) is int and value.bit_length() > 64:
+        raise ValueError(f"{name} must have 64 bits at most, not {value.bit_length()}")
     if default is not None and type(value) is not type(default):
         kind = f"of type {type(default).__name__} (default {default!r})"
-        raise ValueError(f"{name} must be {kind}, got {value!r}")
+        raise ValueError(f"{name} must be {kind}, got {reprlib.repr(value)}")
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        kind = "finite numbers, texts and lists of them"
+        raise ValueError(f"{name} takes {kind}: {reprlib.repr(value)}") from error
     return value
 
 
@@ -159,9 +194,38 @@ def _plan(notebooks, name, params, values):
     """Return a run's notebooks, their parameters and the values given to them."""
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
         raise ValueError(f"a run's name is of letters, digits, '_', '-', '.': {name!r}")
+    _record(ROOT / "reports" / name)  # of an earlier run, to be added to
     paths = {path.stem: path for path in map(find_notebook, notebooks)}
     declared = {stem: declared_parameters(path) for stem, path in paths.items()}
     return paths, declared, assign(declared, [*map(read_params, params), dict(values)])
+
+
+def _record(folder):
+    """The entries of a run's run.json, none where there is no such file."""
+    file = folder / "run.json"
+    if not file.exists():
+        return []
+    try:
+        entries = json.loads(file.read_text(encoding="utf-8"))["notebooks"]
+        if all(ENTRY <= entry.keys() for entry in entries):
+            return entries
+        what = "an entry is not whole"
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        what = str(error)
+    advice = "move it away, or give this run another --name"
+    raise ValueError(f"{file} is damaged ({what}): {advice}")
+
+
+def _outputs(file):
+    """What a notebook's outputs.json says, and what is wrong with it."""
+    try:
+        made = json.loads(file.read_text(encoding="utf-8"))
+        dict(made.get("summary", {}))
+        for figure in made.get("figures", ()):
+            (figure["file"] + figure["caption"]).strip()  # both are text
+        return made, ""
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        return {}, f"{file} is damaged ({error}): let write_outputs write it"
 
 
 def run_notebooks(notebooks, name, *, params=(), values=(), timeout=TIMEOUT):
@@ -172,21 +236,25 @@ def run_notebooks(notebooks, name, *, params=(), values=(), timeout=TIMEOUT):
         params, values: parameter files, and {name: value} that wins over them.
         timeout: seconds that one cell may take.
     Returns: The run's folder.
-    Raises: FileNotFoundError, ValueError: a wrong name, before anything has run.
+    Raises: FileNotFoundError, ValueError: a wrong name or value, or a damaged run.json,
+            before anything has run.
         NotebookFailed: a notebook stopped; the page and its copy so far are written.
+        OSError: the disk is full or read-only; the files so far are whole.
     """
+    if not 0 < timeout < math.inf:
+        raise ValueError(f"the time limit is a number of seconds, not {timeout}")
     paths, declared, given = _plan(notebooks, name, params, values)
     folder, settings = ROOT / "reports" / name, _settings()
-    record = folder / "run.json"
-    entries = json.loads(record.read_text())["notebooks"] if record.exists() else []
-    entries = [entry for entry in entries if entry["notebook"] not in paths]
+    entries = [e for e in _record(folder) if e["notebook"] not in paths]
     beside = {path.name for path in paths.values()}
     for stem, path in paths.items():
         out, defaults = folder / stem, declared[stem]
         out.mkdir(parents=True, exist_ok=True)
-        (out / "outputs.json").write_text("{}")  # those of an earlier run are over
+        # those of an earlier run are over
+        pages.write_text(out / "outputs.json", "{}")
         made = [entry["outputs"] for entry in entries]
         handed = {k: o[k] for o in made for k in ("data", "model") if o.get(k)}
+        handed = {k: os.path.expanduser(at) for k, at in handed.items()}
         handed |= {"out": out.relative_to(ROOT).as_posix()} | given[stem]
         chosen = {k: handed.get(k, default) for k, default in defaults.items()}
         changed = {k: value for k, value in chosen.items() if value != defaults[k]}
@@ -194,13 +262,14 @@ def run_notebooks(notebooks, name, *, params=(), values=(), timeout=TIMEOUT):
         start = time.perf_counter()
         title, error = _execute(path, folder / path.name, changed, timeout, beside)
         seconds = round(time.perf_counter() - start, 1)
+        outputs, damage = _outputs(out / "outputs.json")
+        error = _portable(error or damage)
         entry = {"notebook": stem, "title": title, "seconds": seconds, "error": error}
         entry["status"] = "failed" if error else "ok"
-        entry |= {"parameters": chosen, "defaults": defaults}
-        entry["outputs"] = json.loads((out / "outputs.json").read_text())
-        entries.append(entry)
+        entry |= {"parameters": chosen, "defaults": defaults, "outputs": outputs}
+        entries.append(_portable(entry))
         run = settings | {"notebooks": sorted(entries, key=lambda e: e["notebook"])}
-        record.write_text(json.dumps(run, indent=1))
+        pages.write_text(folder / "run.json", json.dumps(run, indent=1))
         pages.write_page(folder, **run)
         print(f"{pages.duration(seconds):>12}{'  failed' if error else ''}", flush=True)
         if error:
@@ -231,15 +300,15 @@ def sweep(notebooks, files, name, *, params=(), values=(), timeout=TIMEOUT):
         except NotebookFailed as error:
             print(error)
             row["status"] = f"failed in {str(error).partition(',')[0]}"
-        for entry in json.loads((folder / stem / "run.json").read_text())["notebooks"]:
+        for entry in _record(folder / stem):
             row["seconds"] = round(row["seconds"] + entry["seconds"], 1)
             for key, value in entry["outputs"].get("summary", {}).items():
                 row[f"{entry['notebook']}.{key}" if key in row else key] = value
         rows.append(row)
         columns = list(dict.fromkeys(key for row in rows for key in row))
         table = columns, [[row.get(column) for column in columns] for row in rows]
-        (folder / "sweep.csv").write_text(pages.csv_table(*table), encoding="utf-8")
-        (folder / "sweep.md").write_text(pages.markdown_table(*table), encoding="utf-8")
+        pages.write_text(folder / "sweep.csv", pages.csv_table(*table))
+        pages.write_text(folder / "sweep.md", pages.markdown_table(*table))
         pages.write_page(folder, columns=columns, rows=table[1])
     failed = [row["run"] for row in rows if row["status"] != "ok"]
     if failed:
@@ -253,39 +322,77 @@ def _execute(path, copy, parameters, timeout, beside):
     import papermill  # seconds to import, and notebooks import this module
     from ipykernel.kernelspec import get_kernel_dict
     from jupyter_client import AsyncKernelManager, kernelspec
-    from nbconvert import HTMLExporter
+    from papermill.iorw import LocalHandler, papermill_io
 
     class Kernel(AsyncKernelManager):  # whatever kernels the user has registered
         kernel_spec = kernelspec.KernelSpec(**get_kernel_dict())
 
+    class Whole(LocalHandler):  # a copy grows by cells, and is whole at any moment
+        def write(self, buf, path):
+            notebook = _portable(nbformat.reads(buf, as_version=4))
+            pages.write_text(path, nbformat.writes(notebook) + "\n")
+
+    papermill_io.register(str(copy), Whole())
+    Whole().write(path.read_text(encoding="utf-8"), copy)  # not an earlier run's
     options = {"kernel_name": "python3", "language": "python", "progress_bar": False}
     options |= {"execution_timeout": timeout, "store_widget_state": False, "cwd": ROOT}
     # a kernel logs its own orderly end as an error on the terminal
     options |= {"kernel_manager_class": Kernel, "extra_arguments": ["--log-level=50"]}
     error = ""
-    try:
-        papermill.execute_notebook(path, copy, parameters, **options)
+    try:  # papermill would fill in names in braces, which a folder may have
+        files = (re.sub(r"[{}]", r"\g<0>\g<0>", str(file)) for file in (path, copy))
+        papermill.execute_notebook(*files, parameters, **options)
     except Exception as failure:  # papermill's own error carries the one of the cell
         name = getattr(failure, "ename", type(failure).__name__)
         text = str(getattr(failure, "evalue", failure)).strip().partition("\n")[0]
         limit = f"took longer than {timeout:g} s (see --timeout)"
         error = limit if name == "CellTimeoutError" else f"{name}: {text}"
     notebook = nbformat.read(copy, as_version=4)
-    notebook.metadata.papermill |= {"input_path": path.name, "output_path": path.name}
+    names = {"input_path": path.name, "output_path": path.name}
+    notebook.metadata["papermill"] = notebook.metadata.get("papermill", {}) | names
     for cell in (c for c in notebook.cells if c.cell_type == "markdown"):
         cell.source = _moved_links(cell.source, path.parent, copy.parent, beside)
     for output in [o for cell in notebook.cells for o in cell.get("outputs", [])]:
         output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
-    nbformat.write(notebook, copy)
-    page, _ = HTMLExporter().from_notebook_node(notebook)
-    copy.with_suffix(".html").write_text(page, encoding="utf-8")
+    Whole().write(nbformat.writes(notebook), copy)
+    pages.write_text(copy.with_suffix(".html"), pages.notebook_html(notebook))
     if error:
         codes = [cell for cell in notebook.cells if cell.cell_type == "code"]
-        begun = [cell.source for cell in codes if cell.metadata.papermill.start_time]
-        line = begun[-1].splitlines()[0] if begun else "the kernel's start"
+        timed = [(c.source, c.metadata.get("papermill", {})) for c in codes]
+        begun = [source for source, times in timed if times.get("start_time")]
+        line = begun[-1].partition("\n")[0] if begun else "the kernel's start"
         error = f"{path.stem}, cell In [{len(begun)}] `{line:.40}`: {error}"
     titles = [c.source.split("\n")[0] for c in notebook.cells if c.source[:2] == "# "]
     return titles[0][2:] if titles else path.stem, error
+
+
+def _portable(value):
+    """Return text, or lists and mappings of it, without the folders of this machine.
+
+    Paths start at the project's folder, at that of the packages, or with "~".
+    """
+    home = os.path.expanduser("~")
+    folders = {home: "~", os.path.realpath(home): "~"}
+    packages = [sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")]
+    folders |= dict.fromkeys([str(ROOT), *packages], ".")
+    folders.pop("/", None)  # some have no other home
+    names = "|".join(map(re.escape, sorted(folders, key=len, reverse=True)))
+    cells = re.escape(tempfile.gettempdir())  # where warnings say that a cell stands
+    before = r"(^|[^\w.~-]|\x1b\[[\d;]*m)"  # a colour's code may stand before a path
+    path = rf"{before}(?:({names})(/|(?![\w.-]))|{cells}/(?=ipykernel_\d))"
+
+    def replace(match):
+        new, slash = folders.get(match[2], ""), match[3] or ""
+        return match[1] + (new + slash).removeprefix("./")
+
+    def walk(value):
+        if isinstance(value, dict):
+            return type(value)({key: walk(part) for key, part in value.items()})
+        if isinstance(value, list | tuple):
+            return [walk(part) for part in value]
+        return re.sub(path, replace, value) if isinstance(value, str) else value
+
+    return walk(value)
 
 
 def _moved_links(text, old, new, beside=()):
@@ -309,13 +416,17 @@ def _settings():
 
     gpu = torch.cuda.is_available() and torch.cuda.get_device_name()
     mps = torch.backends.mps.is_available() and "mps"
-    git = subprocess.getstatusoutput(f'git -C "{ROOT}" describe --always --dirty')
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    commit = ""
+    with suppress(OSError):  # no git
+        git = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        commit = git.stdout.strip() if git.returncode == 0 else ""
     return {
         "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "device": f"{gpu or mps or 'cpu'}, {os.cpu_count()} cores",
         "python": f"{sys.version.split()[0]} on {sys.platform}",
         "versions": {d.name: d.version for d in distributions() if d.name in VERSIONS},
-        "commit": git[1] if git[0] == 0 else "",
+        "commit": commit,
     }
 
 
@@ -325,26 +436,15 @@ def _hint(name, names, label="there are"):
     return f"{meant}; {label}: {', '.join(names) or 'none'}"
 
 
-def main(arguments=None):
-    """Run `python -m d2im.run`; return its exit code: 1 a failure, 2 a wrong name."""
-    parser = argparse.ArgumentParser("python -m d2im.run", description=__doc__)
-    add, now = parser.add_argument, time.strftime("%Y-%m-%d_%H%M%S")
-    add("notebooks", nargs="+", help='"03", "03_train" or a path')
-    add("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
-    add("--params", action="append", default=[], metavar="FILE.yaml")
-    add("--sweep", nargs="+", metavar="FILE.yaml", help="one run a file, one table")
-    add("--name", metavar="RUN", default=now, help="folder in reports/ (the time)")
-    add("--timeout", type=float, default=TIMEOUT, help="seconds one cell may take")
-    options = vars(parser.parse_args(arguments))
-    options["values"], files = options.pop("p"), options.pop("sweep")
-    try:
-        folder = sweep(files=files, **options) if files else run_notebooks(**options)
-    except (NotebookFailed, KeyboardInterrupt, FileNotFoundError, ValueError) as error:
-        print(f"error: {str(error) or 'interrupted'}", file=sys.stderr)
-        return 2 if isinstance(error, FileNotFoundError | ValueError) else 1
-    print(f"report: {(folder / 'index.html').relative_to(ROOT)}")
-    return 0
+def run(notebooks, name=None, *, sweep_files=(), timeout=TIMEOUT, **given):
+    """Run or sweep notebooks, as the command line asks; return the page's path.
 
-
-if __name__ == "__main__":
-    sys.exit(main())
+    Args: name: of the run, by default the time. sweep_files: parameter files, one run
+        each. The others, and what is refused: see `run_notebooks`.
+    """
+    name = name or time.strftime("%Y-%m-%d_%H%M%S")
+    if sweep_files:
+        folder = sweep(notebooks, sweep_files, name, timeout=timeout, **given)
+    else:
+        folder = run_notebooks(notebooks, name, timeout=timeout, **given)
+    return (folder / "index.html").relative_to(ROOT)

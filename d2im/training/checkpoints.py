@@ -1,52 +1,110 @@
-"""A run's checkpoint: one folder, written beside the last one, which it then replaces.
+"""A run's checkpoint: the files of one folder, which is always a whole one's.
 
     config.json, model.safetensors        the model that `from_pretrained` loads: the
                                           best by validation, else the last one
     last.safetensors                      the last one's weights, where it is not that
-    optimizer.safetensors, training.json  the optimiser's tensors; step and settings
+    optimizer.safetensors                 the optimiser's tensors
     metrics.csv                           the records so far
+    training.json                         step, settings; each file's size and checksum
 
-Whatever stops a writer, a kill or a full disk, a whole checkpoint stays behind.
+A new one is written into a hidden folder within, which carries a file of its own name
+as a mark. With its training.json, which comes last, it is valid; then its files take
+the old ones' places one by one, and that training.json again comes last. Whatever stops
+a writer, a kill or a full disk: the next training finishes a valid one's moves and
+deletes one that is not. Nothing else in the folder, or beside it, is touched.
 """
 
 import csv
+import errno
 import json
+import math
 import os
 import shutil
+import socket
+import tempfile
+import zlib
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 
+FILES = (  # in the order in which they take their places
+    "config.json",
+    "model.safetensors",
+    "last.safetensors",
+    "optimizer.safetensors",
+    "metrics.csv",
+    "training.json",
+)
+HIDDEN = ".d2im-"  # begins the names of the lock and of the folders of new checkpoints
+LOCK_SAYS = "A training of d2im writes here: "
+_held = {}  # the folders that trainings of this process hold
 
-def find_checkpoint(out):
-    """Whether a folder holds a checkpoint; a swap that was cut short is finished.
 
-    Raises: ValueError: it holds something else, which training would replace.
+@contextmanager
+def checkpoint_folder(out):
+    """Hold a folder for one training; what a killed one left there is finished.
+
+    Args: out: Path of the folder; it is made. Yields: the checkpoint's step, or 0.
+    Raises: ValueError: another training holds it, its checkpoint is damaged, or files
+            there are of no checkpoint and training would replace them.
+        OSError: it cannot be made, or what was left not be moved.
     """
-    old = out.with_name(out.name + ".old")
-    if not out.exists() and old.exists():
-        os.replace(old, out)
-    known = (out / "training.json").is_file()
-    if not known and out.exists() and any(out.iterdir()):
-        raise ValueError(
-            f"{out} holds files that are no checkpoint, and training would replace the "
-            "folder: name another one"
-        )
-    return known
+    with _told(out):
+        out.mkdir(parents=True, exist_ok=True)
+    with _lock(out):
+        with _told(out):
+            for stage in out.glob(HIDDEN + "*"):
+                if (stage / stage.name).is_file() and not stage.is_symlink():
+                    _finish(out, stage)
+        owned = _owned(out)
+        there = [name for name in FILES if os.path.lexists(out / name)]
+        others = [x for x in there if x not in owned or (out / x).is_dir()]
+        if others:
+            raise ValueError(
+                f"{out} holds {', '.join(others)}, which training would replace, but "
+                "of no checkpoint: move what is yours, or name another folder"
+            )
+        yield _read_state(out)["step"] if owned else 0
+
+
+def try_saving(out, model, copies):
+    """Write and exchange files in a folder, before a step is spent.
+
+    Args: out: folder. model: to be trained.
+        copies: how many times its weights there has to be room for.
+    Raises: OSError: it cannot be written to, or has no room.
+    """
+    size = copies * sum(tensor.nbytes for tensor in model.state_dict().values())
+    with _told(out):
+        stage = _new_stage(out)
+        try:
+            with open(stage / "trial", "wb") as file:
+                _reserve(file, size)
+            os.replace(stage / "trial", stage / stage.name)
+            if (out / "training.json").exists():  # by its like
+                shutil.copyfile(out / "training.json", stage / "trial")
+                os.replace(stage / "trial", stage / "training.json")
+            _finish(out, stage)
+        finally:
+            with suppress(OSError):
+                _discard(stage)
 
 
 def on_host(tensors):
     """Contiguous copies of named tensors in main memory.
 
-    They come over in one piece a type: each piece waits for the GPU's turn, which
-    other trainings there may hold.
+    From a GPU they come over in one piece a type: each piece waits for the GPU's turn,
+    which other trainings there may hold.
     """
-    kinds = {}
+    kinds, copies = {}, {}
     for name, tensor in tensors.items():
-        kinds.setdefault(tensor.dtype, []).append(name)
-    copies = {}
+        if tensor.device.type == "cpu":
+            copies[name] = tensor.detach().clone(memory_format=torch.contiguous_format)
+        else:
+            kinds.setdefault(tensor.dtype, []).append(name)
     for names in kinds.values():
         flat = torch.cat([tensors[name].detach().reshape(-1) for name in names]).cpu()
         parts = flat.split([tensors[name].numel() for name in names])
@@ -56,7 +114,7 @@ def on_host(tensors):
 
 
 def save_checkpoint(out, model, best, optimizer, records, settings):
-    """Write a checkpoint beside the last one, then change places with it.
+    """Write a checkpoint, whose files then take the places of the last one's.
 
     Args: out: folder. model: its weights are the last ones.
         best: state dict of the best model by validation, or None.
@@ -64,42 +122,51 @@ def save_checkpoint(out, model, best, optimizer, records, settings):
         settings: dict; a run that goes on has to have the same.
     Raises: OSError: it could not be written; the checkpoint before stays.
     """
-    fresh, old = (out.with_name(out.name + suffix) for suffix in (".new", ".old"))
-    shutil.rmtree(fresh, ignore_errors=True)
+    step, stage, valid = records[-1]["step"], None, False
     try:
-        fresh.mkdir(parents=True)
-        config = json.dumps(model._hub_mixin_config, sort_keys=True, indent=2)
-        (fresh / "config.json").write_text(config)  # as save_pretrained does
+        out.mkdir(parents=True, exist_ok=True)
+        stage = _new_stage(out)
+        config = json.dumps(model.settings, sort_keys=True, indent=2)
+        # as save_pretrained does
+        (stage / "config.json").write_text(config, encoding="utf-8")
         last = on_host(model.state_dict())
-        save_file(last if best is None else best, fresh / "model.safetensors")
+        save_file(last if best is None else best, stage / "model.safetensors")
         if best is not None:
-            save_file(last, fresh / "last.safetensors")
+            save_file(last, stage / "last.safetensors")
         tensors = {
             f"{index}.{name}": value
             for index, state in optimizer.state_dict()["state"].items()
             for name, value in state.items()
         }
-        save_file(on_host(tensors), fresh / "optimizer.safetensors")
-        with open(fresh / "metrics.csv", "w", newline="", encoding="utf-8") as file:
+        save_file(on_host(tensors), stage / "optimizer.safetensors")
+        with open(stage / "metrics.csv", "w", newline="", encoding="utf-8") as file:
             names = dict.fromkeys(name for record in records for name in record)
             writer = csv.DictWriter(file, names)
             writer.writeheader()
             writer.writerows(records)
-        state = {"step": records[-1]["step"], "settings": settings}
-        (fresh / "training.json").write_text(json.dumps(state, indent=1))
+        files = {x: _checksum(stage / x) for x in FILES if (stage / x).exists()}
+        state = {"step": step, "settings": settings, "files": files}
+        (stage / "trial").write_text(json.dumps(state, indent=1), encoding="utf-8")
+        os.replace(stage / "trial", stage / "training.json")
+        valid = True
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(fresh, ignore_errors=True)
-        kept = f"the last good one is in {out}" if out.exists() else "there is none yet"
-        step = records[-1]["step"]
+        known = (out / "training.json").exists()
+        kept = f"the last good one is in {out}" if known else "there is none yet"
         raise OSError(
             f"cannot write the checkpoint of step {step} ({error}); {kept}: make room "
             "and train on"
         ) from error
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        os.replace(out, old)
-    os.replace(fresh, out)
-    shutil.rmtree(old, ignore_errors=True)
+    finally:
+        if stage and not valid:
+            with suppress(OSError):
+                _discard(stage)
+    try:
+        _finish(out, stage)
+    except OSError as error:
+        raise OSError(
+            f"the checkpoint of step {step} is whole in {stage}, but its files cannot "
+            f"take their places in {out} ({error}): see what holds them and train on"
+        ) from error
 
 
 def load_checkpoint(out, model, optimizer, settings, free=("checkpoint_every",)):
@@ -110,17 +177,35 @@ def load_checkpoint(out, model, optimizer, settings, free=("checkpoint_every",))
     Returns: the records so far, and the best model's state dict or None.
     Raises: ValueError: it is damaged, of another model or of other settings.
     """
+    state = _read_state(out)
+    step, trained, files = state["step"], state["settings"], state.get("files", {})
+    name = ""
     try:
-        state = json.loads((out / "training.json").read_text())
-        trained = dict(state["settings"])
+        for name in files:
+            _compare(out / name, files[name])
         # Read, not mapped: a mapped file cannot be replaced on Windows.
-        tensors = load((out / "optimizer.safetensors").read_bytes())
-        weights, best = load((out / "model.safetensors").read_bytes()), None
-        if (out / "last.safetensors").is_file():
-            weights, best = load((out / "last.safetensors").read_bytes()), weights
+        name = "optimizer.safetensors"
+        slots = _slots(load((out / name).read_bytes()))
+        name = "model.safetensors"
+        weights, best = load((out / name).read_bytes()), None
+        name = "last.safetensors"
+        if name in files or (not files and (out / name).is_file()):
+            weights, best = load((out / name).read_bytes()), weights
+        name = "metrics.csv"
         records = read_records(out)
+        if [record["step"] for record in records] != list(range(1, step + 1)):
+            raise ValueError(
+                f"{len(records)} rows, but training.json is of step {step}"
+            )
+        if not all("loss" in record for record in records):
+            raise ValueError("a row without a loss")
+        scores = [r.get("validation", math.nan) for r in records]
+        lowest = min((x for x in scores if math.isfinite(x)), default=scores[-1])
+        name = "last.safetensors"
+        if best is None and lowest < scores[-1]:
+            raise ValueError("not there, but the best model is not the last one")
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise ValueError(f"the checkpoint in {out} is damaged: {error}") from error
+        raise _damaged(out, name, error) from error
     # A loss term that came later was off, 0, in an older run.
     other = [k for k in settings if k not in free and trained.get(k, 0) != settings[k]]
     if other:
@@ -133,11 +218,19 @@ def load_checkpoint(out, model, optimizer, settings, free=("checkpoint_every",))
         model.load_state_dict(weights)
     except RuntimeError as error:  # names or sizes differ
         raise ValueError(f"the checkpoint in {out} is of another model") from error
-    slots = {}
-    for name, value in tensors.items():
-        index, key = name.split(".", 1)
-        slots.setdefault(int(index), {})[key] = value
     groups = optimizer.state_dict()["param_groups"]
+    learned = [p for group in optimizer.param_groups for p in group["params"]]
+    wanted = {
+        index: {"step": (), "exp_avg": p.shape, "exp_avg_sq": p.shape}
+        for index, p in enumerate(learned)
+        if p.requires_grad
+    }
+    found = {i: {k: v.shape for k, v in slot.items()} for i, slot in slots.items()}
+    if found != wanted:
+        raise _damaged(out, "optimizer.safetensors", "not the model's moments")
+    if {float(slot["step"]) for slot in slots.values()} != {step}:
+        wrong = f"of another step than training.json, which says {step}"
+        raise _damaged(out, "optimizer.safetensors", wrong)
     optimizer.load_state_dict({"state": slots, "param_groups": groups})
     return records, best
 
@@ -150,3 +243,201 @@ def read_records(out):
             for row in csv.DictReader(file)
         ]
     return [{**row, "step": int(row["step"])} for row in rows]
+
+
+def _slots(tensors):
+    """The optimiser's tensors by parameter and name."""
+    slots = {}
+    for name, value in tensors.items():
+        index, key = name.split(".", 1)
+        slots.setdefault(int(index), {})[key] = value
+    return slots
+
+
+def _damaged(out, name, why):
+    return ValueError(
+        f"the checkpoint in {out} is damaged: {name}: {why}. Put the file back from a "
+        "copy, or train anew in another folder"
+    )
+
+
+def _read_state(out):
+    """What training.json says: step, settings and, but of an old one, files."""
+    try:
+        state = json.loads((out / "training.json").read_text(encoding="utf-8"))
+        files = state.get("files", {})
+        if not isinstance(state["step"], int) or not isinstance(
+            state["settings"], dict
+        ):
+            raise ValueError("no step or no settings")
+        if not files.keys() <= set(FILES):
+            raise ValueError("files that are not a checkpoint's")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise _damaged(out, "training.json", repr(error)) from error
+    except RecursionError as error:
+        raise _damaged(out, "training.json", "brackets without end") from error
+    return state
+
+
+def _owned(out):
+    """The names of the files that the checkpoint in a folder consists of."""
+    if not os.path.lexists(out / "training.json"):
+        return set()
+    return {*_read_state(out).get("files", FILES), "training.json"}
+
+
+def _checksum(path):
+    """The size and the CRC-32 of a file."""
+    found = {"size": 0, "crc32": 0}
+    with open(path, "rb", buffering=0) as file:
+        while piece := file.read(1 << 20):
+            found["size"] += len(piece)
+            found["crc32"] = zlib.crc32(piece, found["crc32"])
+    return found
+
+
+def _compare(path, expected):
+    found = _checksum(path)
+    if found["size"] != expected["size"]:
+        raise ValueError(f"{found['size']} bytes, not {expected['size']}")
+    if found["crc32"] != expected["crc32"]:
+        raise ValueError("its content is another one than was written")
+
+
+def _new_stage(out):
+    """A hidden folder in a folder, with our mark: a file of its own name."""
+    stage = Path(tempfile.mkdtemp(prefix=HIDDEN, dir=out))
+    says = "A checkpoint that is being written. The next training here clears it up.\n"
+    (stage / stage.name).write_text(says, encoding="utf-8")
+    return stage
+
+
+def _discard(stage):
+    """Delete a hidden folder of ours; the mark is the last file to go."""
+    for name in (*FILES, "trial", stage.name):
+        (stage / name).unlink(missing_ok=True)
+    with suppress(OSError):  # it holds something else
+        stage.rmdir()
+
+
+def _finish(out, stage):
+    """Move a valid checkpoint's files to their places, and clear up.
+
+    Cut short at any point and called again, it comes to the same.
+    """
+    if (stage / "training.json").exists():
+        for name in _owned(out) - _owned(stage):
+            (out / name).unlink(missing_ok=True)
+        for name in FILES:
+            if (stage / name).exists():
+                os.replace(stage / name, out / name)
+    _discard(stage)
+
+
+def _reserve(file, size):
+    """Take room on the disk for a file, or raise OSError."""
+    if hasattr(os, "posix_fallocate"):
+        try:
+            return os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                raise
+    if shutil.disk_usage(Path(file.name).parent).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@contextmanager
+def _told(out):
+    """Say of an OSError what could not be done, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"cannot write checkpoints to {out} ({error}): make room there, or name "
+            "another folder"
+        ) from error
+
+
+@contextmanager
+def _lock(out):
+    """Let one training at a time have a folder.
+
+    The system's lock goes with its process, however that ends.
+    """
+    process, status, mine = os.getpid(), out.stat(), object()
+    key = process, status.st_dev, status.st_ino
+    if _held.setdefault(key, mine) is not mine:
+        raise _busy(out, f"process {process}, this one")
+    path, file = out / (HIDDEN + "lock"), None
+    try:
+        file = _locked(path)
+        yield
+    finally:
+        if os.getpid() == process:  # not in a fork, which leaves by its own way
+            del _held[key]
+            if file:
+                with file, suppress(OSError):  # Windows deletes no open file
+                    path.unlink()
+
+
+def _locked(path):
+    """A lock's file, open and ours; None where it cannot be written or locked."""
+    while True:
+        try:
+            file = open(path, "ab+", buffering=0)
+        except OSError:
+            return None
+        try:
+            locked = _system_lock(file)
+            file.seek(0)
+            says = file.read().decode("utf-8", "replace")
+            if says and not says.startswith(LOCK_SAYS):
+                raise ValueError(f"{path} is no lock of a training: rename it")
+            if not locked:
+                raise _busy(path.parent, says.removeprefix(LOCK_SAYS).strip())
+            # Another may have ended, and deleted its file, since we opened it.
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                with suppress(OSError):  # of a full disk
+                    file.truncate(0)
+                    host = socket.gethostname()
+                    file.write(f"{LOCK_SAYS}process {os.getpid()} on {host}\n".encode())
+                return file
+            file.close()
+        except FileNotFoundError:
+            file.close()
+        except OSError:
+            file.close()
+            return None
+        except ValueError:
+            file.close()
+            raise
+
+
+def _busy(out, process):
+    return ValueError(
+        f"another training ({process}) writes to {out}: wait for its end, or name "
+        "another folder"
+    )
+
+
+def _system_lock(file):
+    """Lock a file for this process, or say False; OSError where there are no locks.
+
+    `lockf`'s is not inherited by what a process forks, as a loader's workers, which may
+    outlive a killed one.
+    """
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            file.seek(1 << 20)  # far off: what is locked cannot be read
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+            return False
+        raise
+    return True

@@ -9,8 +9,10 @@ recorded and replayed, see `_replayed_steps`.
 """
 
 import math
+import os
 import threading
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,10 +20,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 
 from ..data.dataset import ShapeDataset
 from ..networks import D2IMNet
-from .checkpoints import find_checkpoint, load_checkpoint, on_host, save_checkpoint
+from .checkpoints import (
+    checkpoint_folder,
+    load_checkpoint,
+    on_host,
+    save_checkpoint,
+    try_saving,
+)
 from .distributed import average_gradients, mean_over_processes, share_batch_norms
 from .objectives import batch_losses
 from .resident import ResidentShapes
@@ -76,7 +85,8 @@ def train(
     """Train a model; a generator that yields one record a step.
 
     Args: model: see `batch_losses`. dataset: ShapeDataset. config: TrainingConfig.
-        out: folder of the checkpoint, see `checkpoints`.
+        out: folder of the checkpoint, see `checkpoints`; this training's alone until
+            the generator ends or is closed.
         validation: ShapeDataset, scored with every checkpoint; the best model is kept.
         resume: go on from the checkpoint in `out`, if there is one.
         workers: processes that read data, where they are not on the device.
@@ -85,18 +95,47 @@ def train(
     Yields: dict: step (from 1), loss, its terms, learning_rate, seconds, and validation
         (the loss there) with a checkpoint.
     Raises: ValueError: the checkpoint is of another model, other data or settings, or
-            damaged; `out` holds something else; the batch has no equal shares.
+            damaged; another training writes to `out`, or files there would be replaced
+            that are not a checkpoint's; the batch has no equal shares.
         FloatingPointError: the loss is not finite any more, or grows; names the step.
-        OSError: a checkpoint could not be written; the one before stays.
+        OSError: a checkpoint cannot be written, which is tried before the first step;
+            the one before stays.
     """
-    config, out = config or TrainingConfig(), Path(out)
+    config = config or TrainingConfig()
     state = PartialState(cpu=not torch.cuda.is_available())
-    device, processes = state.device, state.num_processes
-    if config.batch_size % processes:
-        shares = f"no equal shares for {processes} processes"
+    if config.batch_size % state.num_processes:
+        shares = f"no equal shares for {state.num_processes} processes"
         raise ValueError(f"a batch of {config.batch_size} has {shares}")
-    known = find_checkpoint(out)
-    state.wait_for_everyone()
+    out = Path(os.path.realpath(out))  # where a link leads; "." as it is now
+    with ExitStack() as stack:
+        held = _by_main(state, stack.enter_context, checkpoint_folder(out))
+        start = held if resume else 0
+        if start < config.steps:
+            parts = 3 + (validation is not None)  # weights, two moments, the best model
+            several = config.steps > config.checkpoint_every  # the last one stays, too
+            copies = parts * (2 if several and not held else 1)
+            _by_main(state, try_saving, out, model, copies)
+        given = validation, start, workers, resident
+        yield from _train(model, dataset, out, config, state, *given)
+
+
+def _by_main(state, function, *given):
+    """What a function gives the main process, or its error, for every process."""
+    found = [None, None]
+    if state.is_main_process:
+        try:
+            found[0] = function(*given)
+        except (OSError, ValueError) as error:
+            found[1] = error
+    result, error = broadcast_object_list(found)
+    if error:
+        raise error
+    return result
+
+
+def _train(model, dataset, out, config, state, validation, start, workers, resident):
+    """The records of `train`; start: step of the checkpoint that it goes on from."""
+    device, processes = state.device, state.num_processes
     model.to(device)
     settings = {**asdict(config), "data": dataset.fingerprint()}
     on_gpu, rate = device.type == "cuda", torch.tensor(config.learning_rate)
@@ -108,7 +147,7 @@ def train(
         fused=on_gpu,
     )
     records, best = [], None
-    if resume and known:
+    if start:
         records, best = load_checkpoint(out, model, optimizer, settings)
     share_batch_norms(model)
     if on_gpu:  # on a CPU torch 2.13 crashes where channels are few
@@ -156,9 +195,8 @@ def train(
                 record["validation"] = validation_loss(model, held_out, config)
                 if record["validation"] < min(scored, default=math.inf):
                     best = on_host(model.state_dict())
-            if state.is_main_process:
-                save_checkpoint(out, model, best, optimizer, records, settings)
-            state.wait_for_everyone()
+            parts = model, best, optimizer, records, settings
+            _by_main(state, save_checkpoint, out, *parts)
         yield record
     model.eval()
 

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy import ndimage
 
 from ..camera import Camera
 
 NOTHING = "the image is all but fully transparent: no object is in it"
+# What cameras, phones (an MPO is read as JPEG) and the web give; Pillow reads dozens
+# more, some by calling other programs.
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
 SMALLEST_IMAGE, LARGEST_IMAGE = 16, 16_000  # pixels a side
 WORKING_SIZE = 640  # pixels of the longer side, at which a picture is cut out
 PLAIN = 0.9  # of the border's pixels: the object may touch the rest
@@ -106,11 +109,14 @@ def _open_image(path):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, of damaged EXIF data
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(path, formats=FORMATS) as image:
                 image.load()
                 return image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"{path} is too large an image: scale it down") from error
+    except UnidentifiedImageError as error:
+        what = f"it is none of {', '.join(FORMATS)}"
+        raise ValueError(f"{path} is not a readable image: {what}") from error
     except Exception as error:  # decoders raise anything
         raise ValueError(f"{path} is not a readable image: {error}") from error
 

@@ -5,6 +5,7 @@ elsewhere: such a request is cut off, noted, and fails the test.
 """
 
 import io
+import json
 import os
 import shutil
 import socket
@@ -17,6 +18,7 @@ from urllib.parse import urlparse
 
 import numpy as np
 import pytest
+import trimesh
 from PIL import Image
 
 from d2im import plots, widgets
@@ -290,3 +292,70 @@ GALLERY = sorted((ROOT / "reports/gallery").glob("*.html"))
 def test_scenes_of_the_gallery_render_and_turn(page, scene, tmp_path):
     page.goto(scene.as_uri())
     turns(page, page.locator("canvas").first, scene.stem, tmp_path)
+
+
+MARK = "document.documentElement.dataset.ran=1"  # what a script would leave behind
+NAMES = (
+    f"<img src=x onerror={MARK}>chair",
+    f"[x](javascript:{MARK})",
+    f"\"'><svg onload={MARK}>",
+    f"![y](JaVaScRiPt&#58;{MARK}) <javascript:{MARK}> $\\frac$ `a` |b| *c*",
+    "[r]: data:text,x <https:&#47;&#47;example.com>",
+)
+STRANGE = """Array.from(document.querySelectorAll("*")).flatMap(element =>
+    Array.from(element.attributes).filter(a => /^on/.test(a.name) ||
+        /^(href|src|action)$/.test(a.name) && !/^(data:image|https?:)/.test(a.value) &&
+        !/^(file|https?):$/.test(new URL(a.value, document.baseURI).protocol))
+    .map(a => a.name + "=" + a.value)).concat(
+    "ran" in document.documentElement.dataset ? "a script ran" : [],
+    Array.from(document.scripts).map(script => script.src || script.text))"""
+
+
+@pytest.fixture(scope="module")
+def hostile(project):
+    """A sweep of 02 and 05 over meshes and methods of hostile names, one row failed."""
+    for name in ("meshes", "broken", NAMES[0]):
+        (project / "data" / name).mkdir(parents=True)
+    for name in NAMES:
+        (project / "data/broken" / f"{name}.off").write_text(f"OFF {name}")
+    shutil.copy(project / "data/broken" / f"{NAMES[0]}.off", project / "data/meshes")
+    for name in NAMES[1:]:
+        body = trimesh.creation.box((1, 0.5, 0.5))
+        body.export(project / "data/meshes" / f"{name}.off")
+        body.export(project / "data" / NAMES[0] / f"{name}.off")
+    given = {"02": {"meshes": "data/meshes", "count": 4000, "views": 1}}
+    given["05"] = {"others": [f"data/{NAMES[0]}"], "shapes": 1, "protocol": "bspnet"}
+    given["02"]["split"] = given["05"]["split"] = NAMES[2]
+    text = json.dumps(given)  # YAML too
+    (project / "javascript.fine-1.yaml").write_text(text)
+    (project / "broken.yaml").write_text("meshes: data/broken\n")
+    command = [sys.executable, "-m", "d2im.run", "02", "05", "--name", "hostile"]
+    command += ["--sweep", "javascript.fine-1.yaml", "broken.yaml"]
+    paths = os.environ | {"PYTHONPATH": str(project)}
+    done = subprocess.run(command, cwd=project, env=paths, capture_output=True)
+    said = (done.stdout + done.stderr).decode()
+    assert done.returncode == 1 and "1 of 2 failed: broken" in said, said
+    return project / "reports/hostile"
+
+
+def test_no_name_runs_a_script_or_sends_a_request(page, hostile):
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("dialog", lambda dialog: asked.append(dialog.message))
+    shown = sorted(hostile.rglob("*.html"))
+    assert len(shown) == 6  # the sweep's, two runs', three notebooks'
+    for file in shown:
+        page.goto(file.as_uri())
+        page.wait_for_timeout(300)  # for what would run later
+        assert page.evaluate(STRANGE) == [], file
+    pages = {file.as_uri() for file in shown}
+    assert [x for x in asked if x not in pages and not x.startswith("data:image")] == []
+
+
+def test_a_hostile_name_is_shown_as_it_is(page, hostile):
+    page.goto((hostile / "javascript.fine-1/02_prepare_data.html").as_uri())
+    cells = page.locator("table td").all_inner_texts()
+    assert {" ".join(name.split()) for name in NAMES} <= set(cells)
+    page.goto((hostile / "javascript.fine-1/05_evaluate.html").as_uri())
+    heads = page.locator("table th").all_inner_texts()
+    assert NAMES[0] in heads
