@@ -4,10 +4,12 @@ import inspect
 import pkgutil
 import re
 import runpy
+import tomllib
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+import yaml
 
 import d2im
 from d2im import camera, fields, losses
@@ -33,6 +35,22 @@ def test_a_deviations_place_is_there(place):
 def test_a_page_links_what_is_there(page):
     links = re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8"))
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_workflow_tries_each_python_and_extra_that_the_package_has():
+    text = (ROOT / ".github/workflows/test.yml").read_text(encoding="utf-8")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    matrix = yaml.safe_load(text)["jobs"]["unit"]["strategy"]["matrix"]
+    low, high = re.findall(r"3\.(\d+)", project["requires-python"])
+    assert matrix["python"] == [f"3.{k}" for k in range(int(low), int(high))]
+    (extras,) = re.findall(r'-e "\.\[([\w,]+)\]"', text)
+    assert {*extras.split(",")} <= {*project["optional-dependencies"]}
+
+
+def test_the_citation_is_of_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == d2im.__version__
+    assert citation["preferred-citation"]["start"] == 10246
 
 
 @pytest.fixture(scope="module")
