@@ -17,7 +17,7 @@ from d2im.camera import Camera
 from d2im.data.dataset import ShapeDataset
 from d2im.networks import DISN, SDF_SCALE, CameraNet, D2IMNet, ImageModel, IMNet
 from d2im.training import loop as training
-from d2im.training import objectives
+from d2im.training import objectives, replay
 from d2im.training.checkpoints import on_host, read_records
 from d2im.training.loop import (
     TrainingConfig,
@@ -320,7 +320,7 @@ def test_blocks_of_replayed_steps_are_the_same_steps(data, tmp_path, monkeypatch
         taken.append(len(taken))
         return SimpleNamespace(replay=step)
 
-    monkeypatch.setattr(training, "_record", record)
+    monkeypatch.setattr(replay, "record", record)
     monkeypatch.setattr(training, "_single_steps", None)
     monkeypatch.setattr(training, "_can_replay", lambda shapes, device, count: True)
     run = train(new_model(), data, tmp_path / "b", config, resident=True)

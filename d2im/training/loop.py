@@ -5,12 +5,11 @@ is a function of (seed, step) alone, so what a run must keep to go on bit for bi
 weights and the optimiser, see `checkpoints`. Several processes, started by torchrun,
 share each batch and do what one would do with it, see `distributed` (but for patches,
 which come from the process's own pictures). On one GPU with its data there a step is
-recorded and replayed, see `_replayed_steps`.
+recorded and replayed, see `replay`.
 """
 
 import math
 import os
-import threading
 import time
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -33,11 +32,10 @@ from .checkpoints import (
 )
 from .distributed import average_gradients, mean_over_processes, share_batch_norms
 from .objectives import batch_losses
+from .replay import BLOCK, ReplayedStep
 from .resident import ResidentShapes
 
-BLOCK = 50  # steps that a GPU takes without a word
 REFRESH = 256  # pictures of which a checkpoint's batch norms take their statistics
-_recording = threading.Lock()  # one graph at a time: several trainings share a GPU
 
 
 @dataclass(frozen=True)
@@ -115,8 +113,10 @@ def train(
             several = config.steps > config.checkpoint_every  # the last one stays, too
             copies = parts * (2 if several and not held else 1)
             _by_main(state, try_saving, out, model, copies)
-        given = validation, start, workers, resident
-        yield from _train(model, dataset, out, config, state, *given)
+        run = _Training(model, dataset, out, config, state, validation, resident)
+        if start:
+            run.resume()
+        yield from run.go_on(workers)
 
 
 def _by_main(state, function, *given):
@@ -133,75 +133,101 @@ def _by_main(state, function, *given):
     return result
 
 
-def _train(model, dataset, out, config, state, validation, start, workers, resident):
-    """The records of `train`; start: step of the checkpoint that it goes on from."""
-    device, processes = state.device, state.num_processes
-    model.to(device)
-    settings = {**asdict(config), "data": dataset.fingerprint()}
-    on_gpu, rate = device.type == "cuda", torch.tensor(config.learning_rate)
-    optimizer = torch.optim.Adam(
-        model.parameters(),
-        rate.to(device),
-        weight_decay=config.weight_decay,
-        capturable=on_gpu,
-        fused=on_gpu,
-    )
-    records, best = [], None
-    if start:
-        records, best = load_checkpoint(out, model, optimizer, settings)
-    share_batch_norms(model)
-    if on_gpu:  # on a CPU torch 2.13 crashes where channels are few
-        model.to(memory_format=torch.channels_last)
-    step_losses = torch.compile(batch_losses) if config.compile else batch_losses
+class _Training:
+    """A training's model, optimiser and data on their device, and its records so far.
 
-    def update(batch):
-        model.train()
-        with torch.autocast(device.type, torch.bfloat16, config.precision == "bf16"):
-            terms = step_losses(model, batch, config)
-        loss = total_loss(terms, config)
-        optimizer.zero_grad(set_to_none=True)
+    Args: as of `train`; state: accelerate's PartialState.
+    """
+
+    def __init__(self, model, dataset, out, config, state, validation, resident):
+        self.model, self.dataset, self.out, self.config = model, dataset, out, config
+        self.state, self.device, self.validation = state, state.device, validation
+        self.settings = {**asdict(config), "data": dataset.fingerprint()}
+        self.records, self.best = [], None  # the best model's weights by validation
+        on_gpu = self.device.type == "cuda"
+        model.to(self.device)
+        share_batch_norms(model)
+        if on_gpu:  # on a CPU torch 2.13 crashes where channels are few
+            model.to(memory_format=torch.channels_last)
+        self.optimizer = torch.optim.Adam(
+            model.parameters(),
+            torch.tensor(config.learning_rate, device=self.device),
+            weight_decay=config.weight_decay,
+            capturable=on_gpu,
+            fused=on_gpu,
+        )
+        self.losses = torch.compile(batch_losses) if config.compile else batch_losses
+        self.shapes = _on_device(dataset, self.device, resident)
+        self.held_out = validation
+        if self.shapes and validation is not None:
+            self.held_out = _on_device(validation, self.device, None) or validation
+
+    def resume(self):
+        """Go on from the folder's checkpoint."""
+        given = self.out, self.model, self.optimizer, self.settings
+        self.records, self.best = load_checkpoint(*given)
+
+    def go_on(self, workers):
+        """Take the steps that are left; yields their records."""
+        for values in self.steps(workers):
+            step = len(self.records) + 1
+            self.records.append(record := {"step": step, **values})
+            if problem := _problem(self.records):
+                raise FloatingPointError(
+                    f"{problem} at step {step}: train anew with a lower learning rate; "
+                    f"the last checkpoint is in {self.out}"
+                )
+            if step % self.config.checkpoint_every == 0 or step == self.config.steps:
+                self.checkpoint(record)
+            yield record
+        self.model.eval()
+
+    def steps(self, workers):
+        """What each step's record says of it, in the way that is fastest here."""
+        start, processes = len(self.records), self.state.num_processes
+        keys, about = self.keys(start), (self.optimizer, self.config, start)
+        if _can_replay(self.shapes, self.device, processes):
+            return _replayed_steps(self.update, self.shapes, keys, *about)
+        batches = _batches(self.shapes or self.dataset, keys, self.device, workers)
+        return _single_steps(self.update, batches, *about)
+
+    def keys(self, start):
+        """This process's part of every batch's keys, from a step on."""
+        first, processes = self.state.process_index, self.state.num_processes
+        for keys in _batch_keys(len(self.dataset), self.config, start):
+            yield keys[first::processes]
+
+    def update(self, batch):
+        """One step with a batch; its loss and terms."""
+        half = self.config.precision == "bf16"
+        self.model.train()
+        with torch.autocast(self.device.type, torch.bfloat16, half):
+            terms = self.losses(self.model, batch, self.config)
+        loss = total_loss(terms, self.config)
+        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        average_gradients(model.parameters())
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-        optimizer.step()
+        parameters = [*self.model.parameters()]
+        average_gradients(parameters)
+        torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_norm)
+        self.optimizer.step()
         return {"loss": loss.detach()} | {k: v.detach() for k, v in terms.items()}
 
-    shapes = _on_device(dataset, device, resident)
-    held_out = validation
-    if shapes and validation is not None:
-        held_out = _on_device(validation, device, None) or validation
-    every = _batch_keys(len(dataset), config, len(records))
-    keys = (batch_keys[state.process_index :: processes] for batch_keys in every)
-    if _can_replay(shapes, device, processes):
-        steps = _replayed_steps(update, optimizer, shapes, keys, config, len(records))
-    else:
-        batches = _batches(shapes or dataset, keys, device, workers)
-        steps = _single_steps(update, optimizer, batches, config, len(records))
-    for values in steps:
-        step = len(records) + 1
-        records.append(record := {"step": step, **values})
-        if problem := _problem(records):
-            raise FloatingPointError(
-                f"{problem} at step {step}: train anew with a lower learning rate; "
-                f"the last checkpoint is in {out}"
-            )
-        if step % config.checkpoint_every == 0 or step == config.steps:
-            fixed = _batch_keys(len(dataset), config, 0)
-            some = islice(fixed, max(1, REFRESH // config.batch_size))
-            some = [batch_keys[state.process_index :: processes] for batch_keys in some]
-            refresh_batch_norms(model, _batches(shapes or dataset, some, device))
-            if validation is not None:
-                scored = [r["validation"] for r in records if "validation" in r]
-                record["validation"] = validation_loss(model, held_out, config)
-                if record["validation"] < min(scored, default=math.inf):
-                    best = on_host(model.state_dict())
-            parts = model, best, optimizer, records, settings
-            _by_main(state, save_checkpoint, out, *parts)
-        yield record
-    model.eval()
+    def checkpoint(self, record):
+        """Score the model, where there are shapes to do it with, and save the run."""
+        some = islice(self.keys(0), max(1, REFRESH // self.config.batch_size))
+        batches = _batches(self.shapes or self.dataset, list(some), self.device)
+        refresh_batch_norms(self.model, batches)
+        if self.validation is not None:
+            scored = [r["validation"] for r in self.records if "validation" in r]
+            found = validation_loss(self.model, self.held_out, self.config)
+            record["validation"] = found
+            if found < min(scored, default=math.inf):
+                self.best = on_host(self.model.state_dict())
+        parts = self.model, self.best, self.optimizer, self.records, self.settings
+        _by_main(self.state, save_checkpoint, self.out, *parts)
 
 
-def _single_steps(update, optimizer, batches, config, start):
+def _single_steps(update, batches, optimizer, config, start):
     """Take a step a batch; yields what a record says of it."""
     begun = time.perf_counter()
     for step, batch in enumerate(batches, start):
@@ -219,59 +245,19 @@ def _can_replay(shapes, device, processes):
     return shapes is not None and device.type == "cuda" and processes == 1
 
 
-def _replayed_steps(update, optimizer, shapes, keys, config, start):
-    """The same on one GPU that holds the data: a step is recorded and then replayed.
-
-    A step is some hundred kernels, and of a small network each takes less time than
-    Python to start it. As a CUDA graph a whole step (drawing its batch, losses,
-    gradients, the optimiser) starts at once; what differs from step to step lies on
-    the device, for a block of steps. A block ends with every checkpoint.
-    """
-    device, graph, log, names = shapes.device, None, None, []
-    rows = torch.zeros(BLOCK, config.batch_size, 2, dtype=torch.long, device=device)
-    rates, place = torch.zeros(BLOCK, device=device), torch.zeros_like(rows[0, 0, :1])
-
-    def step():
-        nonlocal log
-        optimizer.param_groups[0]["lr"].copy_(rates.index_select(0, place)[0])
-        terms = update(shapes.batch(rows.index_select(0, place)[0]))
-        names[:], values = terms, torch.stack([v.float() for v in terms.values()])
-        log = values.new_zeros(BLOCK, len(values)) if log is None else log
-        log.index_copy_(0, place, values[None])
-        place.add_(1)
-
-    stream = torch.cuda.Stream(device)
-    stream.wait_stream(torch.cuda.current_stream(device))
+def _replayed_steps(update, shapes, keys, optimizer, config, start):
+    """The same in blocks of replayed steps; one ends with every checkpoint."""
+    replayed = ReplayedStep(update, optimizer, shapes, config.batch_size)
     done = start
     while done < config.steps:
         begun, every = time.perf_counter(), config.checkpoint_every
         count = min(BLOCK, every - done % every, config.steps - done)
-        with torch.cuda.stream(stream):
-            used = [_learning_rate(done + k, config) for k in range(count)]
-            rates[:count] = torch.tensor(used)
-            rows[:count] = torch.tensor(list(islice(keys, count)))
-            place.zero_()
-            for k in range(count):
-                if graph is None and done + k < start + 3:
-                    step()  # libraries and the optimiser make ready in the first ones
-                    continue
-                graph = graph or _record(step, stream)
-                graph.replay()
-            values = log[:count].tolist()  # waits for the device
+        rates = [_learning_rate(done + k, config) for k in range(count)]
+        found = replayed.block(list(islice(keys, count)), rates)
         seconds = (time.perf_counter() - begun) / count
-        for row, rate in zip(values, used, strict=True):
-            record = dict(zip(names, row, strict=True))
-            yield record | {"learning_rate": rate, "seconds": seconds}
+        for values, rate in zip(found, rates, strict=True):
+            yield values | {"learning_rate": rate, "seconds": seconds}
         done += count
-
-
-def _record(step, stream):
-    """The CUDA graph of a step; nothing of it is done yet."""
-    graph = torch.cuda.CUDAGraph()
-    only = {"stream": stream, "capture_error_mode": "thread_local"}
-    with _recording, torch.cuda.graph(graph, **only):
-        step()
-    return graph
 
 
 def total_loss(terms, config):

@@ -7,9 +7,10 @@ draw this is, with other random numbers).
 """
 
 import copy
+import os
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
-from joblib import Parallel, cpu_count, delayed
 
 from ..data.dataset import VIEW_TYPES
 
@@ -42,9 +43,7 @@ class ResidentShapes:
             shape = len(dataset), len(own), *like.shape
             kind = torch.float32 if name == "camera" else like.dtype  # for MPS
             self.tensors[name] = torch.empty(shape, dtype=kind, device=device)
-        readers = Parallel(min(8, cpu_count()), prefer="threads", return_as="generator")
-        examples = readers(delayed(dataset.example)(k) for k in range(len(dataset)))
-        for index, example in enumerate(examples):
+        for index, example in enumerate(_read_all(dataset)):
             for name, own in members.items():
                 for row, member in zip(self.tensors[name][index], own, strict=True):
                     value = example.get(member)
@@ -95,6 +94,14 @@ class ResidentShapes:
         item["image"] /= 255
         item["mask"] = item["mask"] > 0
         return item
+
+
+def _read_all(dataset):
+    """All examples in turn, a few read ahead by threads."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as readers:
+        for start in range(0, len(dataset), 32):
+            block = range(start, min(start + 32, len(dataset)))
+            yield from readers.map(dataset.example, block)
 
 
 def hashed(x):
