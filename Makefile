@@ -7,7 +7,7 @@ STAMP := $(VENV)/.ready
 LOG := $(VENV)/setup.log
 CELL_SECONDS := 300
 
-.PHONY: help demo gallery test test-browser lab lint clean setup
+.PHONY: help demo gallery test test-browser lab docs lint clean setup
 .DEFAULT_GOAL := help
 
 help:
@@ -16,6 +16,7 @@ help:
 	@echo "make test    all tests: code, notebooks, and the road from data to numbers"
 	@echo "make test-browser   notebooks and scenes in a real Chromium"
 	@echo "make lab     open the notebooks in JupyterLab"
+	@echo "make docs    the reference of the library as pages: reports/api/index.html"
 	@echo "make lint    ruff over code and notebooks"
 	@echo "make clean   remove .venv and caches; data/ and reports/ stay"
 
@@ -46,6 +47,9 @@ test-browser: $(STAMP)
 
 lab: $(STAMP)
 	$(RUN) -m jupyterlab notebooks
+
+docs: $(STAMP)
+	$(RUN) docs/reference.py
 
 lint: $(STAMP)
 	$(RUN) -m ruff check .

@@ -28,6 +28,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import common
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
@@ -510,7 +511,7 @@ def join_parts(parts, out):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.arguments(__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--gpu", action="store_true", help="a large GPU's defaults")
     parser.add_argument("--parts", type=Path, help="folder for the pieces")
@@ -538,7 +539,7 @@ def main():
     parser.add_argument("--resolution", type=int, default=128)
     stages = {"data": make_data, "train": train_all, "score": score_all, "pack": pack}
     parser.add_argument("--stages", nargs="+", choices=stages, default=list(stages))
-    options = parser.parse_args()
+    options = common.opening(parser)
     out = options.out
     if options.join:
         join_parts(options.join, out)

@@ -10,11 +10,10 @@ busy machine changes it little; each figure is the median over the shapes. One s
 costs the last line; `prepare(workers=n)` makes n at once.
 """
 
-import argparse
 import tempfile
-import time
 from pathlib import Path
 
+import common
 import numpy as np
 
 from d2im.camera import random_camera
@@ -25,19 +24,12 @@ from d2im.data.shapes import FAMILIES
 from d2im.sampling import density_weights, sample_points, signed_distance
 
 
-def core_time(work):
-    """Run `work()`; return what it returned and its core time in seconds."""
-    start = time.process_time()
-    result = work()
-    return result, time.process_time() - start
-
-
 def measure(row, folder, count, views, size):
     """Make one example in steps, then whole; return {stage: core seconds}."""
     rng, seconds = np.random.default_rng(0), {}
 
     def timed(stage, work):
-        result, seconds[stage] = core_time(work)
+        result, seconds[stage] = common.core_time(work)
         return result
 
     detailed, coarse = timed("make or read mesh", lambda: source_meshes(row))
@@ -52,7 +44,9 @@ def measure(row, folder, count, views, size):
     timed(f"{views} views", lambda: [renderer.view(c, rng) for c in cameras])
 
     settings = {"count": count, "views": views, "size": size}
-    example, whole = core_time(lambda: make_example(detailed, coarse, rng, **settings))
+    example, whole = common.core_time(
+        lambda: make_example(detailed, coarse, rng, **settings)
+    )
     path = folder / "example.npz"
     timed("write", lambda: write_example(path, example))
     made = seconds["make or read mesh"] + whole + seconds["write"]
@@ -61,13 +55,13 @@ def measure(row, folder, count, views, size):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.arguments(__doc__)
     parser.add_argument("--count", type=int, default=100_000, help="points a shape")
     parser.add_argument("--views", type=int, default=12)
     parser.add_argument("--size", type=int, default=224, help="pixels of a view's side")
     parser.add_argument("--meshes", help="folder of mesh files to measure instead")
     parser.add_argument("--seeds", type=int, default=3, help="shapes of each family")
-    options = parser.parse_args()
+    options = common.opening(parser)
     settings = options.count, options.views, options.size
     if options.meshes:
         groups = {

@@ -13,10 +13,10 @@ derivative. Equal are two meshes with the same numbers of faces and components, 
 Euler number, and vertices (jumps included) within 1e-4 of each other, both ways.
 """
 
-import argparse
 import math
 import time
 
+import common
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
@@ -97,13 +97,13 @@ def apart(mesh, dense):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.arguments(__doc__)
     parser.add_argument("--shapes", type=int, default=50)
     parser.add_argument("--seed", type=int, default=10_200, help="of the first shapes")
     parser.add_argument("--resolution", type=int, default=128)
     parser.add_argument("--knots", type=int, default=75, help="of the true fields")
     parser.add_argument("--model", help="folder")
-    options = parser.parse_args()
+    options = common.opening(parser)
     model = D2IMNet.from_pretrained(options.model) if options.model else None
     steep, equal, jumps, shares, start = meshing.STEEP, 0, 0, [], time.process_time()
     for k in range(options.shapes):

@@ -16,11 +16,11 @@ where the field is and, where it is installed, scikit-image's on the CPU, with n
 that are not used here.
 """
 
-import argparse
 import resource
 import time
 from importlib.util import find_spec
 
+import common
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -147,7 +147,7 @@ def point_costs(model, image, camera, device, repeats):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.arguments(__doc__)
     parser.add_argument("--preset", default="paper", help="paper or small")
     parser.add_argument("--shape", default="chair:0", help="family:seed")
     parser.add_argument("--resolutions", type=int, nargs="+", default=[128, 256])
@@ -155,7 +155,7 @@ def main():
     parser.add_argument("--relief", type=float, default=0.01, help="maps' deviation")
     parser.add_argument("--chunks", type=int, default=8, help="of the dense way timed")
     parser.add_argument("--repeats", type=int, default=3)
-    options = parser.parse_args()
+    options = common.opening(parser)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     family, seed = options.shape.split(":")
     shape = make_shape(family, int(seed))
@@ -167,8 +167,8 @@ def main():
         options.preset, shape, image[None], options.steps, options.relief, device
     )
     print(
-        f"{options.preset}, {options.shape}, {device}, {torch.get_num_threads()} "
-        f"threads; base fitted in {options.steps} steps to {error:.4f}"
+        f"{options.preset}, {options.shape}, {device}; base fitted in "
+        f"{options.steps} steps to {error:.4f}"
     )
     point_costs(model, image[None], camera, device, options.repeats)
     for resolution in options.resolutions:

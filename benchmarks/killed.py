@@ -10,7 +10,6 @@ the saving had ended is told apart and is not one of those asked for.
     python benchmarks/killed.py --kills 40
 """
 
-import argparse
 import os
 import shutil
 import signal
@@ -21,12 +20,12 @@ import traceback
 from collections import Counter
 from pathlib import Path
 
+import common
 import numpy as np
 import torch
 import torch._dynamo  # by Adam's first step, else in every fork anew
 import trimesh
 
-from d2im import training
 from d2im.data.dataset import (
     INDEX_COLUMNS,
     ShapeDataset,
@@ -35,6 +34,7 @@ from d2im.data.dataset import (
     write_index,
 )
 from d2im.networks import D2IMNet
+from d2im.training import loop
 from d2im.training.checkpoints import read_records
 
 SIZES = {
@@ -49,7 +49,7 @@ SIZES = {
 }
 STEPS = 3
 # A high rate: the best model is not the last one, which has a file of its own then.
-CONFIG = training.TrainingConfig(
+CONFIG = loop.TrainingConfig(
     steps=STEPS, batch_size=2, warmup_steps=0, learning_rate=0.3, checkpoint_every=1
 )
 CALLS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"}
@@ -89,7 +89,7 @@ def in_a_fork(function, *given):
 
 def train(data, out, at=None, pipe=None):
     """Train; say in a pipe when call `at` of all those of saving comes."""
-    saving, count, save = False, 0, training.save_checkpoint
+    saving, count, save = False, 0, loop.save_checkpoint
 
     def watched(*given):
         nonlocal saving
@@ -104,12 +104,12 @@ def train(data, out, at=None, pipe=None):
                 os.write(pipe, b"x")
             count += 1
 
-    training.save_checkpoint = watched
+    loop.save_checkpoint = watched
     sys.addaudithook(hook)
     torch.manual_seed(0)
     shapes = ShapeDataset(data, points=64)
     model = D2IMNet(**SIZES)
-    for _ in training.train(model, shapes, out, CONFIG, validation=shapes):
+    for _ in loop.train(model, shapes, out, CONFIG, validation=shapes):
         pass
     if at is None and pipe is not None:
         os.write(pipe, str(count).encode())
@@ -161,10 +161,10 @@ def kill_once(data, home, calls, rng):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = common.arguments(__doc__)
     parser.add_argument("--kills", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    options = common.opening(parser)
     torch.set_num_threads(1)  # a fork has no threads but its own
     rng, whens, same, kept = np.random.default_rng(options.seed), Counter(), 0, 0
     home = Path(tempfile.mkdtemp())

@@ -7,9 +7,9 @@ waves of 0.003, meshed as a network's field would be. Core time is the processor
 in this process over all its threads. Whole and visible surface are both measured.
 """
 
-import argparse
 import time
 
+import common
 import numpy as np
 import torch
 
@@ -49,10 +49,10 @@ def core_time(**options):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.arguments(__doc__)
     parser.add_argument("--shapes", type=int, default=100)
     table = []
-    for k in range(parser.parse_args().shapes):
+    for k in range(common.opening(parser).shapes):
         truth = make_shape(FAMILIES[k % len(FAMILIES)], k).detailed
         mesh = predict(truth)
         camera = random_camera(np.random.default_rng(k), 112)

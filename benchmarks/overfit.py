@@ -7,11 +7,11 @@ at each step, by density, from 100,000 stored ones. IoU is by the signs of the f
 and of the true distance at 100,000 points, uniform in the box of the extraction.
 """
 
-import argparse
 import tempfile
 import time
 from pathlib import Path
 
+import common
 import numpy as np
 import torch
 
@@ -30,12 +30,12 @@ def iou(model, data, index, points, inside):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.arguments(__doc__)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--rate", type=float, default=5e-3)
     parser.add_argument("--families", nargs="+", default=["cabinet", "table"])
     parser.add_argument("--models", nargs="+", default=["D2IMNet", "IMNet", "DISN"])
-    options = parser.parse_args()
+    options = common.opening(parser)
     config = TrainingConfig(
         steps=options.steps,
         batch_size=len(options.families),

@@ -14,8 +14,7 @@ is, what it sees on the bare front, and how fast f_B falls along the view at the
 surface: a displacement moves the surface by its size over that.
 """
 
-import argparse
-
+import common
 import numpy as np
 import torch
 from scipy.ndimage import label
@@ -110,12 +109,12 @@ def corners_of(box):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.arguments(__doc__)
     parser.add_argument("--model", help="folder; without it only true fields")
     parser.add_argument("--family", default="cabinet")
     parser.add_argument("--seeds", type=int, nargs="+", default=range(10_100, 10_148))
     parser.add_argument("--resolution", type=int, default=128)
-    options = parser.parse_args()
+    options = common.opening(parser)
     model = D2IMNet.from_pretrained(options.model) if options.model else None
     size = model.image_size if model else 112
     camera, table = Camera(0, 5, 1, size), []

@@ -10,7 +10,6 @@ orphaned, and started again. In the end every good shape must be there once and 
 and every bad one must have its reason; nothing that was finished may be made again.
 """
 
-import argparse
 import json
 import struct
 import subprocess
@@ -20,6 +19,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import common
 import numpy as np
 import trimesh
 
@@ -121,10 +121,10 @@ def run_until(command, out, enough, stamps):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.arguments(__doc__)
     parser.add_argument("--good", type=int, default=950)
     parser.add_argument("--each", type=int, default=10, help="sources of each poison")
-    options = parser.parse_args()
+    options = common.opening(parser)
     with tempfile.TemporaryDirectory() as folder:
         meshes, out = Path(folder) / "meshes", Path(folder) / "out"
         meshes.mkdir()

@@ -7,9 +7,9 @@ A view's error is the mean |F - SDF| over the example's points, most of which li
 the surface.
 """
 
-import argparse
 import time
 
+import common
 import numpy as np
 import torch
 
@@ -22,12 +22,12 @@ from d2im.use.reconstruction import reconstruct
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.arguments(__doc__)
     parser.add_argument("--data", required=True, help="folder of examples")
     parser.add_argument("--model", required=True, help="folder")
     parser.add_argument("--out", default="real_views.png")
     parser.add_argument("--resolution", type=int, default=128)
-    options = parser.parse_args()
+    options = common.opening(parser)
     model = ImageModel.from_pretrained(options.model)
     shapes, views, seconds = ShapeDataset(options.data, None), [], []
     for index in range(len(shapes)):

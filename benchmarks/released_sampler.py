@@ -10,9 +10,7 @@ The shape is a torus, whose distance and gradient are known. Core time is the
 processor's time over all threads.
 """
 
-import argparse
-import time
-
+import common
 import numpy as np
 import torch
 import trimesh
@@ -64,17 +62,10 @@ def listed_weights(points, sdf):
     return weights
 
 
-def core_time(work):
-    """Run `work()`; return what it returned and its core time in seconds."""
-    start = time.process_time()
-    result = work()
-    return result, time.process_time() - start
-
-
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.arguments(__doc__)
     parser.add_argument("--count", type=int, default=20_000, help="points")
-    count = parser.parse_args().count
+    count = common.opening(parser).count
     mesh = trimesh.creation.torus(MAJOR, MINOR, major_sections=128, minor_sections=64)
     mesh.vertices = mesh.vertices[:, [1, 2, 0]]  # the field's axis is y
     points = sample_points(mesh, count, np.random.default_rng(0))
@@ -82,8 +73,8 @@ def main():
     (truth,) = torch.autograd.grad(fields.torus(MAJOR, MINOR)(tensor).sum(), tensor)
 
     signed_distance(mesh, points[:100])  # the first call costs imports
-    (sdf, exact), ours = core_time(lambda: signed_distance(mesh, points))
-    fitted, theirs = core_time(lambda: regressed_gradients(points, sdf))
+    (sdf, exact), ours = common.core_time(lambda: signed_distance(mesh, points))
+    fitted, theirs = common.core_time(lambda: regressed_gradients(points, sdf))
     fitter = "numpy" if LinearRegression is None else "scikit-learn"
     print(f"{count:,} points on {len(mesh.faces):,} faces, regression by {fitter}")
     print("gradients: core s, mean and 99th percentile of the angle to the true ones")
@@ -94,8 +85,8 @@ def main():
         print(f"  {name:9}{seconds:8.3f} s {angle.mean():8.2f} deg {far:8.2f} deg")
     print(f"  {theirs / ours:.0f} times faster, distances included")
 
-    counted, ours = core_time(lambda: density_weights(points, sdf < 0))
-    listed, theirs = core_time(lambda: listed_weights(points, sdf))
+    counted, ours = common.core_time(lambda: density_weights(points, sdf < 0))
+    listed, theirs = common.core_time(lambda: listed_weights(points, sdf))
     print(f"density weights: ours {ours:.3f} s, released {theirs:.3f} s")
     worst = np.abs(counted / listed - 1).max()
     print(f"  {theirs / ours:.1f} times faster, equal to {worst:.0e}")

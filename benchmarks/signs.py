@@ -7,10 +7,10 @@ its signs. The truth is libigl's exact winding number of each clean piece alone:
 one of them is inside. Points nearer than 1e-4 to a face are left out.
 """
 
-import argparse
 import tempfile
 from pathlib import Path
 
+import common
 import igl
 import numpy as np
 import trimesh
@@ -101,12 +101,12 @@ def closed_bodies(path):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.arguments(__doc__)
     parser.add_argument("--soups", type=int, default=20, help="of each kind")
     parser.add_argument("--seeds", type=int, default=2, help="clean shapes a family")
     parser.add_argument("--points", type=int, default=8000, help="a shape")
     parser.add_argument("--meshes", help="folder of other models, the closed ones used")
-    options = parser.parse_args()
+    options = common.opening(parser)
     rows = {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "mesh.ply"

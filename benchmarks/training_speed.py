@@ -13,12 +13,12 @@ the device; `end to end` counts reading and drawing as well. d2im keeps its data
 GPU and streams them on a CPU. The card's rate is that of a large product in bf16.
 """
 
-import argparse
 import os
 import tempfile
 import time
 from pathlib import Path
 
+import common
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -169,17 +169,14 @@ def matrix_rate(device):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.arguments(__doc__)
     parser.add_argument("--preset", default="paper")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--points", type=int, default=2048)
     parser.add_argument("--shapes", type=int, default=26)
     parser.add_argument("--steps", type=int, default=8, help="a way; half are warm-up")
-    parser.add_argument("--threads", type=int, help="of torch on a CPU")
     parser.add_argument("--compile", action="store_true")
-    options = parser.parse_args()
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    options = common.opening(parser)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     size = D2IMNet.preset(options.preset).image_size
     with tempfile.TemporaryDirectory() as scratch:

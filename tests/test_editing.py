@@ -109,7 +109,9 @@ def test_a_relief_transferred_to_a_flat_front_shows_in_the_mesh(place):
 
 
 def test_true_relief_of_a_cabinet_arrives_on_another_one(monkeypatch, capsys):
-    benchmark = runpy.run_path(Path(__file__).parents[1] / "benchmarks" / "pasting.py")
+    folder = Path(__file__).parents[1] / "benchmarks"
+    monkeypatch.syspath_prepend(folder)  # as for a script
+    benchmark = runpy.run_path(folder / "pasting.py")
     arguments = ["pasting.py", "--seeds", "10100", "10101", "--resolution", "96"]
     monkeypatch.setattr(sys, "argv", arguments)
     benchmark["main"]()

@@ -204,6 +204,7 @@ def test_base_and_relief_have_the_meshes_of_their_dense_grids(field, way):
 
 @pytest.mark.parametrize("family", ["chair", "lamp", "bench"])
 def test_furniture_with_thin_parts_has_the_mesh_of_the_dense_grid(family, monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARK.parent)  # as for a script
     fields = runpy.run_path(BENCHMARK)["true_fields"](family, 10_200, knots=37)
     args = {"relief": fields[1], "both": True}
     found = extract_mesh(fields[0], 64, **args)

@@ -1,0 +1,72 @@
+"""The scripts of benchmarks/ open alike: machine, threads, versions, then figures."""
+
+import platform
+import re
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+SCRIPTS = sorted(path.name for path in FOLDER.glob("*.py") if path.name != "common.py")
+
+
+@pytest.fixture
+def common(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    return import_module("common")
+
+
+@pytest.fixture
+def opened(common, monkeypatch, capsys):
+    """What a benchmark with an argument of its own prints first, and its options."""
+    parser = common.arguments("A benchmark.\n\nIts usage.")
+    parser.add_argument("--shapes", type=int, default=3)
+    monkeypatch.setattr(sys, "argv", ["some.py", "--threads", "1", "--shapes", "5"])
+    threads = torch.get_num_threads()
+    options = common.opening(parser)
+    used = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    return capsys.readouterr().out, options, used
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_benchmark_opens_as_the_others_do(name):
+    source = (FOLDER / name).read_text(encoding="utf-8")
+    assert re.search(r"common\.opening\(parser\)", source)
+    assert "ArgumentParser" not in source and "parse_args" not in source
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_benchmark_says_how_threads_wait_before_torch_is_there(name):
+    source = (FOLDER / name).read_text(encoding="utf-8")
+    imports = re.findall(r"^(?:import|from) (common|torch|d2im)\b", source, flags=re.M)
+    assert imports[0] == "common"
+
+
+def test_the_opening_is_one_line(opened):
+    assert opened[0].count("\n") == 1
+
+
+def test_the_opening_names_processor_and_versions(opened, common):
+    line = opened[0]
+    assert common.processor() and line.startswith(common.processor())
+    for part in (platform.python_version(), torch.__version__, np.__version__):
+        assert part in line
+
+
+def test_the_opening_sets_the_threads_that_it_names(opened):
+    line, _, used = opened
+    assert used == 1 and "threads: 1," in line
+
+
+def test_the_opening_reads_the_benchmarks_own_arguments(opened):
+    assert opened[1].shapes == 5
+
+
+def test_a_benchmark_outside_a_checkout_names_no_commit(common, monkeypatch, tmp_path):
+    monkeypatch.setattr(common, "__file__", str(tmp_path / "common.py"))
+    assert common.commit() == "no commit"
