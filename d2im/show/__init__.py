@@ -1,0 +1,1 @@
+"""Figures, scenes, pages, and notebooks in batch."""

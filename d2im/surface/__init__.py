@@ -1,0 +1,1 @@
+"""A field's zero surface as triangles."""

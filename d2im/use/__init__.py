@@ -1,0 +1,1 @@
+"""A picture in, an object out."""
