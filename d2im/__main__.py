@@ -126,7 +126,9 @@ def _run(commands):
 def run(notebooks, p, sweep, name, timeout, params):
     from .show import run as show
 
-    options = {"values": p, "params": params, "timeout": timeout or show.TIMEOUT}
+    options = {"values": p, "params": params, "timeout": show.TIMEOUT}
+    if timeout is not None:
+        options["timeout"] = timeout
     page = show.run(notebooks, name, sweep_files=sweep or (), **options)
     print(f"report: {page}")
 

@@ -165,6 +165,7 @@ KILLED = """
 import os, runpy, sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(sys.argv[1]).parent))  # it shares what is beside it
 killed = runpy.run_path(sys.argv[1])
 killed["torch"].set_num_threads(1)
 home, name, count = Path(sys.argv[2]), None, None
@@ -334,7 +335,7 @@ def test_a_training_that_ends_early_gives_its_folder_back(data, copy, how, monke
     if how == "closed":
         first.close()
     elif how == "failed":
-        monkeypatch.setattr("d2im.training._problem", lambda records: "bad")
+        monkeypatch.setattr("d2im.training.loop._problem", lambda records: "bad")
         with pytest.raises(FloatingPointError):
             next(first)
         monkeypatch.undo()

@@ -664,10 +664,11 @@ def test_copies_and_pages_name_no_folder_of_this_machine(tmp_path, monkeypatch):
 def test_data_in_the_home_folder_are_handed_on(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "home/set").mkdir(parents=True)
+    root = tmp_path / "project"
     given = OUTPUTS + "import pathlib\nhome = pathlib.Path.home()\n"
-    write(tmp_path, "01_a", 'out = ""', given + "write_outputs(out, data=home / 'set')")
-    write(tmp_path, "02_b", 'data = ""', "import os\nassert os.path.isdir(data)")
-    folder = at(tmp_path, run.run_notebooks, ["01", "02"], name="a")
+    write(root, "01_a", 'out = ""', given + "write_outputs(out, data=home / 'set')")
+    write(root, "02_b", 'data = ""', "import os\nassert os.path.isdir(data)")
+    folder = at(root, run.run_notebooks, ["01", "02"], name="a")
     assert parameters(folder, "02_b")["data"] == "~/set"
 
 
