@@ -11,7 +11,7 @@ from torch import nn
 
 from d2im.data.dataset import ShapeDataset
 from d2im.networks import D2IMNet
-from d2im.training.checkpoints import read_records
+from d2im.training.checkpoints import checkpoint_folder, read_records
 from d2im.training.distributed import share_batch_norms
 from d2im.training.loop import TrainingConfig, train
 
@@ -31,11 +31,9 @@ list(train(model, data, sys.argv[2], config, validation=data))
 """
 
 
-@pytest.fixture(scope="module", params=["float32", "bf16"])
-def two(request, tiny_data, tmp_path_factory):
-    """The folder of a run of two processes, and its precision."""
-    folder = tmp_path_factory.mktemp("two")
-    (folder / "script.py").write_text(SCRIPT)
+def launch(folder, script, *arguments):
+    """Run a script in two processes."""
+    (folder / "script.py").write_text(script)
     launch = "-m torch.distributed.run --nproc-per-node 2 --master-addr 127.0.0.1"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -43,13 +41,20 @@ def two(request, tiny_data, tmp_path_factory):
     command = [*launch.split(), "--master-port", port, folder / "script.py"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     environment["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
-    done = subprocess.run(
-        [sys.executable, *command, tiny_data, folder / "run", request.param],
+    return subprocess.run(
+        [sys.executable, *command, *arguments],
         env=environment,
         capture_output=True,
         text=True,
         timeout=120,
     )
+
+
+@pytest.fixture(scope="module", params=["float32", "bf16"])
+def two(request, tiny_data, tmp_path_factory):
+    """The folder of a run of two processes, and its precision."""
+    folder = tmp_path_factory.mktemp("two")
+    done = launch(folder, SCRIPT, tiny_data, folder / "run", request.param)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder / "run", request.param
 
@@ -69,6 +74,38 @@ def test_two_processes_equal_one_with_their_batches(two, tiny_data, tmp_path):
     one = D2IMNet.from_pretrained(tmp_path / "one").state_dict()
     for name, tensor in D2IMNet.from_pretrained(folder).state_dict().items():
         torch.testing.assert_close(tensor, one[name], rtol=1e-3, atol=2e-4)
+
+
+# Each process lives on: nobody ends the others from outside.
+REFUSED = (
+    SCRIPT.replace("list(train(", "training = (train(")
+    + """
+import os
+from pathlib import Path
+import d2im.training.loop
+def full(*given):
+    raise OSError(28, "No space left on device")
+for stop in "lock", "disk":
+    if stop == "disk":
+        training = train(model, data, sys.argv[2] + "/free", config)
+        d2im.training.save_checkpoint = full
+    try:
+        list(training)
+    except (ValueError, OSError) as error:
+        rank = os.environ["RANK"]
+        Path(sys.argv[2], f"{stop}-{rank}").write_text(str(error))
+"""
+)
+
+
+def test_what_stops_the_main_process_stops_all(tiny_data, tmp_path):
+    held = tmp_path / "run"
+    with checkpoint_folder(held):
+        done = launch(tmp_path, REFUSED, tiny_data, held, "float32")
+    assert done.returncode == 0, done.stderr[-3000:]
+    for stop, says in ("lock", "another training"), ("disk", "No space left"):
+        for rank in range(2):
+            assert says in (held / f"{stop}-{rank}").read_text()
 
 
 def test_alone_a_shared_batch_norm_is_torchs():

@@ -33,7 +33,7 @@ def write(root, stem, parameters, *sources, title="# A title"):
     cells.append(nbformat.v4.new_code_cell(parameters, metadata=tags))
     cells += [nbformat.v4.new_code_cell(source) for source in sources]
     path = root / "notebooks" / f"{stem}.ipynb"
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
     return path
 

@@ -129,7 +129,7 @@ def save_checkpoint(out, model, best, optimizer, records, settings):
         config = json.dumps(model.settings, sort_keys=True, indent=2)
         # as save_pretrained does
         (stage / "config.json").write_text(config, encoding="utf-8")
-        last = on_host(model.state_dict())
+        last = _to_save(model.state_dict())
         save_file(last if best is None else best, stage / "model.safetensors")
         if best is not None:
             save_file(last, stage / "last.safetensors")
@@ -138,7 +138,7 @@ def save_checkpoint(out, model, best, optimizer, records, settings):
             for index, state in optimizer.state_dict()["state"].items()
             for name, value in state.items()
         }
-        save_file(on_host(tensors), stage / "optimizer.safetensors")
+        save_file(_to_save(tensors), stage / "optimizer.safetensors")
         with open(stage / "metrics.csv", "w", newline="", encoding="utf-8") as file:
             names = dict.fromkeys(name for record in records for name in record)
             writer = csv.DictWriter(file, names)
@@ -243,6 +243,13 @@ def read_records(out):
     return [{**row, "step": int(row["step"])} for row in rows]
 
 
+def _to_save(tensors):
+    """Tensors as safetensors takes them; on a CPU they need not be copied for it."""
+    if any(tensor.device.type != "cpu" for tensor in tensors.values()):
+        return on_host(tensors)
+    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+
+
 def _slots(tensors):
     """The optimiser's tensors by parameter and name."""
     slots = {}
@@ -287,7 +294,7 @@ def _checksum(path):
     """The size and the CRC-32 of a file."""
     found = {"size": 0, "crc32": 0}
     with open(path, "rb", buffering=0) as file:
-        while piece := file.read(1 << 20):
+        while piece := file.read(1 << 17):
             found["size"] += len(piece)
             found["crc32"] = zlib.crc32(piece, found["crc32"])
     return found
