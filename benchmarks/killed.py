@@ -34,8 +34,8 @@ from d2im.data.dataset import (
     write_index,
 )
 from d2im.networks import D2IMNet
+from d2im.training import loop
 from d2im.training.checkpoints import read_records
-from d2im.training.loop import loop
 
 SIZES = {
     "image_size": 32,

@@ -88,7 +88,7 @@ def full(*given):
 for stop in "lock", "disk":
     if stop == "disk":
         training = train(model, data, sys.argv[2] + "/free", config)
-        d2im.training.save_checkpoint = full
+        d2im.training.loop.save_checkpoint = full
     try:
         list(training)
     except (ValueError, OSError) as error:
