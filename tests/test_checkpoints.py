@@ -303,6 +303,7 @@ def holder(copy):
             time.sleep(100)
 
     process = fork(hold)
+    os.close(writing)
     worker = int(os.read(reading, 20))
     yield process
     for each in process, worker:
@@ -311,7 +312,6 @@ def holder(copy):
     with suppress(ChildProcessError):
         os.waitpid(process, 0)
     os.close(reading)
-    os.close(writing)
 
 
 def test_a_training_of_another_process_is_named(data, copy, holder):
