@@ -23,6 +23,7 @@ import shutil
 import socket
 import tempfile
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -126,25 +127,31 @@ def save_checkpoint(out, model, best, optimizer, records, settings):
     try:
         out.mkdir(parents=True, exist_ok=True)
         stage = _new_stage(out)
-        config = json.dumps(model.settings, sort_keys=True, indent=2)
-        # as save_pretrained does
-        (stage / "config.json").write_text(config, encoding="utf-8")
+        slots = optimizer.state_dict()["state"]
+        moments = {f"{k}.{x}": slot[x] for k, slot in slots.items() for x in slot}
         last = _to_save(model.state_dict())
-        save_file(last if best is None else best, stage / "model.safetensors")
-        if best is not None:
-            save_file(last, stage / "last.safetensors")
         tensors = {
-            f"{index}.{name}": value
-            for index, state in optimizer.state_dict()["state"].items()
-            for name, value in state.items()
+            "optimizer.safetensors": _to_save(moments),
+            "model.safetensors": last if best is None else best,
         }
-        save_file(_to_save(tensors), stage / "optimizer.safetensors")
-        with open(stage / "metrics.csv", "w", newline="", encoding="utf-8") as file:
-            names = dict.fromkeys(name for record in records for name in record)
-            writer = csv.DictWriter(file, names)
-            writer.writeheader()
-            writer.writerows(records)
-        files = {x: _checksum(stage / x) for x in FILES if (stage / x).exists()}
+        if best is not None:
+            tensors["last.safetensors"] = last
+        sums = {}
+        with ThreadPoolExecutor(1) as pool:  # sums up one while the next is written
+            for name, values in tensors.items():
+                save_file(values, stage / name)
+                sums[name] = pool.submit(_checksum, stage / name)
+            config = json.dumps(model.settings, sort_keys=True, indent=2)
+            # as save_pretrained does
+            (stage / "config.json").write_text(config, encoding="utf-8")
+            with open(stage / "metrics.csv", "w", newline="", encoding="utf-8") as file:
+                names = dict.fromkeys(name for record in records for name in record)
+                writer = csv.DictWriter(file, names)
+                writer.writeheader()
+                writer.writerows(records)
+            for name in ("config.json", "metrics.csv"):
+                sums[name] = pool.submit(_checksum, stage / name)
+        files = {name: found.result() for name, found in sums.items()}
         state = {"step": step, "settings": settings, "files": files}
         (stage / "trial").write_text(json.dumps(state, indent=1), encoding="utf-8")
         os.replace(stage / "trial", stage / "training.json")
