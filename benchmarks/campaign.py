@@ -388,8 +388,8 @@ CARD = """# {title}
 `d2im.networks.{kind}.from_pretrained` loads it.
 
 - Data: {shapes:,} procedural shapes{plain} of the ten training families x {views}
-  views, seeds from 0 of the package's `splits.json`'s training range; bench, bookshelf and vase
-  never seen; nothing from ShapeNet, no pretrained weights.
+  views, seeds from 0 of the package's `splits.json`'s training range; bench,
+  bookshelf and vase never seen; nothing from ShapeNet, no pretrained weights.
 - Budget: {before}{steps} steps of {batch} pictures x {points} points,
   Adam, peak rate {rate}, {precision}, seed {seed}, on {machine}{loss}; the best
   checkpoint by validation.
