@@ -9,11 +9,14 @@ Shapes: B batch, P points, C channels, H x W map. Decoders return SDF_SCALE time
 units, the scale that the losses compare; `forward` and `fields` return world units.
 """
 
+from __future__ import annotations
+
 import json
 import math
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +28,13 @@ from torch.overrides import TorchFunctionMode
 
 from .camera import DISTANCE, LENS_MM, SENSOR_MM, Camera, project
 from .fields import base_field, displaced_field, displaced_sdf, sample_maps
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from torch import Tensor
+
+    from .fields import Field
 
 MODELS = Path(__file__).parent / "models"  # that come along with the package
 START_RADIUS = 0.3  # world units, of the ball that an untrained base field is
@@ -45,7 +55,7 @@ class ResidualBlock(nn.Module):
             conv = nn.Conv2d(width_in, width, 1, stride, bias=False)
             self.downsample.extend([conv, nn.BatchNorm2d(width)])
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, H, W) -> (B, C, H / stride, W / stride)."""
         hidden = F.relu(self.bn1(self.conv1(x)))
         return F.relu(self.bn2(self.conv2(hidden)) + self.downsample(x))
@@ -71,7 +81,7 @@ class ImageEncoder(nn.Module):
         self.fc = nn.Linear(encoder_widths[-1], hidden_size)
         self.fc1 = nn.Linear(hidden_size, code_size)
 
-    def forward(self, image):
+    def forward(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         """(B, 3, H, W) -> code (B, C) and maps of side H, H/2, H/4, H/8, H/16."""
         x = F.relu(self.bn1(self.conv1(image)))
         features = [x]
@@ -110,7 +120,7 @@ class BaseDecoder(nn.Module):
         nn.init.normal_(self.out.weight, mean, 1e-3 * SDF_SCALE)
         nn.init.constant_(self.out.bias, -START_RADIUS * SDF_SCALE)
 
-    def forward(self, code, points):
+    def forward(self, code: Tensor, points: Tensor) -> Tensor:
         """Codes (B, C) and points (B, P, 3) -> (B, P), scaled."""
         if points.ndim != 3 or points.shape[-1] != 3:
             raise ValueError(f"points must be (B, P, 3), got {tuple(points.shape)}")
@@ -119,7 +129,9 @@ class BaseDecoder(nn.Module):
             hidden = self._join(layer, hidden, points)
         return self.out(self.layers[-1](hidden).relu_())[..., 0]
 
-    def along(self, code, points, direction):
+    def along(
+        self, code: Tensor, points: Tensor, direction: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """The field and its derivative along a direction (3,): (B, P) each, scaled.
 
         Forward mode by hand, with two products of matrices a layer where torch's takes
@@ -166,7 +178,7 @@ class DisplacementDecoder(nn.Module):
         nn.init.normal_(self.out.weight, std=1e-3)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, features):
+    def forward(self, features: list[Tensor]) -> Tensor:
         """Five maps, finest first -> (B, 2, H, W): 0 front, 1 back."""
         pairs = zip(self.lateral, features, strict=True)
         *rest, x = (F.relu(conv(maps)) for conv, maps in pairs)
@@ -198,7 +210,7 @@ class Stream(nn.Module):
         self.join_features = nn.Linear(feature_size, head_widths[0], bias=False)
         self.head = nn.Sequential(_mlp(head_widths), nn.Linear(head_widths[-1], 1))
 
-    def forward(self, points, features):
+    def forward(self, points: Tensor, features: Tensor) -> Tensor:
         """(B, P, 3) and (B, P or 1, C) -> (B, P), scaled."""
         joined = self.join_points(self.points(points)) + self.join_features(features)
         return self.head(F.relu(joined))[..., 0]
@@ -346,14 +358,14 @@ class ImageModel(nn.Module, PyTorchModelHubMixin):
         self.image_encoder = ImageEncoder(**encoder)
 
     @classmethod
-    def preset(cls, name, **changes):
+    def preset(cls, name: str, **changes) -> Self:
         """A new model of the preset "paper", "base" or "small", but for `changes`."""
         if name not in PRESETS:
             raise ValueError(f"no preset {name!r}; there are: {', '.join(PRESETS)}")
         return cls(**{size: PRESETS[name][size] for size in cls.SIZES} | changes)
 
     @classmethod
-    def from_pretrained(cls, folder):
+    def from_pretrained(cls, folder: str | Path) -> ImageModel:
         """Load a model folder: config.json, which names the class, and the weights.
 
         Args: folder: path of one that `save_pretrained` wrote, see `model_folder`, or a
@@ -396,12 +408,14 @@ class ImageModel(nn.Module, PyTorchModelHubMixin):
         model.load_state_dict(tensors)
         return model.eval()
 
-    def save_pretrained(self, save_directory, *, config=None, **options):
+    def save_pretrained(
+        self, save_directory: str | Path, *, config: dict | None = None, **options
+    ) -> str | None:
         """Write a model folder: config.json and model.safetensors."""
         config = config or self.settings
         return super().save_pretrained(save_directory, config=config, **options)
 
-    def encode(self, image):
+    def encode(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Images (B, 3, H, W), RGB in [0, 1], -> code (B, C), maps, finest first."""
         size, side = tuple(image.shape), self.image_size
         if len(size) != 4 or size[1:] != (3, side, side):
@@ -422,7 +436,9 @@ class IMNet(ImageModel):
         self.settings |= {"decoder_widths": decoder_widths}
         self.base_decoder = BaseDecoder(settings["code_size"], decoder_widths)
 
-    def fields(self, image, camera=None, way=None):
+    def fields(
+        self, image: Tensor, camera: Camera | None = None, way: str | None = None
+    ) -> tuple[Field, Field, Tensor]:
         """The field of one picture twice, and empty maps: see `D2IMNet.fields`."""
         base = base_field(self.base_decoder, self.encode(image)[0], SDF_SCALE)
         return base, base, torch.zeros_like(image[0, :2])
@@ -445,7 +461,9 @@ class D2IMNet(IMNet):
             settings["encoder_widths"], displacement_channels, maps, mixing
         )
 
-    def forward(self, image, points, cameras, front):
+    def forward(
+        self, image: Tensor, points: Tensor, cameras: Tensor, front: Tensor
+    ) -> Tensor:
         """F(p) = f_B(p) + f_D(u(p)), (B, P) in world units.
 
         Args: image: (B, 3, H, W). points: (B, P, 3) world. cameras: (B, 16), rows of
@@ -457,7 +475,9 @@ class D2IMNet(IMNet):
         uv, _ = project(points, cameras)
         return displaced_sdf(base, displacement, uv, front) / SDF_SCALE
 
-    def fields(self, image, camera, way="gradient"):
+    def fields(
+        self, image: Tensor, camera: Camera, way: str = "gradient"
+    ) -> tuple[Field, Field, Tensor]:
         """The fields of one picture, which is encoded once.
 
         Args: image: (1, 3, H, W). camera: Camera of it. way: see `fields.front_mask`.
@@ -485,13 +505,17 @@ class DISN(ImageModel):
         self.global_stream = Stream(settings["code_size"], point_widths, head_widths)
         self.local_stream = Stream(local_size, point_widths, head_widths)
 
-    def decode(self, code, features, points, uv):
+    def decode(
+        self, code: Tensor, features: list[Tensor], points: Tensor, uv: Tensor
+    ) -> Tensor:
         """Both streams: points (B, P, 3) and uv (B, P, 2) -> (B, P), scaled."""
         local = torch.cat([sample_maps(maps, uv) for maps in features], 1).mT
         overall = self.global_stream(points, code[:, None])
         return overall + self.local_stream(points, local)
 
-    def fields(self, image, camera, way=None):
+    def fields(
+        self, image: Tensor, camera: Camera, way: str | None = None
+    ) -> tuple[Field, Field, Tensor]:
         """The field of one picture twice, and empty maps: see `D2IMNet.fields`."""
         code, features = self.encode(image)
 
@@ -526,7 +550,7 @@ class CameraNet(ImageModel):
         lens = [n * self.image_size for n in (LENS_MM / SENSOR_MM, 0.5, 0.5, 1.0)]
         self.register_buffer("lens", torch.tensor(lens), persistent=False)
 
-    def forward(self, image):
+    def forward(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, 16), rows of `Camera.to_array`."""
         code, _ = self.encode(image)
         right, down = self.rotation(code).to(self.lens).split(3, -1)
@@ -538,7 +562,7 @@ class CameraNet(ImageModel):
         return torch.cat([right, down, forward, translation, lens], -1)
 
     @torch.no_grad()
-    def camera(self, image):
+    def camera(self, image: Tensor) -> Camera:
         """The Camera of one square picture, (3, H, W), which is scaled to the network's
         size; for a model in evaluation mode."""
         image = image[None].to(self.image_encoder.fc.weight)

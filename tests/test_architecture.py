@@ -113,3 +113,20 @@ def test_the_packages_of_the_wheel_are_the_folders():
 def test_the_old_names_lead_to_modules_that_are_there():
     known = {f"{wing}.{name}" for wing, name, _ in modules()}
     assert {home for home in d2im.MOVED.values()} - {"evaluate"} <= known
+
+
+def test_every_public_function_has_type_hints():
+    bare = []
+    for _, name, path in modules():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        inner = [c for c in tree.body if isinstance(c, ast.ClassDef)]
+        bodies = [tree.body, *(c.body for c in inner if c.name[0] != "_")]
+        for function in (f for body in bodies for f in body):
+            if not isinstance(function, ast.FunctionDef) or function.name[0] == "_":
+                continue
+            given = function.args.posonlyargs + function.args.args
+            given = [a for a in given + function.args.kwonlyargs if a.arg != "self"]
+            hinted = [a.annotation for a in given if a.arg != "cls"]
+            if None in hinted or function.returns is None:
+                bare.append(f"{name}.{function.name}")
+    assert [f for f in bare if not f.startswith("__main__.")] == []

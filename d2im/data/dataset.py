@@ -12,6 +12,8 @@ brought it into the world, and estimated, the names of members that its source l
 Beside the examples stands `index.csv`, one row a shape, also for those that failed.
 """
 
+from __future__ import annotations
+
 import csv
 import hashlib
 import io
@@ -41,6 +43,8 @@ from .files import write_whole
 from .isolation import close_idle, fair_memory_gb, run_isolated
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import trimesh
 
 # What every index has, and what tells whether a mesh file has changed since: its size,
@@ -85,7 +89,7 @@ class ExampleConfig:
             wrong = f"got {self.count}, {self.views} and {self.size}"
             raise ValueError(f"count, views and size must be 1 or more, {wrong}")
 
-    def stored(self):
+    def stored(self) -> dict:
         """The settings as a data folder's settings.json holds them."""
         about = {"count": self.count, "views": self.views, "size": self.size}
         about |= {"poses": self.poses, "backgrounds": bool(self.backgrounds)}
@@ -96,8 +100,8 @@ class ExampleConfig:
 
 
 def make_example(
-    detailed: "trimesh.Trimesh",
-    coarse: "trimesh.Trimesh | None",
+    detailed: trimesh.Trimesh,
+    coarse: trimesh.Trimesh | None,
     rng: np.random.Generator,
     config: ExampleConfig | None = None,
     **changes,
@@ -137,12 +141,14 @@ def make_example(
     return example
 
 
-def write_example(path, example):
+def write_example(path: str | Path, example: dict[str, np.ndarray]) -> None:
     """Write an example whole or not at all."""
     write_whole(Path(path), lambda file: np.savez(file, **example))
 
 
-def read_example(path, names=None):
+def read_example(
+    path: str | Path, names: Iterable[str] | None = None
+) -> dict[str, np.ndarray]:
     """Read an example, or some of its members.
 
     Args: path of an npz file, names of members (None: all). Returns: dict of arrays.
@@ -189,7 +195,7 @@ def _npy_header(raw):
 
 
 def prepare(
-    source,
+    source: str | Path | Iterable,
     out: str | Path,
     config: ExampleConfig | None = None,
     *,
@@ -296,7 +302,7 @@ def _leftovers(out, rows):
     return f"{out} also holds, and keeps, " + "; ".join(told) if told else ""
 
 
-def smoke_set(folder, size=112, seed=0):
+def smoke_set(folder: str | Path, size: int = 112, seed: int = 0) -> Path:
     """Prepare four small shapes, for a notebook that was given no data.
 
     Args: folder for the examples, size in pixels of their views, seed of the shapes
@@ -308,7 +314,7 @@ def smoke_set(folder, size=112, seed=0):
     return Path(folder)
 
 
-def read_index(folder):
+def read_index(folder: str | Path) -> list[dict]:
     """The rows of a data folder's index.csv as dicts; none where it is missing.
 
     Raises: ValueError: it is damaged or lacks a column.
@@ -334,7 +340,7 @@ def read_index(folder):
     return rows
 
 
-def write_index(folder, rows):
+def write_index(folder: str | Path, rows: Iterable[dict]) -> None:
     """Write index.csv whole, sorted by id; columns that others have added stay."""
     rows = sorted(rows, key=lambda row: row["id"])
     columns = dict.fromkeys(itertools.chain(INDEX_COLUMNS, *rows))
@@ -346,7 +352,7 @@ def write_index(folder, rows):
     write_whole(Path(folder) / "index.csv", lambda file: file.write(data))
 
 
-def record(folder, known, rows):
+def record(folder: str | Path, known: dict[str, dict], rows: Iterable[dict]) -> None:
     """Add rows to the index as they come: to the dict `known` by id, and on disk."""
     due = time.monotonic() + 1
     try:
@@ -360,7 +366,9 @@ def record(folder, known, rows):
         write_index(folder, known.values())
 
 
-def keep_settings(path, settings, poses=None):
+def keep_settings(
+    path: str | Path, settings: dict, poses: dict | list | None = None
+) -> None:
     """Write the settings of a folder's examples, or refuse to mix in other ones.
 
     Args: poses: as older folders have them in words, by their repr.
@@ -448,7 +456,7 @@ def _printable(text):
     return text.encode(errors="backslashreplace").decode()
 
 
-def safe_id(name):
+def safe_id(name: str) -> str:
     """Turn a name into an id, which names a file on every system.
 
     Args: name: of any characters and length. Returns: itself where it is plain, else a
@@ -562,7 +570,7 @@ def _items(source, up, yaw, rows=()):
     return items
 
 
-def source_meshes(row):
+def source_meshes(row: dict) -> tuple[trimesh.Trimesh, trimesh.Trimesh | None]:
     """Make or read the meshes that a row of the index stands for.
 
     Args: row with family and seed, or with source (a mesh file), up and yaw.
@@ -648,7 +656,7 @@ class ShapeDataset:
     def __len__(self):
         return len(self.rows)
 
-    def example(self, index):
+    def example(self, index: int) -> dict[str, np.ndarray]:
         """All arrays of a shape; kept in memory while there is room for them."""
         if index in self._kept:
             return self._kept[index]
@@ -659,7 +667,7 @@ class ShapeDataset:
             self._kept[index], self._held = example, self._held + size
         return example
 
-    def fingerprint(self):
+    def fingerprint(self) -> int:
         """A number that tells these shapes and this way of drawing from others."""
         # Of the columns that say what a shape is; the others may change without it.
         columns = [name for name in NEEDED_COLUMNS if name != "seconds"]
@@ -670,11 +678,11 @@ class ShapeDataset:
         made = "".join(path.read_text(**text) for path in settings if path.is_file())
         return zlib.crc32(json.dumps([shapes, draws, made]).encode())
 
-    def view_count(self, index):
+    def view_count(self, index: int) -> int:
         """How many views the shape has."""
         return sum(name.startswith("camera_") for name in self.example(index))
 
-    def camera(self, index, view):
+    def camera(self, index: int, view: int) -> Camera:
         """The Camera of one view."""
         return Camera.from_array(self.example(index)[f"camera_{view}"])
 

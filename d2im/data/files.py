@@ -1,12 +1,19 @@
 """Where files lie, how they are written (whole or not at all), how names are said."""
 
+from __future__ import annotations
+
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import BinaryIO
 
 PACKAGE = Path(__file__).parents[1]  # models, lists and notebooks come along in it
 
 
-def working_folder():
+def working_folder() -> Path:
     """The folder that data and reports go to.
 
     $D2IM_HOME; else the nearest one, from the current folder upward, that has the
@@ -20,7 +27,7 @@ def working_folder():
     return here
 
 
-def write_whole(path, fill):
+def write_whole(path: Path, fill: Callable[[BinaryIO], object]) -> None:
     """Let `fill` write a binary file, whole or not at all; make its folder."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -35,7 +42,7 @@ def write_whole(path, fill):
             temporary.unlink()
 
 
-def one_line(text):
+def one_line(text: object) -> str:
     """Return text on one line, without what moves a cursor or turns a direction."""
     text = str(text).encode("utf-8", "backslashreplace").decode()  # names in bytes
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())

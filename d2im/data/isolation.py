@@ -5,6 +5,8 @@ one. It imports the library once, so that a job costs no more than in the parent
 started by name, not forked: this works on every system and without a `__main__` guard.
 """
 
+from __future__ import annotations
+
 import faulthandler
 import math
 import os
@@ -15,13 +17,17 @@ import sys
 import threading
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 FEWEST_GB, MOST_GB = 1.0, 4.0  # of a job: about 0.7 and 4 million faces
 THREAD_GB = 0.05  # that a thread for each core reserves, used or not: it counts as data
 _idle = queue.LifoQueue()  # workers of this process that wait for a job
 
 
-def fair_memory_gb(workers):
+def fair_memory_gb(workers: int) -> float | None:
     """How much memory each of several workers may take, where nobody has said it.
 
     Half the machine's (or the container's) in even shares, within sensible bounds:
@@ -40,7 +46,12 @@ def fair_memory_gb(workers):
     return share + THREAD_GB * (os.cpu_count() or 1)
 
 
-def run_isolated(function, *arguments, timeout=None, memory_gb=None):
+def run_isolated(
+    function: Callable,
+    *arguments,
+    timeout: float | None = None,
+    memory_gb: float | None = None,
+) -> object:
     """Call a module-level function in a worker process.
 
     Args: function: importable by its module and name; its arguments and its result can
@@ -97,7 +108,7 @@ def run_isolated(function, *arguments, timeout=None, memory_gb=None):
     return result
 
 
-def close_idle():
+def close_idle() -> None:
     """End the workers that wait for a job."""
     while not _idle.empty():
         _close(_idle.get_nowait())

@@ -38,7 +38,7 @@ MANY_FACES = 100_000  # of a file, above which its memory is worth 0.1 s
 LONGEST_RIM = 400  # edges of a hole; the time to close it grows with their cube
 
 
-def find_meshes(folder):
+def find_meshes(folder: str | Path) -> list[Path]:
     """List the mesh files in a folder and below it, as sorted pathlib.Paths.
 
     Raises: FileNotFoundError: no such folder. ValueError: no mesh in it.
@@ -77,7 +77,13 @@ class MeshReport:
         return f"{kind}; " + ", ".join(f"{name} {n:.5g}" for name, n in counts.items())
 
 
-def load_mesh(path, up="y", front=None, yaw=0.0, thickness=0.005):
+def load_mesh(
+    path: str | Path,
+    up: str = "y",
+    front: str | None = None,
+    yaw: float = 0.0,
+    thickness: float = 0.005,
+) -> trimesh.Trimesh:
     """Read a mesh file and bring it into the world frame.
 
     Scenes are flattened with their transforms, UV seams merged, duplicate and
@@ -127,7 +133,7 @@ def load_mesh(path, up="y", front=None, yaw=0.0, thickness=0.005):
     return mesh
 
 
-def normalise(mesh):
+def normalise(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
     """Centre a mesh on its bounding box, its farthest vertex at radius 0.5.
 
     Args: mesh: trimesh.Trimesh; it is not changed.

@@ -16,10 +16,13 @@ Examples are those of `dataset.make_example`, without coarse body, in our world,
     depth      samples put on the surface     of the cloud
 """
 
+from __future__ import annotations
+
 import json
 import time
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 from zipfile import BadZipFile
 
 import numpy as np
@@ -39,6 +42,9 @@ from .dataset import (
     write_example,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
 YAW = -90.0  # brings the front, +x by the README of ShapeNetCore.v1, to +z; v2: 180
 NEIGHBOURS = 16  # of a slope: 8 and 24 err more on 32,768 points
 LARGEST_MEMBER = 1e9  # bytes of an array; the published ones have a few millions
@@ -56,7 +62,16 @@ DAMAGE = (
 SAME_SURFACE = 0.04  # world units of depth within 2 pixels
 
 
-def read_disn(root, category, split, *, variant="easy", views=36, iso=0.0, **options):
+def read_disn(
+    root: str | Path,
+    category: str,
+    split: str | None,
+    *,
+    variant: str = "easy",
+    views: Sequence[int] | None = 36,
+    iso: float = 0.0,
+    **options,
+) -> Iterator:
     """Read DISN's data: samples of signed distance, pictures and normals.
 
     Args: root: folder (links will do) of sdf/<category>/<id>/ori_sample.h5,
@@ -94,7 +109,15 @@ def read_disn(root, category, split, *, variant="easy", views=36, iso=0.0, **opt
     yield from _each(names, category, read, **options)
 
 
-def read_occnet(root, category, split, *, choy=None, views=24, **options):
+def read_occnet(
+    root: str | Path,
+    category: str,
+    split: str | None,
+    *,
+    choy: str | Path | None = None,
+    views: Sequence[int] | None = 24,
+    **options,
+) -> Iterator:
     """Read Occupancy Networks' data: occupancies, a point cloud, Choy's pictures.
 
     Args: root: folder of <category>/{<split>.lst,<id>/}; category, options and what is
@@ -135,7 +158,9 @@ def read_occnet(root, category, split, *, choy=None, views=24, **options):
     yield from _each(Path(root, category, f"{split}.lst"), category, read, **options)
 
 
-def write_set(readings, out, split, family=""):
+def write_set(
+    readings: Iterable, out: str | Path, split: str, family: str = ""
+) -> list[dict]:
     """Write what a reader yields as a data folder like that of `prepare`.
 
     Args: readings: pairs of id and example or error. out: folder.
@@ -171,7 +196,7 @@ def write_set(readings, out, split, family=""):
     return [known[name] for name in written]
 
 
-def check_yaw(examples, has_back=True):
+def check_yaw(examples: Iterable, has_back: bool = True) -> dict:
     """Ask the data whether cameras fit the points, and which way the objects face.
 
     Points inside must fall on the masks. A yaw of points and cameras together changes
@@ -212,7 +237,7 @@ def check_yaw(examples, has_back=True):
     return {"on_mask": on_mask, "facing": facing, "back": back}
 
 
-def estimate_gradients(points, sdf):
+def estimate_gradients(points: np.ndarray, sdf: np.ndarray) -> np.ndarray:
     """Unit gradients of a sampled SDF: the slope over each point's neighbours.
 
     Least squares by inverse squared distance, all points at once; where the gradient

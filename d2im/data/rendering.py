@@ -4,12 +4,20 @@ Normals come from crease-aware vertex normals, averaged over 2 x 2 rays a pixel:
 normals would be constant on each triangle and leave the Laplacian target nothing.
 """
 
+from __future__ import annotations
+
 from itertools import product
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import matplotlib.colors
 import numpy as np
 from scipy.ndimage import uniform_filter, zoom
+
+if TYPE_CHECKING:
+    import trimesh
+    from embreex.rtcore_scene import EmbreeScene
+
+    from ..camera import Camera
 
 CREASE_DEGREES = 30.0  # sharper edges stay sharp in the vertex normals
 SUBPIXELS = 2  # rays a pixel's side
@@ -24,7 +32,7 @@ DARKEST = 0.15  # brightest channel of a face's colour at least
 SAME_SURFACE = 0.04  # depth range, world units, that one pixel averages over
 
 
-def ray_scene(triangles):
+def ray_scene(triangles: np.ndarray) -> EmbreeScene:
     """Triangles (F, 3, 3) made ready for rays: an embree scene."""
     from embreex.mesh_construction import TriangleMesh  # absent where one only trains
     from embreex.rtcore_scene import EmbreeScene
@@ -69,7 +77,7 @@ class Renderer:
         self.corners = np.array(list(product(*mesh.bounds.T)))
         self.scene = ray_scene(vertices[faces])
 
-    def cast(self, camera, per_side=1):
+    def cast(self, camera: Camera, per_side: int = 1) -> list[np.ndarray]:
         """Cast rays and interpolate the surface's normals.
 
         Args: camera, a Camera; per_side, rays along a pixel's side.
@@ -107,7 +115,12 @@ class Renderer:
         normals = _unit(normals @ camera.rotation.T.astype(np.float32))
         return index, rays, depth, normals, face  # camera z of rays is 1
 
-    def view(self, camera, rng, background=None):
+    def view(
+        self,
+        camera: Camera,
+        rng: np.random.Generator,
+        background: np.ndarray | None = None,
+    ) -> View:
         """Render one view with a random light and random part colours.
 
         Args: camera: Camera. rng: numpy Generator for colours and lights.
@@ -169,12 +182,12 @@ class Renderer:
         return 1 - OCCLUSION * (blocked.flat[pixel] / asked.flat[pixel])
 
 
-def render(mesh, camera, rng):
+def render(mesh: trimesh.Trimesh, camera: Camera, rng: np.random.Generator) -> View:
     """One `Renderer(mesh).view(camera, rng)`; for many views make the Renderer once."""
     return Renderer(mesh).view(camera, rng)
 
 
-def random_background(size, rng):
+def random_background(size: int, rng: np.random.Generator) -> np.ndarray:
     """Draw a wall and mostly a floor: plain, striped, tiled or cloudy, of two tints.
 
     Args: size in pixels, rng a numpy Generator. Returns: (H, W, 3) f4 in [0, 1].

@@ -29,7 +29,7 @@ class Shape:
     seed: int
 
 
-def split_pairs(split, per_family=None):
+def split_pairs(split: str, per_family: int | None = None) -> list[tuple[str, int]]:
     """List the shapes of a split as `splits.json` beside this file fixes it.
 
     Args: split: "train", "val" or "test", of the families that are trained on, or
@@ -55,7 +55,7 @@ def split_pairs(split, per_family=None):
     return [(family, seed) for seed in seeds[:count] for family in families]
 
 
-def make_shape(family, seed):
+def make_shape(family: str, seed: int) -> Shape:
     """Make the piece of furniture that belongs to a family and a seed.
 
     Args: family: one of `FAMILIES`.

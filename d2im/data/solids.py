@@ -6,14 +6,22 @@ rounded rectangles with a smooth profile, or quilts; on curved ones the body's o
 vertices, moved along their normals.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 import trimesh
 from manifold3d import Manifold, Mesh64, OpType
 from scipy.interpolate import PchipInterpolator
 from trimesh.transformations import rotation_matrix
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..camera import Range
 
 STEP = 15.0  # degrees a curved surface may turn from one facet to the next
 ROOT = 0.012  # how far relief reaches past its face, to join or cut it cleanly
@@ -180,14 +188,14 @@ def _stations(length, spans, least):
     return np.interp(np.linspace(0, total[-1], round(total[-1]) + 1), total, t)
 
 
-def oval(half_x, half_y, power=2.0):
+def oval(half_x: float, half_y: float, power: float = 2.0) -> np.ndarray:
     """Outline (721, 2) of an ellipse; a greater power makes it squarer."""
     turn = np.linspace(-np.pi / 2, 1.5 * np.pi, 721)  # it starts at the front
     wave = np.stack([np.cos(turn), np.sin(turn)], 1)
     return np.sign(wave) * np.abs(wave) ** (2 / power) * (half_x, half_y)
 
 
-def unit(*size):
+def unit(*size) -> np.ndarray:
     """Scale a size so that its diagonal is 1: the object's diameter."""
     return np.array(size) / np.linalg.norm(size)
 
@@ -199,7 +207,7 @@ def _frame(rotation, origin):
     return matrix
 
 
-def lean(degrees, hinge):
+def lean(degrees: float, hinge: Sequence[float]) -> np.ndarray:
     """(4, 4) rotation that leans a body back about the x axis through a hinge."""
     return rotation_matrix(-np.radians(degrees), (1, 0, 0), hinge)
 
@@ -215,20 +223,28 @@ class Face:
     part: str
     level: float = 0.0  # height over the coarse surface
 
-    def move(self, x, y, z, width, height):
+    def move(
+        self, x: float, y: float, z: float, width: float | None, height: float | None
+    ) -> Face:
         frame = self.frame @ _frame(np.eye(3), (x, y, z))
         return replace(self, frame=frame, width=width, height=height)
 
-    def sub(self, left=0.0, right=1.0, bottom=0.0, top=1.0):
+    def sub(
+        self,
+        left: float = 0.0,
+        right: float = 1.0,
+        bottom: float = 0.0,
+        top: float = 1.0,
+    ) -> Face:
         """The part between these fractions of its width and height."""
         x, y = (left + right - 1) / 2 * self.width, (bottom + top - 1) / 2 * self.height
         size = (right - left) * self.width, (top - bottom) * self.height
         return self.move(x, y, 0, *size)
 
-    def inset(self, margin):
+    def inset(self, margin: float) -> Face:
         return self.move(0, 0, 0, self.width - 2 * margin, self.height - 2 * margin)
 
-    def split(self, cols, rows):
+    def split(self, cols: int, rows: int) -> list[Face]:
         """Its cells, row by row from below."""
         x, y = np.linspace(0, 1, cols + 1), np.linspace(0, 1, rows + 1)
         cells = [(*i, *j) for j in pairwise(y) for i in pairwise(x)]
@@ -248,18 +264,28 @@ class Piece:
     part_of: dict = field(default_factory=dict)  # manifold's original id -> its name
     amplitude: float = 0.0
 
-    def pick(self, words, p=None):
+    def pick(self, words: str, p: Sequence[float] | None = None) -> str:
         """Draw one of several words."""
         return str(self.rng.choice(words.split(), p=p))
 
-    def mark(self, solid, part):
+    def mark(self, solid: Manifold, part: str) -> Manifold:
         """The same solid, remembered as belonging to a part."""
         self.part_of[solid.to_mesh64().run_original_id[0]] = part
         return solid
 
     def block(
-        self, part, x, y, z, *, axis="top", corner=0, edge=0, taper=0, frame=None
-    ):
+        self,
+        part: str,
+        x: Range,
+        y: Range,
+        z: Range,
+        *,
+        axis: str = "top",
+        corner: float = 0,
+        edge: float = 0,
+        taper: float = 0,
+        frame: np.ndarray | None = None,
+    ) -> dict[str, Face]:
         """Add a box whose outline across `axis` and whose rims may be rounded.
 
         Args: part: name of the part, for colouring.
@@ -301,8 +327,15 @@ class Piece:
         return faces
 
     def loft(
-        self, part, outline, rings, relief=(), axis="top", at=(0, 0, 0), cut=False
-    ):
+        self,
+        part: str,
+        outline: np.ndarray,
+        rings: Sequence,
+        relief: Sequence[tuple] = (),
+        axis: str = "top",
+        at: Sequence[float] = (0, 0, 0),
+        cut: bool = False,
+    ) -> Face:
         """Add a body of any outline, its walls curved and perhaps with relief.
 
         Args: part: name of the part, for colouring.
@@ -357,7 +390,7 @@ class Piece:
         roof = place @ _frame(np.eye(3), (low + high) / 2)
         return Face(roof, *(high - low)[:2], len(self.bodies) - 1, part)
 
-    def hole(self, face, depth, corner=0.0):
+    def hole(self, face: Face, depth: float, corner: float = 0.0) -> None:
         """Cut the face's rectangle `depth` deep: a hole of the coarse body too."""
         rings = np.array([(0, -depth), (0, 0.04)])
         solid = _loft(face.width, face.height, corner, rings)
@@ -365,8 +398,17 @@ class Piece:
         self.holes.append(self.mark(solid, face.part))
 
     def emboss(
-        self, face, size, corner, bevel, part, share=1, sunk=False, end=1, at=((0, 0),)
-    ):
+        self,
+        face: Face,
+        size: tuple[float, float],
+        corner: float,
+        bevel: float,
+        part: str,
+        share: float = 1,
+        sunk: bool = False,
+        end: float = 1,
+        at: Sequence[tuple[float, float]] = ((0, 0),),
+    ) -> list[Face]:
         """Put copies of one smooth bump or hollow on a face.
 
         Args: face: the face; it carries its level over the coarse surface.
@@ -401,7 +443,7 @@ class Piece:
             middles.append(replace(middle, level=face.level + rise))
         return middles
 
-    def dress(self, faces, kinds, chance=1):
+    def dress(self, faces: Sequence[Face], kinds: str, chance: float = 1) -> None:
         """Cover faces with relief of one kind, drawn once so that they match.
 
         Args: faces: those too small for a feature stay plain.
@@ -428,7 +470,7 @@ class Piece:
             how = dict(sunk=kind in SUNK, end=end, at=centres)
             self.emboss(area, size, corner, bevel, face.part + suffix, **how)
 
-    def quilt(self, face, kind, part, rng):
+    def quilt(self, face: Face, kind: str, part: str, rng: np.random.Generator) -> None:
         """Cover a face with a pattern: a slab whose top is a height field."""
         size = np.array([face.width, face.height])
         x, y = (np.linspace(0, 1, round(s / GRAIN) + 1) for s in size)
@@ -442,7 +484,7 @@ class Piece:
         self.raised.append(solid.transform(face.frame[:3]))
         self.amplitude = max(self.amplitude, face.level + depth * bump.max())
 
-    def bead(self, part, centre, radius):
+    def bead(self, part: str, centre: Sequence[float], radius: float) -> None:
         """Put a ring around an upright round leg."""
         # Its corners stand out further than its flat facets.
         depth = min(self.depth, STEEPEST * FEATURE / 2)
@@ -456,7 +498,7 @@ class Piece:
         solid = solid.transform(place[:3]).as_original()
         self.raised.append(self.mark(solid, part))
 
-    def meshes(self):
+    def meshes(self) -> tuple[trimesh.Trimesh, trimesh.Trimesh]:
         """The coarse and the detailed body, closed, with a part id per face."""
         # Relief is cut before the union, so that it cuts no neighbouring body.
         names = tuple(dict.fromkeys(self.part_of.values()))

@@ -7,12 +7,15 @@ Each shape's volume, area and bounds stand in the list, so that a changed genera
 noticed. Predictions that are missing or broken are scored as the worst, never dropped.
 """
 
+from __future__ import annotations
+
 import json
 import time
 import zlib
 from contextlib import contextmanager, suppress
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import trimesh
@@ -30,6 +33,15 @@ from .decomposition import decomposition_scores, disentanglement
 from .metrics import evaluate, prediction_failure
 from .protocols import Result
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from torch import nn
+
+    from ..data.shapes import Shape
+    from ..use.pictures import ImageSource
+    from ..use.reconstruction import CameraSource, Prediction
+
 LIST = Path(__file__).with_name("benchmark.json")
 SUFFIXES = (".obj", ".ply", ".glb", ".off", ".stl")
 RESAMPLES = 5000
@@ -37,7 +49,7 @@ COLUMNS = """group method measure mean median low high shapes pictures failures 
 protocol""".split()  # of `summarise`
 
 
-def make_list(in_family=10, unseen=33):
+def make_list(in_family: int = 10, unseen: int = 33) -> list[dict]:
     """The list: so many test seeds of each family of either set, cameras by the id.
 
     Returns: list of dicts: id, set ("test" or "unseen"), family, seed, cameras
@@ -61,7 +73,7 @@ def _size(shape):
     return {"volume": mesh.volume, "area": mesh.area, "bounds": bounds}
 
 
-def check_shape(entry):
+def check_shape(entry: dict) -> Shape:
     """Make a listed shape.
 
     Raises: ValueError: its volume, area or bounds are not those of the list.
@@ -76,14 +88,20 @@ def check_shape(entry):
     return shape
 
 
-def read_list():
+def read_list() -> list[dict]:
     """Read the list that --write has written."""
     if not LIST.is_file():
         raise FileNotFoundError(f"{LIST}: write it by d2im benchmark --write")
     return json.loads(LIST.read_text())
 
 
-def prepare_list(entries, folder, size, workers=1, count=20_000):
+def prepare_list(
+    entries: list[dict],
+    folder: str | Path,
+    size: int,
+    workers: int = 1,
+    count: int = 20_000,
+) -> None:
     """Check the listed shapes and write their examples: pictures of `size` pixels."""
     folder = Path(folder)
     jobs = [delayed(_prepare_one)(e, folder, size, count) for e in entries]
@@ -101,7 +119,9 @@ def _prepare_one(entry, folder, size, count):
     return row | {k: entry[k] for k in keys} | {"split": entry["set"]}
 
 
-def read_prediction(folder, name):
+def read_prediction(
+    folder: str | Path, name: str
+) -> tuple[trimesh.Trimesh | None, str]:
     """Read the mesh <name>.obj, .ply, ... of another program, in the world frame.
 
     Returns: trimesh.Trimesh or None, and why there is none.
@@ -119,7 +139,9 @@ def read_prediction(folder, name):
         return None, " ".join(f"unreadable: {error}".split())
 
 
-def true_meshes(row, example, folder=""):
+def true_meshes(
+    row: dict, example: dict[str, np.ndarray], folder: str | Path = ""
+) -> tuple[trimesh.Trimesh, trimesh.Trimesh | None]:
     """The true and, where known, coarse mesh of a row of the index and its example.
 
     Data that hold none have them in `folder`, by id in the source's frame.
@@ -135,7 +157,9 @@ def true_meshes(row, example, folder=""):
     return mesh, None
 
 
-def predict_meshes(model, image, camera, resolution):
+def predict_meshes(
+    model: nn.Module, image: ImageSource, camera: CameraSource, resolution: int
+) -> tuple[Prediction, dict]:
     """Predict from a picture and mesh what has a surface.
 
     Returns: Prediction, and {"base": ..., "final": ...} of (mesh or None, why there is
@@ -154,7 +178,14 @@ def predict_meshes(model, image, camera, resolution):
     return found, made
 
 
-def field_scores(model, found, example, view, truth, coarse):
+def field_scores(
+    model: nn.Module,
+    found: Prediction,
+    example: dict[str, np.ndarray],
+    view: int,
+    truth: trimesh.Trimesh,
+    coarse: trimesh.Trimesh | None,
+) -> dict[str, float]:
     """Decomposition and, of a known coarse body, disentanglement, by the next view."""
     scores = decomposition_scores(found, example, view)
     if coarse is None:
@@ -166,7 +197,7 @@ def field_scores(model, found, example, view, truth, coarse):
 
 
 @contextmanager
-def cost(costs, method):
+def cost(costs: list[dict], method: str) -> Iterator[None]:
     """Append {method, core_s, wall_s, peak_mb} of a block.
 
     The memory is its rise to the peak; NaN but on Linux.
@@ -188,7 +219,9 @@ def _memory(status, name):
     return int(status.read_text().partition(name + ":")[2].split()[0]) / 1024
 
 
-def pictures(image, meshes, camera, size=224):
+def pictures(
+    image: np.ndarray, meshes: dict, camera: Camera, size: int = 224
+) -> dict[str, np.ndarray]:
     """The picture, and each {method: (mesh, why)} shaded: {name: (3, H, W) uint8}."""
     drawn = {"picture": image}
     for name, (mesh, _) in meshes.items():
@@ -197,7 +230,7 @@ def pictures(image, meshes, camera, size=224):
     return {k: np.round(255 * np.asarray(v)).astype("u1") for k, v in drawn.items()}
 
 
-def score_all(jobs, workers=1, **options):
+def score_all(jobs: Iterable[tuple], workers: int = 1, **options) -> list[dict]:
     """Score predictions in parallel; the rows do not depend on the workers.
 
     Args: jobs: iterable of info (dict: id, family, split, view, method), mesh or None,
@@ -213,7 +246,7 @@ def _score(info, mesh, why, truth, camera, **options):
     return info | {"status": why or failure or "ok"} | results
 
 
-def interval(values, seed=0):
+def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
     """95 % bootstrap interval of a mean over shapes: (low, high)."""
     rng, values = np.random.default_rng(seed), np.asarray(values, dtype=float)
     if len(values) == 0:
@@ -222,7 +255,7 @@ def interval(values, seed=0):
     return tuple(np.percentile(means, [2.5, 97.5]))
 
 
-def summarise(rows, seed=0):
+def summarise(rows: list[dict], seed: int = 0) -> list[dict]:
     """Sum rows up: per family, per split and over all, each method and measure.
 
     Returns: list of dicts: group, method, measure, mean, median, low, high, shapes,
@@ -258,7 +291,7 @@ def _by_shape(rows, method, measure):
     return {name: np.mean(values) for name, values in found.items()}
 
 
-def markdown(summary):
+def markdown(summary: list[dict]) -> str:
     """The summary as Markdown: a table a group, then each measure's protocol."""
     text, protocols = [], {line["measure"]: line["protocol"] for line in summary}
     for group in dict.fromkeys(line["group"] for line in summary):
@@ -279,7 +312,9 @@ def markdown(summary):
     return "\n".join(text)
 
 
-def compare(rows, one, other, measure, seed=0):
+def compare(
+    rows: list[dict], one: str, other: str, measure: str, seed: int = 0
+) -> dict[str, float]:
     """Paired test of two methods on the same shapes.
 
     Returns: dict: difference (mean of one less other), low and high (its paired
@@ -298,7 +333,7 @@ def compare(rows, one, other, measure, seed=0):
     return {"difference": mean, "low": low, "high": high, "p": p, "pairs": len(gap)}
 
 
-def check_list(write=False):
+def check_list(write: bool = False) -> int:
     """Check that all listed shapes are made as they were; the number of them.
 
     Args: write: first write the list anew.

@@ -3,6 +3,10 @@
 Where a shape's coarse body is known so is its displacement, d*(u) = -F_coarse(p).
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
@@ -14,11 +18,18 @@ from ..losses import visible_near
 from ..sampling import signed_distance
 from .metrics import SEEN, behind
 
+if TYPE_CHECKING:
+    import trimesh
+
+    from ..use.reconstruction import Prediction
+
 ON_SURFACE = 0.005  # world units: the stored points that count as surface points
 STEP = 0.01  # world units, of the Laplacian of a field: about a pixel at 112 px
 
 
-def decomposition_scores(prediction, example, view):
+def decomposition_scores(
+    prediction: Prediction, example: dict[str, np.ndarray], view: int
+) -> dict[str, float]:
     """How well f_B and F meet the visible front, and f_D the detail there.
 
     Args: prediction: Prediction of that view.
@@ -57,7 +68,12 @@ def decomposition_scores(prediction, example, view):
     }
 
 
-def disentanglement(prediction, detailed, coarse, other=None):
+def disentanglement(
+    prediction: Prediction,
+    detailed: trimesh.Trimesh,
+    coarse: trimesh.Trimesh,
+    other: Prediction | None = None,
+) -> dict[str, float]:
     """How f_B and f_D share the known truth, on the visible front.
 
     At the visible point p of pixel u the detailed F is 0 and the true displacement

@@ -8,8 +8,10 @@ Sampled measures have a floor: two samples of one surface of area A lie about
 0.5 * sqrt(A / count) apart. `evaluate(truth, truth)` is that floor.
 """
 
+from __future__ import annotations
+
 from dataclasses import replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -19,6 +21,14 @@ from scipy.spatial.distance import cdist
 from ..data.rendering import ray_scene
 from ..sampling import HALF_BOX, is_solid, sample_surface
 from .protocols import HIGHER_IS_BETTER, PROTOCOLS, Result
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import trimesh
+    from embreex.rtcore_scene import EmbreeScene
+
+    from ..camera import Camera
 
 BOX_DIAGONAL = 2 * HALF_BOX * 3**0.5  # world units: no distance in the box is larger
 SKIN = 0.1  # world units behind the seen surface that the visible IoU looks at
@@ -34,7 +44,9 @@ class Match(NamedTuple):
     to_prediction: np.ndarray  # (M,)
 
 
-def match_points(prediction, truth, within=np.inf):
+def match_points(
+    prediction: np.ndarray, truth: np.ndarray, within: float = np.inf
+) -> Match:
     """Match two point sets, (N, 3) and (M, 3), by nearest neighbours both ways.
 
     Beyond `within` the distance is infinite and not searched for: an F-score needs no
@@ -53,7 +65,9 @@ def match_points(prediction, truth, within=np.inf):
     return Match(*_nearest(a, b, within), *_nearest(b, a, within))
 
 
-def chamfer_distance(prediction, truth, norm="l1"):
+def chamfer_distance(
+    prediction: np.ndarray, truth: np.ndarray, norm: str = "l1"
+) -> float:
     """Chamfer distance of point sets, in their unit or its square.
 
     With a the distances of predicted points to their nearest true ones and c the other
@@ -74,7 +88,7 @@ def _chamfer(match, squared):
     return float(match.accuracy.mean() + match.completeness.mean()) / 2
 
 
-def f_score(match, threshold):
+def f_score(match: Match, threshold: float) -> float:
     """Harmonic mean of precision and recall at a distance (Tatarchenko et al. 2019).
 
     A surface of area A scores only 1 - exp(-pi * threshold^2 * count / A) against
@@ -85,14 +99,16 @@ def f_score(match, threshold):
     return float(2 * precision * recall / max(precision + recall, 1e-12))
 
 
-def normal_consistency(match, prediction_normals, truth_normals):
+def normal_consistency(
+    match: Match, prediction_normals: np.ndarray, truth_normals: np.ndarray
+) -> float:
     """Mean |cosine| between matched normals, (N, 3) and (M, 3), over both ways."""
     there = _cosine(prediction_normals, truth_normals[match.to_truth])
     back = _cosine(truth_normals, prediction_normals[match.to_prediction])
     return float(there.mean() + back.mean()) / 2
 
 
-def earth_movers_distance(prediction, truth):
+def earth_movers_distance(prediction: np.ndarray, truth: np.ndarray) -> float:
     """Mean distance of the best one-to-one assignment of points, exactly.
 
     Args: prediction, truth: (N, 3) each.
@@ -105,7 +121,9 @@ def earth_movers_distance(prediction, truth):
     return float(cost[linear_sum_assignment(cost)].mean())
 
 
-def edge_sharpness(points, normals, radius):
+def edge_sharpness(
+    points: np.ndarray, normals: np.ndarray, radius: float
+) -> np.ndarray:
     """sigma(p) = min |n_p . n_q| over the neighbours q within a radius (BSP-Net).
 
     1 on a flat surface, 0 at a right angle, and 1 where there is no neighbour.
@@ -124,13 +142,15 @@ def edge_sharpness(points, normals, radius):
     return sigma
 
 
-def iou(prediction, truth):
+def iou(prediction: np.ndarray, truth: np.ndarray) -> float:
     """Intersection over union of occupancies (P,) bool; NaN where both are empty."""
     union = (prediction | truth).sum()
     return float((prediction & truth).sum() / union) if union else float("nan")
 
 
-def inside(mesh, points, scene=None):
+def inside(
+    mesh: trimesh.Trimesh, points: np.ndarray, scene: EmbreeScene | None = None
+) -> np.ndarray:
     """Which points (P, 3) lie in a mesh: winding number above 1/2, (P,) bool.
 
     That of one closed body is counted along rays, as signed crossings, by two of three
@@ -154,7 +174,7 @@ def inside(mesh, points, scene=None):
     return found
 
 
-def behind(scene, camera, points):
+def behind(scene: EmbreeScene, camera: Camera, points: np.ndarray) -> np.ndarray:
     """How far points (P, 3) lie behind what the camera's rays toward them meet first.
 
     Along the ray, (P,) world units: about 0 on the seen surface, negative before it,
@@ -168,7 +188,7 @@ def behind(scene, camera, points):
     return np.where(met, (1 - at) * np.linalg.norm(ray, axis=1), -np.inf)
 
 
-def prediction_failure(mesh):
+def prediction_failure(mesh: trimesh.Trimesh | None) -> str:
     """Why a predicted mesh cannot be measured, or "" where it can.
 
     What leaves the box is in another frame: a farthest vertex at 1 always does.
@@ -183,7 +203,15 @@ def prediction_failure(mesh):
     return "" if mesh.area > 0 else "a mesh of no area"
 
 
-def evaluate(prediction, truth, protocol="d2im", *, camera=None, seed=0, skip=()):
+def evaluate(
+    prediction: trimesh.Trimesh | None,
+    truth: trimesh.Trimesh,
+    protocol: str = "d2im",
+    *,
+    camera: Camera | None = None,
+    seed: int = 0,
+    skip: Sequence[str] = (),
+) -> tuple[dict[str, Result], str]:
     """Take all measures of a protocol, of the whole and of the visible surface.
 
     What cannot be measured (`prediction_failure`, no edge or no visible point where

@@ -5,17 +5,25 @@ HTML. A page loads nothing, holds no script but a scene's, and links http(s) or 
 beside it.
 """
 
+from __future__ import annotations
+
 import base64
 import csv
 import html
 import io
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from jinja2 import Environment, PackageLoader, pass_context
 
 from ..data.files import one_line, write_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from nbformat import NotebookNode
 
 # What Markdown or HTML would act on: brackets where a link's target follows, "_" at
 # the ends of words, ":" of a bare address. Ordinary names and numbers have none of it.
@@ -41,7 +49,7 @@ default-src 'none'; img-src data:; style-src 'unsafe-inline'">{% endblock %}
 {% endblock %}"""
 
 
-def duration(seconds):
+def duration(seconds: float) -> str:
     """Return a time as people say it: 41.2 s, 3 min 05 s, 2 h 10 min."""
     if seconds < 60:
         return f"{seconds:.1f} s"
@@ -50,14 +58,14 @@ def duration(seconds):
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
 
 
-def number(value):
+def number(value: object) -> str:
     """Return a table's cell: floats with four digits, nothing and NaN as a dash."""
     if value is None or value == "" or value != value:
         return "–"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def escape(text):
+def escape(text: object) -> str:
     """Return anybody's text so that Markdown and HTML show it, and do nothing else.
 
     Args: text: a name, reason or caption; it ends up on one line. Not for HTML's
@@ -66,7 +74,7 @@ def escape(text):
     return ACTIVE.sub(lambda match: f"&#{ord(match[0])};", one_line(text))
 
 
-def write_text(path, text):
+def write_text(path: str | Path, text: str) -> None:
     """Write a UTF-8 file, whole or not at all; make its folder.
 
     Raises: OSError: it could not be written; the message names it.
@@ -75,21 +83,21 @@ def write_text(path, text):
     write_whole(Path(path), lambda file: file.write(data))
 
 
-def csv_table(columns, rows):
+def csv_table(columns: Sequence[str], rows: Iterable[Sequence]) -> str:
     """Return a table as CSV, numbers in full."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([columns, *rows])
     return text.getvalue()
 
 
-def markdown_table(columns, rows):
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence]) -> str:
     """Return a table as Markdown, texts escaped, numbers with four digits."""
     lines = [columns, ["---"] * len(columns), *rows]
     cells = [[escape(number(cell)) for cell in line] for line in lines]
     return "".join(f"| {' | '.join(line)} |\n" for line in cells)
 
 
-def markdown_html(text, attachments=None):
+def markdown_html(text: str, attachments: dict | None = None) -> str:
     """Return Markdown as HTML that runs nothing, its formulas as MathML.
 
     Args: attachments: a notebook cell's pictures, {name: {type: base64}}.
@@ -123,7 +131,7 @@ def _formula(tex, display):
     return ElementTree.tostring(element, "unicode")
 
 
-def harmless(page):
+def harmless(page: str) -> str:
     """Return HTML without what runs, loads or leads elsewhere than to http(s)."""
     import bleach
     from bleach.css_sanitizer import CSSSanitizer
@@ -152,7 +160,7 @@ def _is_kept(tag, name, value):
     return name in ATTRIBUTES
 
 
-def notebook_html(notebook):
+def notebook_html(notebook: NotebookNode) -> str:
     """Return an executed notebook as one page that loads and runs nothing."""
     from nbconvert import HTMLExporter  # seconds, wanted by runs only
 
@@ -165,7 +173,7 @@ def notebook_html(notebook):
     return exporter.from_notebook_node(notebook)[0]
 
 
-def write_page(folder, **content):
+def write_page(folder: Path, **content) -> None:
     """Write index.html: a run's record, or the `columns` and `rows` of a sweep."""
     # autoescape: captions, errors and parameters are anybody's text
     environment = Environment(loader=PackageLoader(__package__, ""), autoescape=True)

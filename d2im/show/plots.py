@@ -5,8 +5,10 @@ functions take an Axes and return what they drew. Everywhere red is where matter
 inside of a field, and relief that stands out of the base (a negative displacement).
 """
 
+from __future__ import annotations
+
 from itertools import zip_longest
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,6 +18,20 @@ from ..data.rendering import SUBPIXELS, Renderer
 from ..fields import values_at
 from ..losses import DELTA
 from ..sampling import HALF_BOX
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    import trimesh
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
+    from matplotlib.lines import Line2D
+    from matplotlib.text import Text
+    from torch import Tensor
+
+    from ..camera import Camera
+    from ..fields import Field
 
 SDF_COLORS = "RdBu"
 # Of matplotlib's diverging maps with a light middle coolwarm has the most even steps in
@@ -46,7 +62,9 @@ class Slice(NamedTuple):
     axes: tuple  # names of the world axes that run right and up
 
 
-def slice_values(field, axis="z", at=0.0, resolution=200):
+def slice_values(
+    field: Field, axis: str = "z", at: float = 0.0, resolution: int = 200
+) -> Slice:
     """Evaluate a field on a plane across one axis.
 
     Args: field: callable on float32 tensors, (P, 3) world -> (P,); it may answer with
@@ -67,7 +85,7 @@ def slice_values(field, axis="z", at=0.0, resolution=200):
     return Slice(values_at(field, points), extent, SLICE_AXES[axis])
 
 
-def grid_values(field, resolution=64):
+def grid_values(field: Field, resolution: int = 64) -> np.ndarray:
     """Evaluate a field at the centres of equal cells of the box, for a living scene.
 
     Args: field: see `slice_values`. resolution: cells along a side.
@@ -91,7 +109,14 @@ class Decomposition(NamedTuple):
     laplacians: np.ndarray  # (3, N) there, 1 / world unit
 
 
-def decompose(fields, camera, row, *, step=DELTA / 2, resolution=240):
+def decompose(
+    fields: Sequence[Field],
+    camera: Camera,
+    row: int,
+    *,
+    step: float = DELTA / 2,
+    resolution: int = 240,
+) -> Decomposition:
     """Cut F, f_B and f_D along one row of pixels: the paper's figure, computed.
 
     Values and Laplacians are taken along the front surface of the base: f_B is 0 there,
@@ -137,7 +162,7 @@ def decompose(fields, camera, row, *, step=DELTA / 2, resolution=240):
     return Decomposition(cuts, tuple(fronts), at[:, 0], around[:, 0], laplacians)
 
 
-def draw_decomposition(fig, parts):
+def draw_decomposition(fig: Figure, parts: Decomposition) -> dict[str, Axes]:
     """Draw the paper's figure, panels (a) to (e), on an empty figure.
 
     Returns: dict of Axes, "a" to "e".
@@ -181,7 +206,9 @@ def draw_decomposition(fig, parts):
     return axes
 
 
-def draw_slice(ax, section, *, limit=None, step=0.05):
+def draw_slice(
+    ax: Axes, section: Slice, *, limit: float | None = None, step: float = 0.05
+) -> AxesImage:
     """Draw a slice: RdBu centred at 0, iso-lines, the surface in black.
 
     Args: ax: Axes. section: Slice.
@@ -206,7 +233,12 @@ def draw_slice(ax, section, *, limit=None, step=0.05):
     return artist
 
 
-def draw_map(ax, values, mask=None, limit=None):
+def draw_map(
+    ax: Axes,
+    values: np.ndarray,
+    mask: np.ndarray | None = None,
+    limit: float | None = None,
+) -> AxesImage:
     """Draw a displacement or Laplacian map, zero in grey, the background white.
 
     Args: ax: Axes. values: (H, W), numpy or torch.
@@ -223,7 +255,7 @@ def draw_map(ax, values, mask=None, limit=None):
     return ax.imshow(np.ma.array(values, mask=~shown), **colors)
 
 
-def draw_image(ax, image):
+def draw_image(ax: Axes, image: np.ndarray | Tensor) -> AxesImage:
     """Draw a picture.
 
     Args: ax: Axes.
@@ -237,7 +269,7 @@ def draw_image(ax, image):
     return ax.imshow(image, cmap="Greys")  # the map of colours is for grey alone
 
 
-def normal_colors(normals):
+def normal_colors(normals: np.ndarray) -> np.ndarray:
     """Normals as colours: red grows to the right, green up, blue toward the camera.
 
     Args: normals: (3, H, W) camera frame, zero on the background.
@@ -248,7 +280,12 @@ def normal_colors(normals):
     return np.where(normals.any(0), colors, 1.0)
 
 
-def shade(mesh, camera, paint=None, limit=None):
+def shade(
+    mesh: trimesh.Trimesh,
+    camera: Camera,
+    paint: Callable | None = None,
+    limit: float | None = None,
+) -> np.ndarray:
     """Shade a mesh under one fixed light beside the camera; needs no screen.
 
     Args: mesh: trimesh.Trimesh, world frame. camera: Camera; its size is the picture's.
@@ -273,7 +310,9 @@ def shade(mesh, camera, paint=None, limit=None):
     return fine.reshape(blocks).mean((1, 3)).transpose(2, 0, 1)
 
 
-def draw_mesh(ax, mesh, camera):
+def draw_mesh(
+    ax: Axes, mesh: trimesh.Trimesh | None, camera: Camera
+) -> AxesImage | Text:
     """Draw a shaded mesh, or say that there is none.
 
     Args: ax: Axes. camera: Camera.
@@ -286,7 +325,12 @@ def draw_mesh(ax, mesh, camera):
     return ax.text(0.5, 0.5, "no surface", transform=ax.transAxes, ha="center")
 
 
-def image_grid(rows, titles=None, labels=None, size=1.5):
+def image_grid(
+    rows: Sequence[Sequence],
+    titles: Sequence[str] | None = None,
+    labels: Sequence[str] | None = None,
+    size: float = 1.5,
+) -> Figure:
     """Draw pictures row by row as one contact sheet.
 
     Args: rows: lists of pictures for `draw_image`; None leaves a gap.
@@ -315,7 +359,7 @@ def image_grid(rows, titles=None, labels=None, size=1.5):
     return fig
 
 
-def zoom(axes):
+def zoom(axes: Iterable[Axes]) -> None:
     """Cut pictures down to the window that holds all that is not white in any.
 
     Args: axes: of the pictures, which show one view or stand in one sheet.
@@ -334,7 +378,12 @@ def zoom(axes):
         ax.set(ylim=(bottom * height - 0.5, top * height - 0.5))
 
 
-def draw_curves(ax, records, names=("loss", "base", "sdf", "laplacian"), window=25):
+def draw_curves(
+    ax: Axes,
+    records: list[dict],
+    names: Sequence[str] = ("loss", "base", "sdf", "laplacian"),
+    window: int = 25,
+) -> list[Line2D]:
     """Draw training curves on a logarithmic axis: each record faint, their mean strong.
 
     Args: ax: Axes. records: dicts of `training.train`, with "step".

@@ -6,6 +6,8 @@ of all widgets. A run is `reports/<run>/`: executed notebooks, each as HTML too,
 of its own; the `data` and `model` that one names by `write_outputs` go to later ones.
 """
 
+from __future__ import annotations
+
 import ast
 import difflib
 import json
@@ -21,12 +23,16 @@ import time
 from contextlib import suppress
 from importlib.metadata import distributions
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nbformat
 import yaml
 
 from ..data.files import PACKAGE, working_folder
 from . import pages
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 ROOT = working_folder()
 TIMEOUT = 3600  # seconds for one cell: an hour is a long training cell on two cores
@@ -38,7 +44,15 @@ class NotebookFailed(RuntimeError):
     """A notebook stopped; the message names it, its cell and the error."""
 
 
-def write_outputs(out, *, data="", model="", summary=None, figures=None, note=""):
+def write_outputs(
+    out: str | Path,
+    *,
+    data: str | Path = "",
+    model: str | Path = "",
+    summary: dict[str, float] | None = None,
+    figures: dict[str, str] | None = None,
+    note: str = "",
+) -> None:
     """Write a notebook's outputs.json: what `run` hands on and shows.
 
     Args: out: the notebook's folder, made when missing; its `metrics.csv` is shown too.
@@ -64,7 +78,7 @@ def write_outputs(out, *, data="", model="", summary=None, figures=None, note=""
     pages.write_text(out / "outputs.json", json.dumps(outputs, indent=1, default=float))
 
 
-def find_notebook(name):
+def find_notebook(name: str | Path) -> Path:
     """Find a notebook by number ("03"), stem ("03_train") or path.
 
     Raises: FileNotFoundError: none or several; the message lists those there are.
@@ -80,7 +94,7 @@ def find_notebook(name):
     return known[hits[0]]
 
 
-def declared_parameters(notebook):
+def declared_parameters(notebook: str | Path) -> dict:
     """Read the {name: literal default} of a notebook's `parameters` cell.
 
     Raises: ValueError: not a notebook, several such cells, or a line without a literal.
@@ -113,7 +127,7 @@ def declared_parameters(notebook):
     return declared
 
 
-def read_params(file):
+def read_params(file: str | Path) -> dict:
     """Read a parameter file: YAML, {name: value} or {notebook: {name: value}}.
 
     Raises: FileNotFoundError, ValueError: no such file, not UTF-8, not YAML or no such
@@ -141,7 +155,7 @@ def read_params(file):
     return params
 
 
-def assign(declared, layers):
+def assign(declared: dict[str, dict], layers: Iterable[dict]) -> dict[str, dict]:
     """Give each notebook the values meant for it; later layers win.
 
     Args: declared: {notebook stem: {parameter: default}} of the selected notebooks.
@@ -228,7 +242,14 @@ def _outputs(file):
         return {}, f"{file} is damaged ({error}): let write_outputs write it"
 
 
-def run_notebooks(notebooks, name, *, params=(), values=(), timeout=TIMEOUT):
+def run_notebooks(
+    notebooks: Sequence[str],
+    name: str,
+    *,
+    params: Iterable[str | Path] = (),
+    values: dict | Iterable[tuple] = (),
+    timeout: float = TIMEOUT,
+) -> Path:
     """Run notebooks in the given order, each with what the earlier ones made.
 
     Args: notebooks: numbers, stems or paths.
@@ -277,7 +298,15 @@ def run_notebooks(notebooks, name, *, params=(), values=(), timeout=TIMEOUT):
     return folder
 
 
-def sweep(notebooks, files, name, *, params=(), values=(), timeout=TIMEOUT):
+def sweep(
+    notebooks: Sequence[str],
+    files: Sequence[str | Path],
+    name: str,
+    *,
+    params: Iterable[str | Path] = (),
+    values: dict | Iterable[tuple] = (),
+    timeout: float = TIMEOUT,
+) -> Path:
     """Run the notebooks once a parameter file; one table of their summaries.
 
     Args: files: the parameter files; each wins over `params`, `values` over all. The
@@ -436,7 +465,14 @@ def _hint(name, names, label="there are"):
     return f"{meant}; {label}: {', '.join(names) or 'none'}"
 
 
-def run(notebooks, name=None, *, sweep_files=(), timeout=TIMEOUT, **given):
+def run(
+    notebooks: Sequence[str],
+    name: str | None = None,
+    *,
+    sweep_files: Sequence[str | Path] = (),
+    timeout: float = TIMEOUT,
+    **given,
+) -> Path:
     """Run or sweep notebooks, as the command line asks; return the page's path.
 
     Args: name: of the run, by default the time. sweep_files: parameter files, one run

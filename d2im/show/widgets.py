@@ -3,10 +3,12 @@
 Volumes are those of `plots.grid_values`: [z, y, x], as k3d reads them; 64^3 is enough.
 """
 
+from __future__ import annotations
+
 import base64
 import io
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import igl
 import ipywidgets as ui
@@ -20,6 +22,10 @@ from ..camera import Camera
 from ..data.files import write_whole
 from ..data.rendering import CREASE_DEGREES
 from ..sampling import HALF_BOX
+
+if TYPE_CHECKING:
+    import trimesh
+    from matplotlib.figure import Figure
 
 LIMIT = 1.5  # MB of a snapshot; k3d's own script is 1.2 of them
 BOX = np.array([-HALF_BOX, HALF_BOX] * 3)
@@ -38,7 +44,7 @@ class Explorer(NamedTuple):
     objects: dict  # k3d's objects by name
 
 
-def show(view, still):
+def show(view: ui.Widget, still: Figure) -> None:
     """Show a widget and a picture of it in one output: a reader's page has either.
 
     Args: view: k3d.Plot or Explorer.view. still: Figure from the same camera; closed.
@@ -52,7 +58,7 @@ def show(view, still):
     display(bundle | {"text/plain": "a scene: run the cell"}, raw=True)
 
 
-def snapshot(plot, path):
+def snapshot(plot: k3d.plot.Plot, path: str | Path) -> None:
     """Write a scene as one HTML file that turns in a browser, without a kernel.
 
     Args: plot: k3d.Plot. path: of the file, written whole or not at all.
@@ -64,7 +70,7 @@ def snapshot(plot, path):
     write_whole(Path(path), lambda file: file.write(page))
 
 
-def mesh_scene(mesh, camera):
+def mesh_scene(mesh: trimesh.Trimesh, camera: Camera) -> k3d.plot.Plot:
     """Show a mesh, smooth but for its creases.
 
     Args: mesh: trimesh.Trimesh, world frame. camera: Camera, where the viewer stands.
@@ -80,7 +86,7 @@ def mesh_scene(mesh, camera):
     return _scene(camera, k3d.mesh(vertices[faces.ravel()[first]], triangles, **look))
 
 
-def field_explorer(sdf, base, camera):
+def field_explorer(sdf: np.ndarray, base: np.ndarray, camera: Camera) -> Explorer:
     """Walk through F, f_B, their difference and Laplacians by slice and iso level.
 
     Args: sdf, base: volumes of F and f_B. camera: Camera, where the viewer stands.
@@ -119,7 +125,13 @@ def field_explorer(sdf, base, camera):
     return _explorer(_scene(camera, final, coarse, plane), controls)
 
 
-def displacement_explorer(sdf, base, maps, camera, mask=None):
+def displacement_explorer(
+    sdf: np.ndarray,
+    base: np.ndarray,
+    maps: np.ndarray,
+    camera: Camera,
+    mask: np.ndarray | None = None,
+) -> Explorer:
     """Turn the displacement up and down, and follow a pixel's ray through the shape.
 
     The map stands as a picture before the shape; a click on it chooses the pixel. Its

@@ -8,10 +8,18 @@ triangles without a diagonal in a face, as the next cell may have the same one, 
 fan about a vertex in its middle: no edge has more than two triangles.
 """
 
+from __future__ import annotations
+
 from functools import cache
 from itertools import product
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
 
 CORNERS = list(product((0, 1), repeat=3))  # corner k of a cell is bit k of its code
 EDGES = [(axis, c) for axis in range(3) for c in CORNERS if not c[axis]]  # lower corner
@@ -88,7 +96,9 @@ def _tables(device):
     return [torch.tensor(table, device=device) for table in tables]
 
 
-def marching_cubes(values, move=None):
+def marching_cubes(
+    values: Tensor, move: Callable | None = None
+) -> tuple[Tensor, Tensor]:
     """Triangulate the zero surface of a grid's values.
 
     Args: values: (X, Y, Z), floating point, contiguous; inside where <= 0. The

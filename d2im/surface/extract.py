@@ -8,7 +8,10 @@ surface leaves the window it is followed: the mesh is the dense grid's. Only a d
 piece that no level's band touches can be lost; with a Lipschitz bound, nothing can.
 """
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,6 +21,9 @@ from torch.nn.functional import interpolate, max_pool2d, pad
 from ..fields import sample_maps, value_and_front
 from ..sampling import HALF_BOX
 from .cubes import marching_cubes
+
+if TYPE_CHECKING:
+    from ..fields import Field
 
 # Gradients that the band reckons with where no bound is given. At the last level it
 # need only touch a surface, which is then followed, hence less (of sheets, rods and
@@ -37,16 +43,16 @@ DIAGONAL = 3**0.5 / 2  # from a cell's middle to its corner, in sides
 
 @torch.no_grad()
 def extract_mesh(
-    field,
-    resolution=128,
+    field: Field,
+    resolution: int = 128,
     *,
-    relief=None,
-    both=False,
-    device="cpu",
-    lipschitz=None,
-    chunk=None,
-    coarse=None,
-):
+    relief: tuple | None = None,
+    both: bool = False,
+    device: str | torch.device = "cpu",
+    lipschitz: float | None = None,
+    chunk: int | None = None,
+    coarse: int | None = None,
+) -> trimesh.Trimesh | tuple[trimesh.Trimesh, trimesh.Trimesh]:
     """Triangulate the zero surface of a field in the box [-0.55, 0.55]^3.
 
     The grid has `resolution` samples along each axis, the first and the last on the

@@ -14,6 +14,8 @@ a writer, a kill or a full disk: the next training finishes a valid one's moves 
 deletes one that is not. Nothing else in the folder, or beside it, is touched.
 """
 
+from __future__ import annotations
+
 import csv
 import errno
 import json
@@ -26,10 +28,16 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor, nn
 
 FILES = (  # in the order in which they take their places
     "config.json",
@@ -45,7 +53,7 @@ _held = {}  # the folders that trainings of this process hold
 
 
 @contextmanager
-def checkpoint_folder(out):
+def checkpoint_folder(out: Path) -> Iterator[int]:
     """Hold a folder for one training; what a killed one left there is finished.
 
     Args: out: Path of the folder; it is made. Yields: the checkpoint's step, or 0.
@@ -71,7 +79,7 @@ def checkpoint_folder(out):
         yield _read_state(out)["step"] if owned else 0
 
 
-def try_saving(out, model, copies):
+def try_saving(out: Path, model: nn.Module, copies: int) -> None:
     """Write and exchange files in a folder, before a step is spent.
 
     Args: out: folder. model: to be trained.
@@ -94,7 +102,7 @@ def try_saving(out, model, copies):
                 _discard(stage)
 
 
-def on_host(tensors):
+def on_host(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Contiguous copies of named tensors in main memory.
 
     From a GPU they come over in one piece a type: each piece waits for the GPU's turn,
@@ -114,7 +122,14 @@ def on_host(tensors):
     return copies
 
 
-def save_checkpoint(out, model, best, optimizer, records, settings):
+def save_checkpoint(
+    out: Path,
+    model: nn.Module,
+    best: dict[str, Tensor] | None,
+    optimizer: torch.optim.Optimizer,
+    records: list[dict],
+    settings: dict,
+) -> None:
     """Write a checkpoint, whose files then take the places of the last one's.
 
     Args: out: folder. model: its weights are the last ones.
@@ -176,7 +191,13 @@ def save_checkpoint(out, model, best, optimizer, records, settings):
         ) from error
 
 
-def load_checkpoint(out, model, optimizer, settings, free=("checkpoint_every",)):
+def load_checkpoint(
+    out: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    settings: dict,
+    free: Sequence[str] = ("checkpoint_every",),
+) -> tuple[list[dict], dict | None]:
     """Put a checkpoint's weights and optimiser back.
 
     Args: out: folder. model, optimizer: filled in place.
@@ -240,7 +261,7 @@ def load_checkpoint(out, model, optimizer, settings, free=("checkpoint_every",))
     return records, best
 
 
-def read_records(out):
+def read_records(out: str | Path) -> list[dict]:
     """The records of a run up to its last checkpoint, as dicts of numbers."""
     with open(Path(out) / "metrics.csv", newline="", encoding="utf-8") as file:
         rows = [

@@ -4,14 +4,23 @@ Each process takes its part of a batch. Batch norms and gradients are those of t
 batch; `torchrun` or accelerate's `notebook_launcher` starts the processes.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from ..losses import chosen_mean
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
-def process_count():
+    from torch import Tensor
+
+
+def process_count() -> int:
     """How many processes train together; 1 outside torchrun."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
@@ -30,21 +39,21 @@ class _Sum(torch.autograd.Function):
         return _Sum.apply(gradient)
 
 
-def mean_over_processes(tensor):
+def mean_over_processes(tensor: Tensor) -> Tensor:
     """The mean of a tensor over the processes; gradients flow through it."""
     if process_count() == 1:
         return tensor
     return _Sum.apply(tensor) / process_count()
 
 
-def shared_mean(error, chosen):
+def shared_mean(error: Tensor, chosen: Tensor) -> Tensor:
     """A part of the mean over all processes' chosen points: the parts' mean is it."""
     count = chosen.sum().float()
     share = count / mean_over_processes(count).clamp(min=1e-6)
     return chosen_mean(error, chosen) * share
 
 
-def average_gradients(parameters):
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace the gradients by their mean over the processes, in one message."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     if process_count() == 1 or not gradients:
@@ -59,7 +68,7 @@ def average_gradients(parameters):
 class SharedBatchNorm(nn.BatchNorm2d):
     """Batch norm over the batches of all processes (torch's own needs a GPU)."""
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
         if not self.training or process_count() == 1:
             return super().forward(x)
@@ -78,7 +87,7 @@ class SharedBatchNorm(nn.BatchNorm2d):
         return (exact * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
 
 
-def share_batch_norms(model):
+def share_batch_norms(model: nn.Module) -> None:
     """Let the batch norms of a model see the batches of all processes."""
     for module in [*model.modules()]:
         for name, norm in module.named_children():

@@ -8,6 +8,8 @@ which come from the process's own pictures). On one GPU with its data there a st
 recorded and replayed, see `replay`.
 """
 
+from __future__ import annotations
+
 import math
 import os
 import time
@@ -15,6 +17,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -34,6 +37,11 @@ from .distributed import average_gradients, mean_over_processes, share_batch_nor
 from .objectives import batch_losses
 from .replay import BLOCK, ReplayedStep
 from .resident import ResidentShapes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from torch import Tensor, nn
 
 REFRESH = 256  # pictures of which a checkpoint's batch norms take their statistics
 
@@ -70,16 +78,16 @@ class TrainingConfig:
 
 
 def train(
-    model,
-    dataset,
-    out,
-    config=None,
+    model: nn.Module,
+    dataset: ShapeDataset,
+    out: str | Path,
+    config: TrainingConfig | None = None,
     *,
-    validation=None,
-    resume=True,
-    workers=0,
-    resident=None,
-):
+    validation: ShapeDataset | None = None,
+    resume: bool = True,
+    workers: int = 0,
+    resident: bool | ResidentShapes | None = None,
+) -> Iterator[dict]:
     """Train a model; a generator that yields one record a step.
 
     Args: model: see `batch_losses`. dataset: ShapeDataset. config: TrainingConfig.
@@ -260,14 +268,14 @@ def _replayed_steps(update, shapes, keys, optimizer, config, start):
         done += count
 
 
-def total_loss(terms, config):
+def total_loss(terms: dict[str, Tensor], config: TrainingConfig) -> Tensor:
     """L: the weighted sum of the terms of `batch_losses`."""
     weights = {"laplacian": config.laplacian_weight, "visible": config.visible_weight}
     weights["relief"] = config.relief_weight
     return sum(weights.get(name, 1) * term for name, term in terms.items())
 
 
-def refresh_batch_norms(model, batches):
+def refresh_batch_norms(model: nn.Module, batches: Iterable[dict]) -> None:
     """Take the batch norms' running statistics anew, as means over some batches.
 
     While the learning rate is high they lag behind the weights by more than a model
@@ -278,7 +286,9 @@ def refresh_batch_norms(model, batches):
 
 
 @torch.no_grad()
-def validation_loss(model, dataset, config):
+def validation_loss(
+    model: nn.Module, dataset: ShapeDataset | ResidentShapes, config: TrainingConfig
+) -> float:
     """The mean of `total_loss` over the shapes, each with one fixed draw, and patches.
 
     Args: dataset: ShapeDataset, or ResidentShapes on the model's device.
@@ -335,7 +345,7 @@ def _problem(records, window=100, factor=5.0):
     return None
 
 
-def smoke_model(data, out):
+def smoke_model(data: str | Path, out: str | Path) -> D2IMNet:
     """Train the small preset for 20 steps at the examples' size, for a notebook."""
     torch.manual_seed(0)
     dataset = ShapeDataset(data, None, points=512)

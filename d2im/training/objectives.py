@@ -4,7 +4,9 @@ Fields and maps are compared times SDF_SCALE, but for L_lap, which takes displac
 world units (the released code's 49/2 is 245/10).
 """
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -15,6 +17,13 @@ from ..laplacian import laplacian_maps
 from ..networks import DISN, SDF_SCALE, CameraNet, D2IMNet
 from .distributed import shared_mean
 from .patches import paste_patches
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ..networks import IMNet
+    from .loop import TrainingConfig
+    from .patches import Patches
 
 DISN_NEAR = 0.01  # world units: nearer points weigh more in DISN's loss
 
@@ -27,7 +36,9 @@ class Sight(NamedTuple):
     visible: torch.Tensor  # (B, P) bool, see `losses.visible_near`
 
 
-def batch_losses(model, batch, config):
+def batch_losses(
+    model: nn.Module, batch: dict[str, Tensor], config: TrainingConfig
+) -> dict[str, Tensor]:
     """The loss terms of one batch, unweighted.
 
     Args: model: D2IMNet, IMNet, DISN or CameraNet. config: TrainingConfig.
@@ -44,21 +55,21 @@ def batch_losses(model, batch, config):
     return imnet_losses(model, batch)
 
 
-def camera_losses(model, batch):
+def camera_losses(model: CameraNet, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """Of a CameraNet: camera."""
     found = model(batch["image"]).float()
     with _exact(found):
         return {"camera": losses.camera_loss(found, batch["camera"], batch["points"])}
 
 
-def imnet_losses(model, batch):
+def imnet_losses(model: IMNet, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """Of an IMNet: base."""
     code, _ = model.encode(batch["image"])
     base = model.base_decoder(code, batch["points"])
     return {"base": losses.base_loss(base, batch["sdf"] * SDF_SCALE)}
 
 
-def disn_losses(model, batch):
+def disn_losses(model: DISN, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """Of a DISN: sdf."""
     points, sdf = batch["points"], batch["sdf"]
     with _exact(points):
@@ -68,7 +79,9 @@ def disn_losses(model, batch):
     return {"sdf": losses.near_loss(field, sdf * SDF_SCALE, near)}
 
 
-def d2im_losses(model, batch, config):
+def d2im_losses(
+    model: D2IMNet, batch: dict[str, Tensor], config: TrainingConfig
+) -> dict[str, Tensor]:
     """Of a D2IMNet: base and laplacian, with `field_terms` or `relief_terms` between.
 
     A share of the pictures get a patch of the next one, where `patch_share` says so.
@@ -92,7 +105,13 @@ def d2im_losses(model, batch, config):
     return terms
 
 
-def field_terms(base, displacement, batch, sight, visible_weight=0.0):
+def field_terms(
+    base: Tensor,
+    displacement: Tensor,
+    batch: dict[str, Tensor],
+    sight: Sight,
+    visible_weight: float = 0.0,
+) -> dict[str, Tensor]:
     """The paper's: base, f_B against F; sdf, f against F; visible if it has a weight.
 
     Args: base: f_B, (B, P), scaled. displacement: (B, 2, H, W), scaled. sight: Sight.
@@ -107,7 +126,13 @@ def field_terms(base, displacement, batch, sight, visible_weight=0.0):
     return terms
 
 
-def relief_terms(base, displacement, batch, sight, patches=None):
+def relief_terms(
+    base: Tensor,
+    displacement: Tensor,
+    batch: dict[str, Tensor],
+    sight: Sight,
+    patches: Patches | None = None,
+) -> dict[str, Tensor]:
     """Ours, F_coarse known: base, f_B against it; relief, f_D against F - F_coarse.
 
     Args: see `field_terms`; patches: Patches that the pictures got, or None.

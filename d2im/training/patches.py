@@ -6,13 +6,18 @@ stays, and inside the patch the map is the other object's. As CutMix (Yun et al.
 2019), with a target that moves along instead of being mixed.
 """
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
 
 from ..fields import sample_maps
 from .resident import hashed
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SIDES = 0.08, 0.4  # of a patch, in sides of the picture
 SCALES = 0.7, 1.4  # of a patch, and of its relief
@@ -26,13 +31,15 @@ class Patches(NamedTuple):
     uv: torch.Tensor  # (B, P, 2): where the next picture's points came to lie
     scale: torch.Tensor  # (B, 1): of the patch's size and relief to the next picture's
 
-    def at(self, uv):
+    def at(self, uv: Tensor) -> Tensor:
         """The weight at uv (B, P, 2), bilinear like the maps; 0 outside the picture."""
         weight = sample_maps(self.weight[:, None], uv)[:, 0]
         return torch.where(uv.abs().amax(-1) <= 1, weight, 0.0)
 
 
-def paste_patches(batch, uv, chosen, share):
+def paste_patches(
+    batch: dict[str, Tensor], uv: Tensor, chosen: Tensor, share: float
+) -> tuple[dict[str, Tensor], Patches]:
     """Paste into some pictures a patch of the batch's next one, a ring.
 
     The patch's middle, a visible surface point, comes to lie on one of the picture's;

@@ -6,9 +6,15 @@ optimiser) starts at once. It reads and writes the same memory each time: what d
 from step to step lies on the device, for a block of steps.
 """
 
+from __future__ import annotations
+
 import threading
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 BLOCK = 50  # steps that a GPU takes without a word
 WARM_UP = 3  # first steps, in which libraries and the optimiser make ready
@@ -34,7 +40,7 @@ class ReplayedStep:
         self.stream = torch.cuda.Stream(device)
         self.stream.wait_stream(torch.cuda.current_stream(device))
 
-    def block(self, keys, rates):
+    def block(self, keys: list, rates: list[float]) -> list[dict]:
         """Take a step for each list of keys and rate; their scalars by name."""
         count = len(rates)
         with torch.cuda.stream(self.stream):
@@ -51,7 +57,7 @@ class ReplayedStep:
             values = self.log[:count].tolist()  # waits for the device
         return [dict(zip(self.names, row, strict=True)) for row in values]
 
-    def step(self):
+    def step(self) -> None:
         """The next step of the block, from what lies on the device alone."""
         rate = self.rates.index_select(0, self.place)[0]
         self.optimizer.param_groups[0]["lr"].copy_(rate)
@@ -63,7 +69,7 @@ class ReplayedStep:
         self.place.add_(1)
 
 
-def record(step, stream):
+def record(step: Callable[[], None], stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
     """The CUDA graph of a step; nothing of it is done yet."""
     graph = torch.cuda.CUDAGraph()
     only = {"stream": stream, "capture_error_mode": "thread_local"}

@@ -6,13 +6,24 @@ batch is a few gathers and one race for the points (`sampling.weighted_draw`, wh
 draw this is, with other random numbers).
 """
 
+from __future__ import annotations
+
 import copy
 import os
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import torch
 
 from ..data.dataset import VIEW_TYPES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Self
+
+    from torch import Tensor
+
+    from ..data.dataset import ShapeDataset
 
 POINTS = "points", "sdf", "base_sdf", "weights", "gradients"
 
@@ -57,7 +68,7 @@ class ResidentShapes:
             if name in members:
                 self.tensors[name] = self.tensors[name][:, 0]
 
-    def drawn_as(self, dataset):
+    def drawn_as(self, dataset: ShapeDataset) -> Self:
         """The same tensors, drawn from as another ShapeDataset of the shapes says."""
         if [row["id"] for row in dataset.rows] != [r["id"] for r in self.dataset.rows]:
             raise ValueError(f"{dataset.folders} and the data on the device differ")
@@ -65,7 +76,7 @@ class ResidentShapes:
         other.dataset = dataset
         return other
 
-    def batch(self, keys):
+    def batch(self, keys: Sequence | Tensor) -> dict[str, Tensor]:
         """Draw one view and points of each shape, by (seed, index, draw) alone.
 
         Args: keys: (index, draw) pairs, B of them, or a tensor (B, 2) on the device.
@@ -104,7 +115,7 @@ def _read_all(dataset):
             yield from readers.map(dataset.example, block)
 
 
-def hashed(x):
+def hashed(x: Tensor) -> Tensor:
     """Whole numbers (int64) -> as good as random ones in [0, 2^32), on any device.
 
     The numbers of a counter, hashed, are random without a generator's state (Salmon et

@@ -5,7 +5,10 @@ a picture's patch brings its relief along. Corners are pixels (x, y), pixel cent
 k + 0.5, in the order top left, top right, bottom right, bottom left.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,6 +18,11 @@ from ..camera import Camera
 from ..fields import displaced_field
 from .pictures import load_image
 from .reconstruction import Prediction, reconstruct
+
+if TYPE_CHECKING:
+    from ..networks import D2IMNet
+    from .pictures import ImageSource
+    from .reconstruction import CameraSource, Reconstruction
 
 Corners = Sequence[Sequence[float]] | np.ndarray  # (4, 2)
 BLEND = 0.08  # width of a patch's soft border, in sides of the rectangle it comes from
@@ -89,8 +97,15 @@ def paste(
 
 
 def paste_and_reconstruct(
-    model, source, target, rectangle, corners, camera, resolution=128, **options
-):
+    model: D2IMNet,
+    source: ImageSource,
+    target: ImageSource,
+    rectangle: Sequence[int],
+    corners: Corners,
+    camera: CameraSource,
+    resolution: int = 128,
+    **options,
+) -> Reconstruction:
     """Paste a rectangle of one picture into another and reconstruct the result.
 
     Args: model, camera (the target's), resolution, options: see `reconstruct`.

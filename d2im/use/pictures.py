@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from ..camera import Camera
 
+ImageSource = str | os.PathLike | Image.Image | np.ndarray | torch.Tensor
 NOTHING = "the image is all but fully transparent: no object is in it"
 # What cameras, phones (an MPO is read as JPEG) and the web give; Pillow reads dozens
 # more, some by calling other programs.
@@ -28,7 +29,14 @@ REACH, DROP = 1.03, 0.05
 RATIO = 0.9  # of training's distances the middle one
 
 
-def load_image(source, size, *, camera=None, framed=False, background="white"):
+def load_image(
+    source: ImageSource,
+    size: int,
+    *,
+    camera: Camera | None = None,
+    framed: bool = False,
+    background: str = "white",
+) -> torch.Tensor:
     """Bring a picture into the form that a model takes.
 
     Args: source: path of an image file; PIL image; or uint8 array (H, W, 3) or (H, W,
@@ -133,7 +141,7 @@ def _upright(image):
     return image
 
 
-def cut_out(rgb):
+def cut_out(rgb: np.ndarray) -> np.ndarray:
     """Find the object on a plain background, which may have a soft shadow.
 
     What can be reached from the picture's border without crossing an edge, and what it

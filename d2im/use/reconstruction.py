@@ -3,11 +3,14 @@
 d2im reconstruct photo.png -o out.glb
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, fields
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,6 +24,12 @@ from ..data.files import PACKAGE, write_whole
 from ..surface.extract import extract_mesh
 from .pictures import load_image
 
+if TYPE_CHECKING:
+    from ..networks import ImageModel
+    from .pictures import ImageSource
+
+# Of a picture: known, or found by a callable such as `CameraNet.camera`.
+CameraSource = Camera | Callable[[torch.Tensor], Camera] | None
 MODEL = PACKAGE / "models" / "d2im-small"  # where none is named
 CAMERA_MODEL = MODEL.with_name("camera-small")
 
@@ -42,7 +51,7 @@ class Prediction:
     device: str | torch.device = "cpu"  # where the fields are evaluated
     frame: str = "world"  # of points and camera: the model's
 
-    def parts(self):
+    def parts(self) -> dict:
         """The attributes above, by name."""
         return {part.name: getattr(self, part.name) for part in fields(Prediction)}
 
@@ -54,7 +63,7 @@ class Reconstruction(Prediction):
     mesh: trimesh.Trimesh  # of F = f_B + f_D, world frame
     base_mesh: trimesh.Trimesh | None  # of f_B; None where it was not asked for
 
-    def colored(self):
+    def colored(self) -> trimesh.Trimesh:
         """The final mesh, coloured by its displacement: red outward, blue inward."""
         from matplotlib import colormaps
 
@@ -67,7 +76,7 @@ class Reconstruction(Prediction):
         mesh.visual = trimesh.visual.ColorVisuals(mesh, vertex_colors=colors)
         return mesh
 
-    def export(self, path, which="final"):
+    def export(self, path: str | Path, which: str = "final") -> None:
         """Write a mesh, whole or not at all.
 
         Args: path: file; its suffix (.glb, .obj or .ply) chooses the format.
@@ -92,7 +101,7 @@ class Reconstruction(Prediction):
         content = content.encode() if isinstance(content, str) else content
         write_whole(Path(path), lambda file: file.write(content))
 
-    def export_maps(self, folder):
+    def export_maps(self, folder: str | Path) -> None:
         """Write front.png and back.png (16 bits), displacement.npy and .json.
 
         The JSON file tells how grey becomes a displacement, and holds the camera.
@@ -116,7 +125,7 @@ class Reconstruction(Prediction):
         write_whole(folder / "displacement.json", lambda file: file.write(text))
 
 
-def mesh_kind(path):
+def mesh_kind(path: str | Path) -> str:
     kind = Path(path).suffix.lower()[1:]
     if kind not in ("glb", "obj", "ply"):
         raise ValueError(f"a mesh is written as .glb, .obj or .ply, not {path}")
@@ -124,7 +133,14 @@ def mesh_kind(path):
 
 
 @torch.no_grad()
-def predict(model, image, camera=None, *, way="gradient", framed=False):
+def predict(
+    model: ImageModel,
+    image: ImageSource,
+    camera: CameraSource = None,
+    *,
+    way: str = "gradient",
+    framed: bool = False,
+) -> Prediction:
     """Predict the fields of the object in a picture, without meshing them.
 
     Args: model: D2IMNet, or another of `networks` with a method `fields`.
@@ -154,7 +170,9 @@ def predict(model, image, camera=None, *, way="gradient", framed=False):
     return Prediction(displacement.float().cpu(), camera, base, sdf, image, **about)
 
 
-def triangulate(prediction, resolution=128, *, base_mesh=True):
+def triangulate(
+    prediction: Prediction, resolution: int = 128, *, base_mesh: bool = True
+) -> Reconstruction:
     """Mesh the surfaces of a Prediction; see `reconstruct`."""
     maps, camera, way = prediction.displacement, prediction.camera, prediction.way
     options = {"device": prediction.device}
@@ -167,8 +185,14 @@ def triangulate(prediction, resolution=128, *, base_mesh=True):
 
 
 def reconstruct(
-    model, image, camera=None, resolution=128, *, base_mesh=True, **options
-):
+    model: ImageModel,
+    image: ImageSource,
+    camera: CameraSource = None,
+    resolution: int = 128,
+    *,
+    base_mesh: bool = True,
+    **options,
+) -> Reconstruction:
     """Reconstruct the object in a picture: `predict`, then mesh f_B and F.
 
     Args: model, image, camera, options: see `predict`.

@@ -3,11 +3,17 @@
 Nothing but tensors is unpickled. The authors' model took BGR; loaded here it takes RGB.
 """
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from ..networks import D2IMNet
+
+if TYPE_CHECKING:
+    from ..networks import ImageModel
 
 IMAGENET_URL = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
 RENAMED = {  # the authors' name of a layer -> ours
@@ -21,7 +27,7 @@ RENAMED = {  # the authors' name of a layer -> ours
 UNUSED = "detail_decoder.up_conv0", "detail_decoder.up_conv1"  # stored, never called
 
 
-def load_released_checkpoint(path):
+def load_released_checkpoint(path: str | Path) -> D2IMNet:
     """Load a D²IM-Net that its authors trained: their `.pt.tar` file.
 
     Args: path: of the file, with `state_dict` among its entries.
@@ -47,7 +53,7 @@ def load_released_checkpoint(path):
     return _fill(model, weights, path, "the authors' D²IM-Net").eval()
 
 
-def load_imagenet_weights(model, path=None):
+def load_imagenet_weights(model: ImageModel, path: str | Path | None = None) -> None:
     """Fill a model's encoder with torchvision's ResNet-18, trained on ImageNet.
 
     They were trained on normalised pictures; as in the released code none is needed
