@@ -169,3 +169,11 @@ def test_conda_makes_the_environment(tmp_path):
     subprocess.run([*create, ROOT / "environment.yml"], check=True)
     code = "import d2im; d2im.make_shape"
     subprocess.run([prefix / "bin" / "python", "-c", code], check=True, cwd=tmp_path)
+
+
+def test_a_model_at_work_and_a_training_need_the_core_alone():
+    extras = "igl embreex manifold3d joblib k3d papermill nbformat jinja2 IPython"
+    work = "use.reconstruction use.editing surface.extract training.loop show.plots"
+    code = f"import sys\nfor name in {extras.split()}: sys.modules[name] = None\n"
+    code += "".join(f"import d2im.{part}\n" for part in work.split())
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
