@@ -16,7 +16,7 @@ import yaml
 
 import d2im
 from d2im.evaluate import decomposition
-from d2im.training.loop import objectives
+from d2im.training import objectives
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
