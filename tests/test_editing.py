@@ -95,6 +95,15 @@ def test_a_patch_is_blended_at_its_border():
     assert 0.2 < steps.max() < 0.75
 
 
+def test_a_patchs_weight_begins_and_ends_its_rise_without_a_kink():
+    empty, full = torch.zeros(1, 400, 400), torch.ones(1, 400, 400)
+    corners = [(0, 0), (400, 0), (400, 400), (0, 400)]  # a border of 32 px
+    weight = editing.blend(full, corners, empty, corners)[0, 200, :33]
+    slope = 32 * weight.diff()  # 1 everywhere on a straight ramp
+    assert slope[0] < 0.25 and slope[-2] < 0.25
+    assert weight[0] < 0.01 and weight[-1] == 1 and slope.max() < 1.6
+
+
 @pytest.mark.parametrize("place", [(48, 48), (36, 60)])
 def test_a_relief_transferred_to_a_flat_front_shows_in_the_mesh(place):
     flat = prediction(displacement=torch.zeros(2, 96, 96))

@@ -85,6 +85,14 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(data, tmp_path):
     assert r["loss"] == pytest.approx(r["base"] + r["sdf"] + 0.3 * r["laplacian"])
 
 
+def test_a_step_takes_no_longer_gradient_than_clip_norm(data, tmp_path):
+    model = new_model()
+    config = replace(CONFIG, steps=1, clip_norm=0.01)
+    list(train(model, data, tmp_path / "run", config))
+    taken = torch.cat([p.grad.reshape(-1) for p in model.parameters()])
+    assert taken.norm().item() == pytest.approx(0.01, rel=1e-3)
+
+
 def test_a_resumed_run_goes_on_bit_for_bit(data, tmp_path):
     whole = new_model()
     records = list(train(whole, data, tmp_path / "whole", CONFIG))
