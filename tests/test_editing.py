@@ -86,6 +86,13 @@ def test_a_pasted_rectangle_lies_where_its_corners_say():
     assert (pasted[:, outside] == 1).all()
 
 
+def test_a_pasted_pixel_is_what_the_source_has_at_its_centre():
+    centres = (torch.arange(96) + 0.5).expand(1, 96, 96)
+    pasted = editing.paste(centres, torch.zeros(1, 96, 96), (0, 0, 96, 96), SQUARE)
+    inner = torch.arange(34, 62)  # of 36 px, away from the border
+    assert torch.allclose(pasted[0, 48, inner], (inner + 0.5 - 30) * 96 / 36, atol=1e-3)
+
+
 def test_a_patch_is_blended_at_its_border():
     pasted = editing.paste(
         torch.zeros(3, 96, 96), torch.ones(3, 96, 96), (0, 0, 96, 96), SQUARE
