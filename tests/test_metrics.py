@@ -349,6 +349,17 @@ def test_a_protocol_of_the_truths_own_size_is_blind_to_scale(protocol, monkeypat
         assert half[name] == pytest.approx(whole[name], rel=1e-6, abs=1e-9)
 
 
+def test_an_iou_of_the_truths_own_box_is_blind_to_place(monkeypatch):
+    rule = replace(metrics.PROTOCOLS["occnet"]["iou"], points=4000)
+    monkeypatch.setitem(metrics.PROTOCOLS, "occnet", {"iou": rule})
+    pair = CUBE, trimesh.creation.cylinder(0.2, 0.4)
+    moved = [mesh.copy().apply_translation((0.2, -0.1, 0.25)) for mesh in pair]
+    here, there = (
+        metrics.evaluate(*meshes, "occnet")[0]["iou"] for meshes in (pair, moved)
+    )
+    assert there.counts == pytest.approx(here.counts, abs=2)  # by rounding, at a face
+
+
 def test_in_the_world_frame_distances_scale_and_squares_twice():
     pair = CUBE, ball(0.3)
     halves = [mesh.copy().apply_scale(0.5) for mesh in pair]
