@@ -368,11 +368,11 @@ MUTATIONS = [
         "rendering",
     ),
     (
-        "a minute and 60 s",
+        "a time's seconds not rounded",
         "show/pages.py",
         "divmod(round(seconds), 60)",
         "divmod(seconds, 60)",
-        "pages",
+        "run",
     ),
     (
         "a value for all wins over a notebook's own",

@@ -499,6 +499,22 @@ def test_decomposition_scores_of_known_fields(rng):
         decomposition.decomposition_scores(small, example, 0)
 
 
+def test_the_back_of_a_thin_plate_is_no_visible_front(rng):
+    plate, camera = trimesh.creation.box((0.6, 0.6, 0.01)), Camera(0, 0, 1, 64)
+    example = make_example(
+        plate, None, rng, count=5000, views=1, size=64, poses=[camera]
+    )
+    exact = box((0.3, 0.3, 0.005))
+    found = Prediction(
+        displacement=torch.zeros(2, 64, 64),
+        camera=camera,
+        base_sdf=lambda p: exact(p) + 0.1 * (p[:, 2] < 0),  # wrong on the back alone
+        sdf=exact,
+        image=None,
+    )
+    assert decomposition.decomposition_scores(found, example, 0)["base_error"] < 5e-3
+
+
 def test_the_true_displacement_has_the_targets_laplacian(rng):
     # relief a sin(kx) sin(ky) on a square that faces the camera
     camera = Camera(0, 0, 1, 112)
