@@ -73,6 +73,14 @@ def test_maps_have_the_size_of_the_image(name):
     assert displacement.shape == (1, 2, side, side)
 
 
+@torch.no_grad()
+def test_the_first_convolutions_maps_are_pooled_by_maxima_as_in_resnet(tiny_model):
+    encoder = tiny_model.eval().image_encoder
+    first, second, *_ = encoder(torch.rand(1, 3, 32, 32))[1]
+    windows = F.unfold(first, 3, padding=1, stride=2).view(1, 4, 9, 16, 16)
+    assert torch.equal(second, encoder.layer1(windows.amax(2)))  # none is below 0
+
+
 def test_base_decoder_agrees_with_a_naive_im_net(tiny_model, rng):
     code = torch.tensor(rng.normal(size=(2, 8)), dtype=torch.float32)
     points = torch.tensor(rng.uniform(-0.5, 0.5, (2, 50, 3)), dtype=torch.float32)
