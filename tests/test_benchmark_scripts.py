@@ -70,3 +70,44 @@ def test_the_opening_reads_the_benchmarks_own_arguments(opened):
 def test_a_benchmark_outside_a_checkout_names_no_commit(common, monkeypatch, tmp_path):
     monkeypatch.setattr(common, "__file__", str(tmp_path / "common.py"))
     assert common.commit() == "no commit"
+
+
+@pytest.fixture
+def mutations(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    return import_module("mutations")
+
+
+@pytest.fixture
+def toy(tmp_path):
+    """A checkout with two functions, of which one is tested."""
+    functions = (
+        "def add(a, b):\n    return a + b\n\n\ndef less(a, b):\n    return a - b\n"
+    )
+    test = "from d2im.sums import add\ndef test_sum(): assert add(2, 3) == 5\n"
+    files = {"d2im/__init__.py": "", "d2im/sums.py": functions}
+    for name, text in (files | {"tests/test_sums.py": test}).items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def test_a_change_that_a_test_notices_is_killed_by_it(mutations, toy):
+    change = "a sum", "sums.py", "a + b", "a * b", "sums"
+    assert mutations.try_mutation(toy, "d2im", change, 60) == "test_sum"
+
+
+def test_a_change_that_no_test_notices_survives(mutations, toy):
+    change = "a difference", "sums.py", "a - b", "b - a", "sums"
+    assert mutations.try_mutation(toy, "d2im", change, 60) == ""
+
+
+def test_a_change_is_made_in_a_copy_alone(mutations, toy):
+    before = (toy / "d2im" / "sums.py").read_bytes()
+    mutations.try_mutation(toy, "d2im", ("", "sums.py", "a + b", "a", "sums"), 60)
+    assert (toy / "d2im" / "sums.py").read_bytes() == before
+
+
+def test_a_change_of_a_line_that_is_not_there_is_refused(mutations, toy):
+    with pytest.raises(ValueError, match="sums.py holds 'a / b' 0 times, not once"):
+        mutations.mutate(toy / "d2im" / "sums.py", "a / b", "a")

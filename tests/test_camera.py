@@ -54,6 +54,26 @@ def test_rays_go_back_through_their_pixels(rng):
     assert z == pytest.approx(depth.ravel(), abs=1e-5)
 
 
+def test_a_pixels_ray_is_the_mean_of_its_sub_pixels_rays(rng):
+    camera = random_camera(rng, 32)
+    fine = camera.rays(2)[1].reshape(32, 2, 32, 2, 3)
+    assert fine.mean((1, 3)) == pytest.approx(camera.rays()[1], abs=1e-6)
+    assert fine[:, :, :, 0] != pytest.approx(fine[:, :, :, 1])
+
+
+def test_random_cameras_see_the_front_from_above_at_training_distances(rng):
+    places = np.array([random_camera(rng, 32).position for _ in range(400)])
+    distance = np.linalg.norm(places, axis=1)
+    poses = [
+        np.degrees(np.arctan2(places[:, 0], places[:, 2])),
+        np.degrees(np.arcsin(places[:, 1] / distance)),
+        distance / 1.75,
+    ]
+    for pose, low, high in zip(poses, (-60, 0, 0.8), (60, 40, 1), strict=True):
+        near = 0.05 * (high - low)  # 400 draws come so near to both ends
+        assert low <= pose.min() < low + near and high - near < pose.max() <= high
+
+
 def test_numpy_torch_and_batched_projection_agree(rng):
     cameras = [random_camera(rng, 112) for _ in range(3)]
     points = rng.uniform(-0.5, 0.5, (3, 40, 3))

@@ -86,6 +86,13 @@ def test_a_pasted_rectangle_lies_where_its_corners_say():
     assert (pasted[:, outside] == 1).all()
 
 
+def test_a_pasted_pixel_is_what_the_source_has_at_its_centre():
+    centres = (torch.arange(96) + 0.5).expand(1, 96, 96)
+    pasted = editing.paste(centres, torch.zeros(1, 96, 96), (0, 0, 96, 96), SQUARE)
+    inner = torch.arange(34, 62)  # of 36 px, away from the border
+    assert torch.allclose(pasted[0, 48, inner], (inner + 0.5 - 30) * 96 / 36, atol=1e-3)
+
+
 def test_a_patch_is_blended_at_its_border():
     pasted = editing.paste(
         torch.zeros(3, 96, 96), torch.ones(3, 96, 96), (0, 0, 96, 96), SQUARE
@@ -93,6 +100,15 @@ def test_a_patch_is_blended_at_its_border():
     assert pasted[0, 48, 48] == 0
     steps = pasted[0, 48, 29:48].diff().abs()
     assert 0.2 < steps.max() < 0.75
+
+
+def test_a_patchs_weight_begins_and_ends_its_rise_without_a_kink():
+    empty, full = torch.zeros(1, 400, 400), torch.ones(1, 400, 400)
+    corners = [(0, 0), (400, 0), (400, 400), (0, 400)]  # a border of 32 px
+    weight = editing.blend(full, corners, empty, corners)[0, 200, :33]
+    slope = 32 * weight.diff()  # 1 everywhere on a straight ramp
+    assert slope[0] < 0.25 and slope[-2] < 0.25
+    assert weight[0] < 0.01 and weight[-1] == 1 and slope.max() < 1.6
 
 
 @pytest.mark.parametrize("place", [(48, 48), (36, 60)])

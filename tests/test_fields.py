@@ -26,6 +26,14 @@ def test_lookup_outside_the_picture_holds_the_border():
     assert fields.sample_maps(maps, torch.tensor([[[5.0, 0.0]]])).item() == 3.0
 
 
+def test_many_points_are_asked_in_parts_and_all_answered(rng):
+    points, asked = rng.uniform(-0.5, 0.5, (350, 200, 3)), []
+    field = fields.sphere(0.4)
+    found = fields.values_at(lambda p: asked.append(len(p)) or field(p), points)
+    assert len(asked) > 1 and found.shape == (350, 200)
+    assert found == pytest.approx(np.linalg.norm(points, axis=-1) - 0.4, abs=1e-6)
+
+
 def test_f_is_base_plus_the_front_or_the_back_displacement():
     generator = torch.Generator().manual_seed(1)
     points = torch.rand(200, 3, generator=generator) - 0.5

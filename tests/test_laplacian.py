@@ -155,6 +155,16 @@ def test_prediction_and_target_agree_where_the_base_faces_the_camera(form):
     assert (predicted - target).abs()[valid].max() < 0.08 * peak
 
 
+@pytest.mark.parametrize("form", ["transformed", "image"])
+def test_maps_smaller_than_the_cameras_picture_count_in_their_own_pixels(form):
+    views, displacement, _, _ = relief_view(1, 0, 56)
+    expected = laplacian_maps(displacement, views, form)
+    camera = torch.tensor(Camera(0, 0, 1, 224).to_array()).float()[None]
+    found = laplacian_maps(displacement, views | {"camera": camera}, form)
+    for a, b in zip(found[:2], expected[:2], strict=True):
+        assert torch.allclose(a, b)
+
+
 @pytest.mark.parametrize("tilt", [0, 15, 30, 45])
 def test_on_a_tilted_plane_the_displacement_outgrows_the_target(tilt):
     # by 1/cos² θ where the relief is wide and shallow; more where it is not

@@ -49,6 +49,14 @@ def test_points_behind_another_surface_are_not_chosen():
     assert chosen.tolist() == [[True, False, False, False, True]]
 
 
+def test_points_beside_the_picture_are_not_chosen():
+    mask, depth = torch.ones(1, 4, 4, dtype=torch.bool), torch.full((1, 4, 4), 1.5)
+    uv = torch.tensor([[[0.9, 0.0], [1.1, 0.0], [0.0, -1.1]]])
+    sdf, front = torch.zeros(1, 3), torch.ones(1, 3, dtype=torch.bool)
+    chosen = losses.visible_near(uv, sdf + 1.5, front, sdf, mask, depth)
+    assert chosen.tolist() == [[True, False, False]]
+
+
 def test_laplacian_loss_is_the_mean_over_the_chosen_points():
     predicted = torch.zeros(1, 4, 4)
     target = torch.arange(16.0).reshape(1, 4, 4)

@@ -349,6 +349,17 @@ def test_a_protocol_of_the_truths_own_size_is_blind_to_scale(protocol, monkeypat
         assert half[name] == pytest.approx(whole[name], rel=1e-6, abs=1e-9)
 
 
+def test_an_iou_of_the_truths_own_box_is_blind_to_place(monkeypatch):
+    rule = replace(metrics.PROTOCOLS["occnet"]["iou"], points=4000)
+    monkeypatch.setitem(metrics.PROTOCOLS, "occnet", {"iou": rule})
+    pair = CUBE, trimesh.creation.cylinder(0.2, 0.4)
+    moved = [mesh.copy().apply_translation((0.2, -0.1, 0.25)) for mesh in pair]
+    here, there = (
+        metrics.evaluate(*meshes, "occnet")[0]["iou"] for meshes in (pair, moved)
+    )
+    assert there.counts == pytest.approx(here.counts, abs=2)  # by rounding, at a face
+
+
 def test_in_the_world_frame_distances_scale_and_squares_twice():
     pair = CUBE, ball(0.3)
     halves = [mesh.copy().apply_scale(0.5) for mesh in pair]
@@ -486,6 +497,22 @@ def test_decomposition_scores_of_known_fields(rng):
     small = replace(found, displacement=torch.zeros(2, 32, 32))
     with pytest.raises(ValueError, match="works at 32 px but the views have 64"):
         decomposition.decomposition_scores(small, example, 0)
+
+
+def test_the_back_of_a_thin_plate_is_no_visible_front(rng):
+    plate, camera = trimesh.creation.box((0.6, 0.6, 0.01)), Camera(0, 0, 1, 64)
+    example = make_example(
+        plate, None, rng, count=5000, views=1, size=64, poses=[camera]
+    )
+    exact = box((0.3, 0.3, 0.005))
+    found = Prediction(
+        displacement=torch.zeros(2, 64, 64),
+        camera=camera,
+        base_sdf=lambda p: exact(p) + 0.1 * (p[:, 2] < 0),  # wrong on the back alone
+        sdf=exact,
+        image=None,
+    )
+    assert decomposition.decomposition_scores(found, example, 0)["base_error"] < 5e-3
 
 
 def test_the_true_displacement_has_the_targets_laplacian(rng):

@@ -14,6 +14,7 @@ from d2im.networks import (
     DISN,
     PRESETS,
     SDF_SCALE,
+    BaseDecoder,
     CameraNet,
     D2IMNet,
     DisplacementDecoder,
@@ -72,6 +73,14 @@ def test_maps_have_the_size_of_the_image(name):
     assert displacement.shape == (1, 2, side, side)
 
 
+@torch.no_grad()
+def test_the_first_convolutions_maps_are_pooled_by_maxima_as_in_resnet(tiny_model):
+    encoder = tiny_model.eval().image_encoder
+    first, second, *_ = encoder(torch.rand(1, 3, 32, 32))[1]
+    windows = F.unfold(first, 3, padding=1, stride=2).view(1, 4, 9, 16, 16)
+    assert torch.equal(second, encoder.layer1(windows.amax(2)))  # none is below 0
+
+
 def test_base_decoder_agrees_with_a_naive_im_net(tiny_model, rng):
     code = torch.tensor(rng.normal(size=(2, 8)), dtype=torch.float32)
     points = torch.tensor(rng.uniform(-0.5, 0.5, (2, 50, 3)), dtype=torch.float32)
@@ -83,11 +92,47 @@ def test_base_decoder_agrees_with_a_naive_im_net(tiny_model, rng):
     assert torch.allclose(decoder(code, points), expected, atol=1e-6)
 
 
-def test_displacement_decoder_agrees_with_upsampling_first(tiny_model):
-    decoder = tiny_model.displacement_decoder
-    _, features = tiny_model.encode(torch.rand(2, 3, 32, 32))
+@torch.no_grad()
+def test_an_untrained_base_is_on_the_average_a_ball_of_radius_0_3():
+    torch.manual_seed(0)
+    points = F.normalize(torch.randn(500, 3), dim=-1)[None] * 0.3
+    found = []
+    for seed in range(10):
+        torch.manual_seed(seed)
+        decoder = BaseDecoder(8, (512, 512, 512))
+        found.append(decoder(torch.zeros(1, 8), points).mean() / SDF_SCALE)
+    # One such decoder is off by about 0.02, so their mean by less than 0.01.
+    assert torch.stack(found).mean().abs() < 0.03
+
+
+@torch.no_grad()
+def test_an_untrained_base_hardly_depends_on_the_code():
+    torch.manual_seed(0)
+    decoder = D2IMNet.preset("small").base_decoder
+    codes = 0.05 * torch.randn(8, 128)  # as large as an untrained encoder's
+    base = decoder(codes, (torch.rand(1, 500, 3) - 0.5).expand(8, -1, -1)) / SDF_SCALE
+    assert base.std(0).mean() < 0.2 * base.std(1).mean()  # by code, by place
+
+
+@pytest.mark.parametrize("kind", ["small", "base"])
+@torch.no_grad()
+def test_maps_start_far_below_a_voxel(kind):
+    torch.manual_seed(0)
+    model = D2IMNet.preset(kind)
+    side = model.image_size
+    maps = model.fields(torch.rand(1, 3, side, side), CAMERA)[2]
+    assert maps.any() and maps.abs().max() < 0.1 * 1.1 / 128  # world units
+
+
+@pytest.mark.parametrize("mixing", [False, True])
+def test_displacement_decoder_agrees_with_upsampling_first(mixing):
+    model = tiny(D2IMNet, mixing=mixing)
+    decoder = model.displacement_decoder
+    decoder.out.weight.data *= 100  # the maps start at almost nothing
+    _, features = model.encode(torch.rand(2, 3, 32, 32))
     x = F.relu(decoder.lateral[4](features[4]))
     for k in (3, 2, 1, 0):
+        x = F.relu(decoder.mix[k](x)) if mixing else x
         x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
         x = decoder.up[k](x) + F.relu(decoder.lateral[k](features[k]))
     expected = decoder.out(F.relu(decoder.smooth(x)))

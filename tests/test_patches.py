@@ -9,22 +9,26 @@ from d2im.training.patches import SCALES, SIDES, paste_patches
 SIZE, POINTS = 64, 500
 
 
-@pytest.fixture
-def batch():
+def discs(size=SIZE, reach=(0.9, 0.7)):
     """Two discs that differ in size, each with colours and normals linear in uv."""
     rng = torch.Generator().manual_seed(3)
-    line = (torch.arange(SIZE) + 0.5) * (2 / SIZE) - 1
-    x, y = line.expand(SIZE, -1), line[:, None].expand(-1, SIZE)
-    reach = torch.tensor([0.9, 0.7])[:, None, None]
+    line = (torch.arange(size) + 0.5) * (2 / size) - 1
+    x, y = line.expand(size, -1), line[:, None].expand(-1, size)
+    reach = torch.tensor(reach)[:, None, None]
     slopes = torch.rand(2, 3, 2, 1, 1, generator=rng) / 5
     image = 0.5 + slopes[:, :, 0] * x + slopes[:, :, 1] * y
     views = {"image": image, "normals": 10 * image, "mask": x**2 + y**2 < reach**2}
-    views["depth"] = torch.tensor([1.5, 2.0])[:, None, None].expand(-1, SIZE, SIZE)
+    views["depth"] = torch.tensor([1.5, 2.0])[:, None, None].expand(-1, size, size)
     points = torch.rand(2, POINTS, 3, generator=rng) - 0.5
     uv = torch.rand(2, POINTS, 2, generator=rng) * 2 - 1
-    index, _ = pixel_index(uv, SIZE, SIZE)
+    index, _ = pixel_index(uv, size, size)
     chosen = views["mask"].flatten(1).gather(1, index)
     return views | {"points": points}, uv, chosen
+
+
+@pytest.fixture
+def batch():
+    return discs()
 
 
 def test_without_a_share_nothing_is_pasted(batch):
@@ -88,6 +92,30 @@ def test_outside_its_patch_a_picture_stays(batch):
     columns = (patches.weight > 0).any(1).sum(1) / SIZE
     for side in (rows, columns):
         assert (side > 0).all() and (side <= SIDES[1] + 2 / SIZE).all()
+
+
+def test_a_patchs_weight_rises_steepest_in_the_middle_of_its_border():
+    _, patches = paste_patches(*discs(512, (2.0, 2.0)), 1.0)
+    for weight in patches.weight:
+        row = weight[weight.sum(1).argmax()]
+        rise = row[: row.argmax() + 1].diff()
+        rise = rise[rise > 0]
+        assert len(rise) > 5 and max(rise[1], rise[-2]) < 0.6 * rise.max()
+
+
+def test_nothing_is_pasted_from_beyond_the_other_picture():
+    views, uv, chosen = discs(reach=(2.0, 2.0))  # their objects fill the pictures
+    rng = torch.Generator().manual_seed(0)
+    for _ in range(10):
+        views["points"] = torch.rand(2, POINTS, 3, generator=rng) - 0.5
+        pasted, patches = paste_patches(views, uv, chosen, 1.0)
+        # Away from patches' ends colours change as in the picture where they are from.
+        inner = -torch.nn.functional.max_pool2d(-(patches.weight == 1).float(), 5, 1, 2)
+        now, was = (gradient(v["image"][:, 0]) for v in (pasted, views))
+        own = was[:, :, SIZE // 2, SIZE // 2].roll(-1, 0) / patches.scale
+        error = (now - own[:, :, None, None]).abs().amax(1)
+        away = (slice(None), *[slice(1, -1)] * 2)  # from the picture's own edge, too
+        assert error[away][inner[away] > 0].max() < 1e-4
 
 
 def test_no_laplacian_is_taken_across_the_border(batch):

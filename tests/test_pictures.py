@@ -150,6 +150,13 @@ def test_a_grey_wall_and_its_soft_shadow_are_removed(family, rng):
     assert (found & mask).sum() / (found | mask).sum() > 0.9
 
 
+def test_the_wall_that_an_object_encloses_is_no_object():
+    v, u = np.mgrid[-100:100, -100:100]
+    ring = np.abs(np.hypot(u, v) - 60) < 12
+    found = cut_out(np.repeat(np.where(ring, 0.2, 0.9)[..., None], 3, -1))
+    assert found[100, 160] == 255 and found[100, 100] == 0
+
+
 @pytest.mark.skipif(not PICTURES, reason="the studio pictures are not at hand")
 @pytest.mark.parametrize("path", PICTURES, ids=lambda path: path.stem)
 def test_a_studio_picture_is_framed_and_cut_out(path):

@@ -110,6 +110,31 @@ def test_an_edge_pixel_mixes_object_and_background_by_coverage(ball):
     )
 
 
+def test_a_pixel_is_the_objects_where_half_of_its_rays_hit(ball, ball_view):
+    hit, *_ = Renderer(ball).cast(CAMERA, 2)
+    covered = hit.reshape(64, 2, 64, 2).mean((1, 3))
+    assert {0.25, 0.5} < set(covered.ravel())
+    assert np.array_equal(ball_view.mask, covered >= 0.5)
+
+
+def test_a_pixel_on_an_edge_has_the_depth_of_one_surface():
+    near = trimesh.creation.box((0.31, 0.33, 0.1)).apply_translation((0, 0, 0.35))
+    wall = trimesh.creation.box((0.9, 0.9, 0.1)).apply_translation((0, 0, -0.35))
+    both = trimesh.util.concatenate([near, wall])
+    view = render(both, Camera(0, 0, 1, 64), np.random.default_rng(0))
+    depth = view.depth[view.mask]
+    off = np.abs(depth[:, None] - [1.75 - 0.4, 1.75 + 0.3]).min(1)
+    assert off.max() < 1e-3
+
+
+def test_light_comes_from_above(ball):
+    camera, brighter = Camera(0, 0, 1, 64), []
+    for seed in range(10):
+        image = render(ball, camera, np.random.default_rng(seed)).image
+        brighter.append(image[:, :32].mean() - image[:, 32:].mean())
+    assert min(brighter) > -1e-3 and np.mean(brighter) > 0.02
+
+
 def test_a_background_is_random_coloured_and_the_same_by_seed():
     first, again, other = (
         random_background(50, np.random.default_rng(seed)) for seed in (1, 1, 2)

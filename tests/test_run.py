@@ -448,7 +448,7 @@ def test_a_sweeps_files_have_different_names(project, tmp_path):
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(4.21, "4.2 s"), (185, "3 min 05 s"), (7800, "2 h 10 min"), (59.99, "60.0 s")],
+    [(4.21, "4.2 s"), (185.4, "3 min 05 s"), (7800, "2 h 10 min"), (59.99, "60.0 s")],
 )
 def test_durations_read_as_people_say_them(seconds, text):
     assert pages.duration(seconds) == text

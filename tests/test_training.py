@@ -15,6 +15,7 @@ import torch
 from d2im import losses
 from d2im.camera import Camera
 from d2im.data.dataset import ShapeDataset
+from d2im.laplacian import laplacian_maps
 from d2im.networks import DISN, SDF_SCALE, CameraNet, D2IMNet, ImageModel, IMNet
 from d2im.training import loop as training
 from d2im.training import objectives, replay
@@ -83,6 +84,14 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(data, tmp_path):
     config = TrainingConfig(steps=1, batch_size=2, laplacian_weight=0.3)
     (r,) = train(new_model(), data, tmp_path / "run", config)
     assert r["loss"] == pytest.approx(r["base"] + r["sdf"] + 0.3 * r["laplacian"])
+
+
+def test_a_step_takes_no_longer_gradient_than_clip_norm(data, tmp_path):
+    model = new_model()
+    config = replace(CONFIG, steps=1, clip_norm=0.01)
+    list(train(model, data, tmp_path / "run", config))
+    taken = torch.cat([p.grad.reshape(-1) for p in model.parameters()])
+    assert taken.norm().item() == pytest.approx(0.01, rel=1e-3)
 
 
 def test_a_resumed_run_goes_on_bit_for_bit(data, tmp_path):
@@ -194,6 +203,43 @@ def test_the_best_model_by_validation_is_kept_and_the_last_goes_on(data, tmp_pat
 
 def a_batch(data):
     return torch.utils.data.default_collate([data[k] for k in range(3)])
+
+
+def test_the_learning_rate_rises_evenly_to_its_peak_then_falls_to_a_hundredth():
+    config = TrainingConfig(steps=1000, warmup_steps=50, learning_rate=2e-3)
+    rates = [training._learning_rate(step, config) for step in range(1000)]
+    assert rates[:50] == pytest.approx([4e-5 * (k + 1) for k in range(50)])
+    assert rates[50:] == sorted(rates[50:], reverse=True)
+    assert rates[-1] == pytest.approx(2e-5, rel=1e-3)
+
+
+def test_p_f_is_what_faces_the_camera(data):
+    batch = a_batch(data)  # of balls about the origin
+    toward = -(batch["points"] * batch["camera"][:, None, 6:9]).sum(-1)
+    sure = toward.abs() > 0.01
+    assert torch.equal(objectives._sight(batch).front[sure], toward[sure] > 0)
+
+
+def test_l_lap_compares_maps_in_world_units(data):
+    batch, model = a_batch(data), new_model()
+    maps = 0.01 * torch.rand(3, 2, 32, 32, generator=torch.Generator().manual_seed(0))
+    model.displacement_decoder.forward = lambda features: SDF_SCALE * maps
+    sight = objectives._sight(batch)
+    compared = laplacian_maps(maps[:, 0], batch)
+    expected = losses.laplacian_loss(*compared, sight.uv, sight.visible)
+    found = batch_losses(model, batch, CONFIG)["laplacian"]
+    assert found.item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_points_within_a_hundredth_weigh_four_times_in_disns_loss(data):
+    model = DISN(**ENCODER, point_widths=(8, 16), head_widths=(16, 8))
+    model.decode = lambda code, features, points, uv: 0 * points[..., 0]
+    batch = a_batch(data)
+    away = batch["sdf"].abs()
+    expected = (SDF_SCALE * away * torch.where(away < 0.01, 4, 1)).mean()
+    assert batch_losses(model, batch, CONFIG)["sdf"].item() == pytest.approx(
+        expected.item()
+    )
 
 
 def test_l_vis_teaches_the_maps_alone(data):
