@@ -1,6 +1,6 @@
 """Which changes of a line of logic the tests notice.
 
-    python benchmarks/mutations.py                    # all, about 20 core minutes
+    python benchmarks/mutations.py                    # all
     python benchmarks/mutations.py --only cubes.py    # of files by their path
 
 Each change is made in a copy of the checkout's files, never in the checkout; there the
@@ -207,7 +207,7 @@ MUTATIONS = [
         "training",
     ),
     (
-        "a patch's relief not blended where normals change",
+        "normals change where a patch's border begins",
         "training/patches.py",
         "torch.where(weight[:, None] > 0.5, normals",
         "torch.where(weight[:, None] > 0, normals",
@@ -410,7 +410,8 @@ def mutate(path, before, after):
 def run_tests(folder, file, timeout, tests=""):
     """Run a test file until a test fails; return its name, or "" where none does.
 
-    Args: folder: a checkout. file: within it. timeout: seconds. tests: of pytest's -k.
+    Args: folder: a checkout. file: within it, or a test of it. timeout: seconds.
+        tests: of pytest's -k.
     Raises: RuntimeError: pytest could not run.
     """
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
@@ -428,7 +429,9 @@ def run_tests(folder, file, timeout, tests=""):
         )
     except subprocess.TimeoutExpired:
         return f"more than {timeout} s"
-    failed = re.search(r"^(?:FAILED|ERROR) \S+?(?:::(\S+))?(?: |$)", done.stdout, re.M)
+    failed = re.search(
+        r"^(?:FAILED|ERROR) \S+?(?:::(.+?))?(?: - |$)", done.stdout, re.M
+    )
     if done.returncode not in (0, 1, 2) or (done.returncode and not failed):
         raise RuntimeError(f"pytest could not run:\n{done.stdout}{done.stderr}")
     return (failed[1] or "its import") if failed else ""
@@ -440,13 +443,20 @@ def try_mutation(root, package, mutation, timeout, tests=""):
     Args: root: the checkout. package: folder in it. mutation: see MUTATIONS.
         timeout, tests: see `run_tests`.
     Returns: the name of the test that failed, "" where the change survived.
+    Raises: RuntimeError: the test fails without the change, too.
     """
     _, file, before, after, of = mutation
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "copy"
         copy_tree(root, copy)
         mutate(copy / package / file, before, after)
-        return run_tests(copy, Path("tests") / f"test_{of}.py", timeout, tests)
+        test_file = f"tests/test_{of}.py"
+        failed = run_tests(copy, test_file, timeout, tests)
+        shutil.copy(root / package / file, copy / package / file)
+        if failed.startswith("test_"):
+            if run_tests(copy, f"{test_file}::{failed}", timeout):
+                raise RuntimeError(f"{failed} fails without the change, too")
+        return failed
 
 
 def main():

@@ -102,6 +102,14 @@ def test_a_change_that_no_test_notices_survives(mutations, toy):
     assert mutations.try_mutation(toy, "d2im", change, 60) == ""
 
 
+def test_a_test_that_fails_anyhow_kills_nothing(mutations, toy):
+    with open(toy / "tests" / "test_sums.py", "a") as file:
+        file.write("def test_of_another_fault(): assert False\n")
+    change = "a difference", "sums.py", "a - b", "b - a", "sums"
+    with pytest.raises(RuntimeError, match="another_fault fails without the change"):
+        mutations.try_mutation(toy, "d2im", change, 60)
+
+
 def test_a_change_is_made_in_a_copy_alone(mutations, toy):
     before = (toy / "d2im" / "sums.py").read_bytes()
     mutations.try_mutation(toy, "d2im", ("", "sums.py", "a + b", "a", "sums"), 60)
