@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.ready
 LOG := $(VENV)/setup.log
 CELL_SECONDS := 300
-# Idle OpenMP threads do not spin: beside other work all is five times faster so.
+# Idle OpenMP threads do not spin: see benchmarks/README.md.
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: help demo gallery test test-browser lab docs lint clean setup

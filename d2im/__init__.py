@@ -15,8 +15,8 @@ from importlib.machinery import ModuleSpec
 
 __version__ = "0.1.0"
 
-# Idle OpenMP threads spin by default: beside other work a training step takes five
-# times as long. torch reads this once, when it is loaded.
+# Idle OpenMP threads spin by default, which slows a busy machine (benchmarks/busy.py).
+# torch reads this once, when it is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 NAMES = {  # module -> the names that it gives to the package
