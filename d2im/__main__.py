@@ -25,7 +25,7 @@ def main(arguments=None):
     except KeyboardInterrupt:
         return _failed("interrupted")
     except ModuleNotFoundError as error:
-        extra = "notebooks" if command is run else "data"
+        extra = "data" if command is prepare else "notebooks"
         return _failed(f"{error}: pip install 'd2im[{extra}]'")
     except (ValueError, FileNotFoundError) as error:
         return _failed(error, 2)
@@ -104,7 +104,6 @@ def prepare(meshes, procedural, **options):
         raise ValueError("name mesh files or a folder of them, or give --procedural")
     if procedural:
         source = split_pairs(options["split"], procedural)
-        options.pop("up"), options.pop("yaw")
     else:
         source = meshes if len(meshes) > 1 or Path(meshes[0]).is_file() else meshes[0]
     out = options.pop("out")
