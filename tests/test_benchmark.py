@@ -150,7 +150,41 @@ def test_groups_are_families_and_all_and_nan_is_left_out_and_counted():
     assert "(1 left out)" in benchmark.markdown([table["all"]])
 
 
-def test_several_pictures_of_a_shape_are_one_draw_of_the_bootstrap():
+def test_a_prediction_without_edges_is_counted_beside_the_mean_of_the_others():
+    chair = make_shape("chair", 5)
+    ball = trimesh.creation.icosphere(4, 0.3)
+    info = {"family": "", "split": "test", "view": 0, "method": "m"}
+    jobs = [
+        (info | {"id": name}, mesh, "", chair.detailed, None)
+        for name, mesh in (("a", chair.coarse), ("b", chair.detailed), ("c", ball))
+    ]
+    skip = ("emd", "f_score", "iou")
+    rows = benchmark.score_all(jobs, skip=skip)
+    table = {line["measure"]: line for line in benchmark.summarise(rows)}
+    assert np.isinf(rows[2]["ecd"].value) and rows[2]["status"] == "ok"
+    two = np.mean([row["ecd"].value for row in rows[:2]])
+    assert table["ecd"]["mean"] == two < 1e-3 and table["ecd"]["without"] == 1
+    assert table["chamfer_l1"]["without"] == 0
+    assert "(1 without)" in benchmark.markdown([table["ecd"]])
+    rows += [row | {"method": "n"} for row in rows]
+    assert benchmark.compare(rows, "m", "n", "ecd")["pairs"] == 2
+
+
+def test_shapes_of_one_surface_draw_samples_of_their_own():
+    job = (
+        {"family": "", "split": "test", "view": 0, "method": "m"},
+        BALL,
+        "",
+        BALL,
+        None,
+    )
+    info, *rest = job
+    jobs = [(info | {"id": name}, *rest) for name in "aab"]
+    first, again, other = (r["chamfer_l1"] for r in benchmark.score_all(jobs, **SPEED))
+    assert first == again != other
+
+
+def test_several_pictures_of_a_shape_are_one_draw_of_the_interval():
     rows = [row("a", "m", v) for v in (0.0, 2.0)] + [row("b", "m", 1.0)] * 2
     (line, *_) = benchmark.summarise(rows)
     assert line["low"] == line["mean"] == line["high"] == 1
@@ -163,6 +197,61 @@ def test_the_interval_of_normal_numbers_is_that_of_their_standard_error():
     half = 1.96 * values.std() / 20
     assert (high - low) / 2 == pytest.approx(half, rel=0.1)
     assert (low + high) / 2 == pytest.approx(values.mean(), abs=0.02)
+
+
+@pytest.mark.parametrize("count", [5, 10, 30])
+def test_intervals_of_normal_numbers_cover_the_mean_as_often_as_they_say(count):
+    draws = np.random.default_rng(count).normal(3, 2, (600, count))
+    found = np.array([benchmark.interval(values) for values in draws])
+    covered = ((found[:, 0] < 3) & (3 < found[:, 1])).mean()
+    assert 0.925 < covered < 0.975  # 0.95 within 2.5 of its deviations at 600 draws
+
+
+def test_one_shape_has_no_interval():
+    assert np.isnan(benchmark.interval([1.0])).all()
+    (line, *_) = benchmark.summarise([row("a", "m", 1.0)])
+    table = benchmark.markdown([line]).partition("Mean,")[0]
+    assert "1, 1" in table and "nan" not in table and "[" not in table
+
+
+def paper_rows():
+    """Two methods, two categories, three shapes; the second has two trainings."""
+    values = {"ours": [[0.1, 0.2, 0.5]], "rival": [[0.3, 0.3, 0.1], [0.5, 0.5, 0.3]]}
+    for method, trainings in values.items():
+        for seed, numbers in enumerate(trainings):
+            for k, value in enumerate(numbers):
+                info = {"id": f"{k}", "family": "lamp" if k == 2 else "a_chair"}
+                scores = {"chamfer_l1": value, "iou": 1 - value}
+                yield info | {"method": method, "seed": seed} | scores
+
+
+def test_a_papers_table_has_a_row_a_category_the_best_bold_and_the_mean_last():
+    made = benchmark.paper_table(paper_rows(), ["chamfer_l1", "iou"], caption="100 %")
+    head, *lines = made["csv"].splitlines()
+    assert head == "category,chamfer_l1 ours,chamfer_l1 rival,iou ours,iou rival"
+    assert [line.split(",")[0] for line in lines] == ["a_chair", "lamp", "mean"]
+    numbers = np.array([line.split(",")[1:] for line in lines], dtype=float)
+    means = np.array([[0.15, 0.4], [0.5, 0.2], [0.325, 0.3]])
+    assert np.allclose(numbers, np.hstack([means, 1 - means]))
+    deviation = np.std([0.2, 0.4], ddof=1)  # of the lamp's two trainings
+    chair, lamp, mean = made["md"].splitlines()[2:]
+    assert f"| **0.2** ± {deviation:.2g} |" in lamp and "| **0.15** |" in chair
+    assert "**0.3**" in mean and "**0.7**" in mean
+    assert r"a\_chair & \textbf{0.15} &" in made["tex"]
+    assert r"\caption{100 \%}" in made["tex"]
+    with pytest.raises(ValueError, match="no row of 'ours' has 'emd'"):
+        benchmark.paper_table(paper_rows(), ["emd"])
+
+
+def test_an_evaluations_table_is_read_back_and_another_is_named(tmp_path):
+    texts = "id,family,split,view,method,status"
+    (tmp_path / "m.csv").write_text(f"{texts},iou,ecd\na,car,test,0,m,ok,0.5,\n")
+    (found,) = benchmark.read_rows(tmp_path / "m.csv")
+    assert found["iou"] == 0.5 and "ecd" not in found and found["method"] == "m"
+    for text in ("a,b\n1,2\n", f"{texts},iou\na,car,test,0,m,ok,much\n", ""):
+        (tmp_path / "m.csv").write_text(text)
+        with pytest.raises(ValueError, match=r"m\.csv"):
+            benchmark.read_rows(tmp_path / "m.csv")
 
 
 def test_a_paired_test_sees_a_small_gap_in_large_scatter():
@@ -193,12 +282,23 @@ def test_a_truth_of_another_frame_follows_the_examples_similarity(tmp_path):
     box = trimesh.creation.box((1, 2, 4))
     box.export(tmp_path / "car.ply")
     example = {"similarity": np.array([90, 0.1, 0, 0.05, 0])}
+    turned = trimesh.creation.box((0.4, 0.2, 0.1)).apply_translation([0, 0.05, 0])
+    points = np.random.default_rng(0).uniform(-0.5, 0.5, (2000, 3))
+    example |= {"points": points, "sdf": signed_distance(turned, points)[0]}
     mesh, coarse = benchmark.true_meshes({"id": "car"}, example, tmp_path)
     assert coarse is None  # +z turned to +x, and a tenth
     assert np.allclose(mesh.extents, [0.4, 0.2, 0.1])
     assert np.allclose(mesh.bounds.mean(0), [0, 0.05, 0])
     with pytest.raises(FileNotFoundError, match="truth of bus .* missing file"):
         benchmark.true_meshes({"id": "bus"}, {}, tmp_path)
+    for wrong in (
+        [0, 0.1, 0, 0.05, 0],
+        [90, 0.05, 0, 0.05, 0],
+        [90, 0.1, 0.1, 0.05, 0],
+    ):
+        with pytest.raises(ValueError, match="truth of car in .* another frame"):
+            similarity = {"similarity": np.array(wrong)}
+            benchmark.true_meshes({"id": "car"}, example | similarity, tmp_path)
 
 
 def test_shapenets_meshes_meet_the_points_read_from_disns_layout(tmp_path, monkeypatch):

@@ -13,28 +13,33 @@ import json
 import time
 import zlib
 from contextlib import contextmanager, suppress
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import trimesh
 from joblib import Parallel, delayed
-from scipy.stats import wilcoxon
 
 from ..camera import Camera
 from ..data import dataset, shapes
 from ..data.files import write_whole
+from ..sampling import signed_distance
 from ..show import plots
-from ..show.pages import escape, markdown_table
 from ..surface.extract import extract_mesh
 from ..use.reconstruction import predict
 from .decomposition import decomposition_scores, disentanglement
 from .metrics import evaluate, prediction_failure
-from .protocols import Result
+from .tables import (  # noqa: F401
+    compare,
+    interval,
+    markdown,
+    paper_table,
+    read_rows,
+    summarise,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
     from torch import nn
 
@@ -44,9 +49,7 @@ if TYPE_CHECKING:
 
 LIST = Path(__file__).with_name("benchmark.json")
 SUFFIXES = (".obj", ".ply", ".glb", ".off", ".stl")
-RESAMPLES = 5000
-COLUMNS = """group method measure mean median low high shapes pictures failures left_out
-protocol""".split()  # of `summarise`
+FITS = 0.02  # world units by which a true mesh may miss its example's distances
 
 
 def make_list(in_family: int = 10, unseen: int = 33) -> list[dict]:
@@ -145,16 +148,37 @@ def true_meshes(
     """The true and, where known, coarse mesh of a row of the index and its example.
 
     Data that hold none have them in `folder`, by id in the source's frame.
+
+    Raises: FileNotFoundError: none there. ValueError: it is not the example's shape.
     """
     if not folder:
         return dataset.source_meshes(row)
     mesh, why = read_prediction(folder, row["id"])
     if mesh is None:
         raise FileNotFoundError(f"the truth of {row['id']} in {folder}: {why}")
+    mesh = to_world(mesh, example)
+    if (error := misfit(mesh, example)) > FITS:
+        raise ValueError(
+            f"the truth of {row['id']} in {folder} lies {error:.3f} off the distances "
+            "that its example holds: another frame, scale or shape? It belongs in the "
+            "frame of the data's source"
+        )
+    return mesh, None
+
+
+def to_world(mesh: trimesh.Trimesh, example: dict) -> trimesh.Trimesh:
+    """A mesh of an example's source, in the world frame; it is moved."""
     yaw, scale, *shift = example.get("similarity", (0, 1, 0, 0, 0))
     turn = trimesh.transformations.rotation_matrix(np.radians(yaw), [0, 1, 0])
-    mesh.apply_transform(turn).apply_scale(scale).apply_translation(shift)
-    return mesh, None
+    return mesh.apply_transform(turn).apply_scale(scale).apply_translation(shift)
+
+
+def misfit(mesh: trimesh.Trimesh, example: dict, count: int = 1000) -> float:
+    """How far a mesh lies from an example's stored distances: mean | |d| - |sdf| |."""
+    some = np.linspace(0, len(example["points"]) - 1, count).astype(int)
+    points = np.asarray(example["points"][some], dtype=float)
+    away = np.abs(signed_distance(mesh, points)[0])
+    return float(np.abs(away - np.abs(example["sdf"][some])).mean())
 
 
 def predict_meshes(
@@ -242,95 +266,9 @@ def score_all(jobs: Iterable[tuple], workers: int = 1, **options) -> list[dict]:
 
 
 def _score(info, mesh, why, truth, camera, **options):
-    results, failure = evaluate(mesh, truth, camera=camera, **options)
+    stream = zlib.crc32(info["id"].encode())  # each shape's samples are its own
+    results, failure = evaluate(mesh, truth, camera=camera, stream=stream, **options)
     return info | {"status": why or failure or "ok"} | results
-
-
-def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
-    """95 % bootstrap interval of a mean over shapes: (low, high)."""
-    rng, values = np.random.default_rng(seed), np.asarray(values, dtype=float)
-    if len(values) == 0:
-        return np.nan, np.nan
-    means = values[rng.integers(len(values), size=(RESAMPLES, len(values)))].mean(1)
-    return tuple(np.percentile(means, [2.5, 97.5]))
-
-
-def summarise(rows: list[dict], seed: int = 0) -> list[dict]:
-    """Sum rows up: per family, per split and over all, each method and measure.
-
-    Returns: list of dicts: group, method, measure, mean, median, low, high, shapes,
-        pictures, failures (scored as the worst), left_out (the truth has nothing to
-        measure), protocol. The pictures of a shape count as one, their mean.
-    """
-    groups = {"all": rows}
-    for key in ("split", "family"):
-        names = dict.fromkeys(row[key] for row in rows if row[key])
-        if key == "family" or len(names) > 1:
-            groups |= {f"{key} {n}": [r for r in rows if r[key] == n] for n in names}
-    table = []
-    for group, method in product(groups, dict.fromkeys(row["method"] for row in rows)):
-        mine = [row for row in groups[group] if row["method"] == method]
-        failures = sum(row["status"] != "ok" for row in mine)
-        known = mine[0] if mine else {}
-        for measure in (n for n, v in known.items() if isinstance(v, Result)):
-            values = np.array([*_by_shape(mine, method, measure).values()])
-            kept = values[~np.isnan(values)]
-            middle = (kept.mean(), np.median(kept)) if len(kept) else (np.nan, np.nan)
-            numbers = group, method, measure, *middle, *interval(kept, seed)
-            rest = len(values), len(mine), failures, len(values) - len(kept)
-            protocol = str(known[measure].protocol)
-            table.append(dict(zip(COLUMNS, (*numbers, *rest, protocol), strict=True)))
-    return table
-
-
-def _by_shape(rows, method, measure):
-    """The mean of a method over the pictures of each shape, by its id."""
-    found = {}
-    for row in (row for row in rows if row["method"] == method):
-        found.setdefault(row["id"], []).append(row[measure].value)
-    return {name: np.mean(values) for name, values in found.items()}
-
-
-def markdown(summary: list[dict]) -> str:
-    """The summary as Markdown: a table a group, then each measure's protocol."""
-    text, protocols = [], {line["measure"]: line["protocol"] for line in summary}
-    for group in dict.fromkeys(line["group"] for line in summary):
-        lines = [line for line in summary if line["group"] == group]
-        cells = {(line["measure"], line["method"]): line for line in lines}
-        failed = {x["method"]: f"{x['failures']} of {x['pictures']}" for x in lines}
-        rows, methods = [["failed, scored as the worst", *failed.values()]], [*failed]
-        for measure in dict.fromkeys(line["measure"] for line in lines):
-            rows.append([measure])
-            for of in (cells[measure, method] for method in methods):
-                cell = "{mean:.4g} [{low:.4g}, {high:.4g}], {median:.4g}".format(**of)
-                left = f" ({of['left_out']} left out)" if of["left_out"] else ""
-                rows[-1].append(cell + left)
-        table = markdown_table(["measure", *methods], rows)
-        text.append(f"### {escape(group)}\n\n{table}")
-    text.append("Mean, 95 % bootstrap interval of the mean over shapes, median.\n")
-    text.append("".join(f"- {name}: {said}\n" for name, said in protocols.items()))
-    return "\n".join(text)
-
-
-def compare(
-    rows: list[dict], one: str, other: str, measure: str, seed: int = 0
-) -> dict[str, float]:
-    """Paired test of two methods on the same shapes.
-
-    Returns: dict: difference (mean of one less other), low and high (its paired
-        bootstrap interval), p (Wilcoxon signed rank, two sided; 1 without a
-        difference), pairs.
-    Raises: ValueError: no rows of a method, or of other shapes than the other's.
-    """
-    ours, theirs = (_by_shape(rows, method, measure) for method in (one, other))
-    if not ours or ours.keys() != theirs.keys():
-        raise ValueError(f"{one!r} and {other!r} have not the same shapes, or none")
-    gap = np.array([ours[name] - theirs[name] for name in ours])
-    gap = gap[~np.isnan(gap)]
-    low, high = interval(gap, seed)
-    p = float(wilcoxon(gap).pvalue) if np.any(gap) else 1.0
-    mean = gap.mean() if len(gap) else np.nan
-    return {"difference": mean, "low": low, "high": high, "p": p, "pairs": len(gap)}
 
 
 def check_list(write: bool = False) -> int:

@@ -210,19 +210,22 @@ def evaluate(
     *,
     camera: Camera | None = None,
     seed: int = 0,
+    stream: int = 0,
     skip: Sequence[str] = (),
 ) -> tuple[dict[str, Result], str]:
     """Take all measures of a protocol, of the whole and of the visible surface.
 
-    What cannot be measured (`prediction_failure`, no edge or no visible point where
-    the truth has some) gets the worst value: for a distance the box's diagonal. The
-    visible EMD takes half its protocol's points; the visible IoU the part of the box
-    that lies up to 0.1 behind what the camera sees first of either shape.
+    What cannot be measured (`prediction_failure`, no visible point where the truth has
+    some) gets the worst value: for a distance the box's diagonal. An ECD without edge
+    points of the prediction is infinite: it has no place in a mean. The visible EMD
+    takes half its protocol's points; the visible IoU the part of the box that lies up
+    to 0.1 behind what the camera sees first of either shape.
 
     Args: prediction: trimesh.Trimesh, world, or None for a missing one.
         truth: trimesh.Trimesh, world. protocol: a name in `PROTOCOLS`.
         camera: Camera of the input picture; None leaves the visible side out.
-        seed: of the samples. skip: measures to leave out.
+        seed, stream: of the samples; each shape of a list wants a stream of its own.
+        skip: measures to leave out.
     Returns: {measure: Result} and the reason of a failure, "" where there is none.
     Raises: ValueError: an unknown protocol, or a truth that cannot be measured.
     """
@@ -234,7 +237,11 @@ def evaluate(
     rules = {n: replace(known[n], seed=seed) for n in known if n not in skip}
     frame = next(iter(known.values())).frame
     scale, failure = _frame_scale(truth, frame), prediction_failure(prediction)
-    pair = None if failure else _Pair(prediction, truth, rules.values(), scale, camera)
+    pair = (
+        None
+        if failure
+        else _Pair(prediction, truth, rules.values(), scale, camera, stream)
+    )
     results = {}
     for side in ("", "_visible") if camera else ("",):
         for name, rule in rules.items():
@@ -245,7 +252,8 @@ def evaluate(
             worst, counts = 0.0 if name.startswith(HIGHER_IS_BETTER) else worst, ()
             if pair:
                 value, counts = pair.measure(name.partition("@")[0], rule, side)
-                worst = worst if np.isinf(value) else value
+                is_worst = np.isinf(value) and not name.startswith("ecd")
+                worst = worst if is_worst else value
             results[name + side] = Result(float(worst), rule, counts)
     return results, failure
 
@@ -253,14 +261,15 @@ def evaluate(
 class _Pair:
     """Samples of two surfaces, and what several measures of them share."""
 
-    def __init__(self, prediction, truth, rules, scale, camera):
+    def __init__(self, prediction, truth, rules, scale, camera, stream):
         self.meshes, self.scale, self.camera = (prediction, truth), scale, camera
+        self.stream = stream
         self.scenes = [ray_scene(mesh.triangles) for mesh in self.meshes]
         self.clouds, self.known = [], {}  # (points, normals, seen) of each
         drawn = [rule for rule in rules if rule.sampling != "volume"]
         count = max([rule.points for rule in drawn], default=1)
         for k, mesh in enumerate(self.meshes):
-            rng = np.random.default_rng([*(r.seed for r in drawn[:1]), k])
+            rng = np.random.default_rng([*(r.seed for r in drawn[:1]), k, stream])
             points, normals = sample_surface(mesh, count, rng)
             if any(rule.sampling == "vertices" for rule in drawn):
                 points = mesh.vertices[rng.integers(len(mesh.vertices), size=count)]
@@ -311,8 +320,9 @@ class _Pair:
     def iou(self, rule, side):
         """Volumetric IoU on uniform points of the box, or of what the camera sees."""
         if "box" not in self.known:
-            rng = np.random.default_rng([rule.seed, 2])
-            points = rng.uniform(-HALF_BOX, HALF_BOX, (rule.points, 3)) / self.scale
+            rng = np.random.default_rng([rule.seed, 2, self.stream])
+            half = HALF_BOX * (2 if rule.frame == "unit sphere" else 1) / self.scale
+            points = rng.uniform(-half, half, (rule.points, 3))
             points += 0 if rule.frame == "world" else self.meshes[1].bounds.mean(0)
             pairs = zip(self.meshes, self.scenes, strict=True)
             self.known["box"] = points, [inside(m, points, s) for m, s in pairs]

@@ -56,6 +56,7 @@ _OCCNET |= {"iou": _BOX, "normal_consistency": {}}
 # EMD is a sum of 2,048 distances times 0.01; F-scores at shares of 2.5.
 _DISN = {"chamfer_l2": _L2 | {"factor": 1e3}, "emd": {"factor": 20.48}}
 _DISN |= {f"f_score@{s}%": {"threshold": s / 40} for s in (0.5, 1, 2, 5, 10, 20)}
+_DISN |= {"iou": _BOX}
 # Its ECD finds next to no edge on a rounded (learned, marched) surface: see the counts.
 _BSPNET = {"chamfer_l2": {}, "ecd": {"radius": 0.01, "threshold": 0.1, "limit": 4096}}
 PROTOCOLS = {  # name -> measure -> Protocol
@@ -70,7 +71,7 @@ HIGHER_IS_BETTER = ("f_score", "iou", "normal_consistency")
 class Result(NamedTuple):
     """A number with what is needed to believe it."""
 
-    value: float  # NaN where the truth has nothing to compare with
+    value: float  # NaN: the truth has nothing to compare; inf: the prediction alone
     protocol: Protocol
     counts: tuple = ()  # points compared (ECD: at edges), of the prediction, the truth
 
