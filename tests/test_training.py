@@ -1,5 +1,8 @@
+import errno
+import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -97,10 +100,10 @@ def test_a_step_takes_no_longer_gradient_than_clip_norm(data, tmp_path):
 def test_a_resumed_run_goes_on_bit_for_bit(data, tmp_path):
     whole = new_model()
     records = list(train(whole, data, tmp_path / "whole", CONFIG))
-    broken = new_model()
-    list(islice(train(broken, data, tmp_path / "broken", CONFIG), 4))  # saved at 3
+    for _ in islice(train(new_model(), data, tmp_path / "run", CONFIG), 4):
+        shutil.copytree(tmp_path / "run", tmp_path / "broken", dirs_exist_ok=True)
     torch.manual_seed(99)
-    resumed = D2IMNet(**TINY)  # other weights: they come from the checkpoint
+    resumed = D2IMNet(**TINY)  # other weights: they come from the checkpoint of step 3
     rest = list(train(resumed, data, tmp_path / "broken", CONFIG))
     assert [r["step"] for r in rest] == [4, 5, 6]
     for name, tensor in whole.state_dict().items():
@@ -109,6 +112,112 @@ def test_a_resumed_run_goes_on_bit_for_bit(data, tmp_path):
         assert {**a, "seconds": 0} == {**b, "seconds": 0}
     assert read_records(tmp_path / "broken")[3:] == rest
     assert [r["step"] for r in read_records(tmp_path / "broken")] == [1, 2, 3, 4, 5, 6]
+
+
+RARE = replace(CONFIG, checkpoint_every=100)  # none before the end
+
+
+def same(model, other, records, others):
+    """Whether two trainings came to the same, bit for bit."""
+    weights = other.state_dict()
+    assert all(torch.equal(v, weights[k]) for k, v in model.state_dict().items())
+    assert [r | {"seconds": 0} for r in records] == [r | {"seconds": 0} for r in others]
+    return True
+
+
+def test_a_closed_run_is_saved_where_it_was(data, tmp_path):
+    whole, resumed = new_model(), new_model()
+    records = list(train(whole, data, tmp_path / "whole", RARE))
+    list(islice(train(new_model(), data, tmp_path / "run", RARE), 4))
+    assert [r["step"] for r in train(resumed, data, tmp_path / "run", RARE)] == [5, 6]
+    assert same(whole, resumed, records, read_records(tmp_path / "run"))
+
+
+def test_ctrl_c_waits_for_the_end_of_its_step_which_is_saved(data, tmp_path):
+    whole, hit, resumed = new_model(), new_model(), new_model()
+    records = list(train(whole, data, tmp_path / "whole", RARE))
+    calls = itertools.count(1)
+
+    def interrupt(*_):
+        if next(calls) == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    hit.base_decoder.register_forward_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        list(train(hit, data, tmp_path / "run", RARE))
+    done = len(read_records(tmp_path / "run"))
+    assert 1 <= done <= 3
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    rest = list(train(resumed, data, tmp_path / "run", RARE))
+    assert len(rest) == 6 - done
+    assert same(whole, resumed, records, read_records(tmp_path / "run"))
+
+
+def test_a_long_run_is_saved_by_the_clock(data, tmp_path):
+    whole, resumed = new_model(), new_model()
+    records = list(train(whole, data, tmp_path / "whole", RARE))
+    often = replace(RARE, save_minutes=1e-6)
+    for _ in islice(train(new_model(), data, tmp_path / "run", often), 4):
+        shutil.copytree(tmp_path / "run", tmp_path / "killed", dirs_exist_ok=True)
+    rest = list(train(resumed, data, tmp_path / "killed", RARE))
+    assert [r["step"] for r in rest] == [5, 6]
+    assert same(whole, resumed, records, read_records(tmp_path / "killed"))
+
+
+def test_metrics_grow_while_a_run_trains(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SHOW_SECONDS", 0.0)
+    for record in train(new_model(), data, tmp_path / "run", CONFIG):
+        assert read_records(tmp_path / "run")[-1] == record
+        if record["step"] == 5:  # two rows after the checkpoint
+            shutil.copytree(tmp_path / "run", tmp_path / "killed")
+    with open(tmp_path / "killed/metrics.csv", "a") as file:
+        file.write("6,0.1")  # a row cut short
+    assert len(read_records(tmp_path / "killed")) == 5
+    rest = list(train(new_model(), data, tmp_path / "killed", CONFIG))
+    assert [r["step"] for r in rest] == [4, 5, 6]
+    assert len(read_records(tmp_path / "killed")) == 6
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_anew_and_keeps_its_rows(
+    data, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(training, "SHOW_SECONDS", 0.0)
+    out = tmp_path / "run"
+    run = train(new_model(), data, out, RARE)
+    next(run), next(run)
+    shutil.copytree(out, tmp_path / "killed")
+    run.close()
+    assert len(list(train(new_model(), data, tmp_path / "killed", RARE))) == 6
+    kept = (tmp_path / "killed/metrics.killed.csv").read_text().splitlines()
+    assert len(kept) == 3 and kept[0].startswith("step,loss,")
+
+
+def test_a_disk_that_is_full_for_a_while_costs_a_run_nothing(
+    data, tmp_path, monkeypatch
+):
+    save, calls = training.save_checkpoint, itertools.count(1)
+
+    def full(*parts):
+        if next(calls) < 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(*parts)
+
+    whole, other = new_model(), new_model()
+    records = list(train(whole, data, tmp_path / "whole", CONFIG))
+    monkeypatch.setattr(training, "save_checkpoint", full)
+    often = replace(CONFIG, checkpoint_every=2)
+    with pytest.warns(UserWarning, match="No space left .* tries again"):
+        list(train(other, data, tmp_path / "run", often))
+    assert same(whole, other, records, read_records(tmp_path / "run"))
+
+
+def test_a_run_goes_on_for_more_steps_than_before_but_not_for_fewer(data, tmp_path):
+    list(train(new_model(), data, tmp_path / "run", CONFIG))
+    longer = replace(CONFIG, steps=8, warmup_steps=3)
+    rest = list(train(new_model(), data, tmp_path / "run", longer))
+    assert [r["step"] for r in rest] == [7, 8]
+    with pytest.raises(ValueError, match="has 8 steps, not 6"):
+        list(train(new_model(), data, tmp_path / "run", CONFIG))
 
 
 def test_a_finished_run_yields_nothing_more(data, tmp_path):

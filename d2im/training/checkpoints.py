@@ -4,7 +4,7 @@
                                           best by validation, else the last one
     last.safetensors                      the last one's weights, where it is not that
     optimizer.safetensors                 the optimiser's tensors
-    metrics.csv                           the records so far
+    metrics.csv                           the records so far; more rows follow it
     training.json                         step, settings; each file's size and checksum
 
 A new one is written into a hidden folder within, which carries a file of its own name
@@ -16,7 +16,6 @@ deletes one that is not. Nothing else in the folder, or beside it, is touched.
 
 from __future__ import annotations
 
-import csv
 import errno
 import json
 import math
@@ -33,6 +32,8 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
+
+from .records import read_records, set_aside, write_records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -68,6 +69,7 @@ def checkpoint_folder(out: Path) -> Iterator[int]:
             for stage in out.glob(HIDDEN + "*"):
                 if (stage / stage.name).is_file() and not stage.is_symlink():
                     _finish(out, stage)
+            set_aside(out)
         owned = _owned(out)
         there = [name for name in FILES if os.path.lexists(out / name)]
         others = [x for x in there if x not in owned or (out / x).is_dir()]
@@ -159,11 +161,7 @@ def save_checkpoint(
             config = json.dumps(model.settings, sort_keys=True, indent=2)
             # as save_pretrained does
             (stage / "config.json").write_text(config, encoding="utf-8")
-            with open(stage / "metrics.csv", "w", newline="", encoding="utf-8") as file:
-                names = dict.fromkeys(name for record in records for name in record)
-                writer = csv.DictWriter(file, names)
-                writer.writeheader()
-                writer.writerows(records)
+            write_records(stage / "metrics.csv", records)
             for name in ("config.json", "metrics.csv"):
                 sums[name] = pool.submit(_checksum, stage / name)
         files = {name: found.result() for name, found in sums.items()}
@@ -211,6 +209,9 @@ def load_checkpoint(
     try:
         for name in files:
             _compare(out / name, files[name])
+        name = "metrics.csv"
+        if name in files:  # rows that came after the checkpoint
+            os.truncate(out / name, files[name]["size"])
         # Read, not mapped: a mapped file cannot be replaced on Windows.
         name = "optimizer.safetensors"
         slots = _slots(load((out / name).read_bytes()))
@@ -237,8 +238,7 @@ def load_checkpoint(
     if other:
         raise ValueError(
             f"the checkpoint in {out} was trained with other settings "
-            f"({', '.join(other)}): choose another folder, delete this one, or take "
-            "resume=False"
+            f"({', '.join(other)}): choose another folder, or delete this one"
         )
     try:
         model.load_state_dict(weights)
@@ -259,16 +259,6 @@ def load_checkpoint(
         raise _damaged(out, "optimizer.safetensors", wrong)
     optimizer.load_state_dict({"state": slots, "param_groups": groups})
     return records, best
-
-
-def read_records(out: str | Path) -> list[dict]:
-    """The records of a run up to its last checkpoint, as dicts of numbers."""
-    with open(Path(out) / "metrics.csv", newline="", encoding="utf-8") as file:
-        rows = [
-            {name: float(value) for name, value in row.items() if value}
-            for row in csv.DictReader(file)
-        ]
-    return [{**row, "step": int(row["step"])} for row in rows]
 
 
 def _to_save(tensors):
@@ -318,18 +308,19 @@ def _owned(out):
     return {*_read_state(out).get("files", FILES), "training.json"}
 
 
-def _checksum(path):
-    """The size and the CRC-32 of a file."""
+def _checksum(path, most=math.inf):
+    """The size and the CRC-32 of a file, or of its first bytes."""
     found = {"size": 0, "crc32": 0}
     with open(path, "rb", buffering=0) as file:
-        while piece := file.read(1 << 17):
+        while piece := file.read(min(1 << 17, most - found["size"])):
             found["size"] += len(piece)
             found["crc32"] = zlib.crc32(piece, found["crc32"])
     return found
 
 
 def _compare(path, expected):
-    found = _checksum(path)
+    grows = path.name == "metrics.csv"
+    found = _checksum(path, expected["size"] if grows else math.inf)
     if found["size"] != expected["size"]:
         raise ValueError(f"{found['size']} bytes, not {expected['size']}")
     if found["crc32"] != expected["crc32"]:

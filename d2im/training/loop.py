@@ -2,7 +2,8 @@
 
 The rivals and the camera network run in the same loop, each with its own loss. A batch
 is a function of (seed, step) alone, so what a run must keep to go on bit for bit is the
-weights and the optimiser, see `checkpoints`. Several processes, started by torchrun,
+weights and the optimiser, see `checkpoints`. They are saved every few minutes, when the
+run is interrupted, and at its end. Several processes, started by torchrun,
 share each batch and do what one would do with it, see `distributed` (but for patches,
 which come from the process's own pictures). On one GPU with its data there a step is
 recorded and replayed, see `replay`.
@@ -12,8 +13,10 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import time
-from contextlib import ExitStack
+import warnings
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -35,6 +38,7 @@ from .checkpoints import (
 )
 from .distributed import average_gradients, mean_over_processes, share_batch_norms
 from .objectives import batch_losses
+from .records import append_records
 from .replay import BLOCK, ReplayedStep
 from .resident import ResidentShapes
 
@@ -44,6 +48,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 REFRESH = 256  # pictures of which a checkpoint's batch norms take their statistics
+SHOW_SECONDS = 3.0  # between the rows that metrics.csv gets while a run trains
+# Settings that a run may change when it goes on: when it is looked at, and how far it
+# goes. (The paper trains on at another rate in the same way.)
+FREE = ("checkpoint_every", "save_minutes", "steps", "warmup_steps")
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,7 @@ class TrainingConfig:
     compile: bool = False  # torch.compile: pays on a GPU, after a minute
     seed: int = 0
     checkpoint_every: int = 200  # steps; also between validations
+    save_minutes: float = 5.0  # at most so long between checkpoints
 
     def __post_init__(self):
         if self.patch_share and not self.relief_weight:
@@ -75,6 +84,8 @@ class TrainingConfig:
         if self.precision not in ("float32", "bf16"):
             wrong = f"precision must be 'float32' or 'bf16', not {self.precision!r}"
             raise ValueError(wrong)
+        if not self.save_minutes > 0:
+            raise ValueError(f"save_minutes must be above 0, not {self.save_minutes}")
 
 
 def train(
@@ -98,14 +109,15 @@ def train(
         workers: processes that read data, where they are not on the device.
         resident: True keeps the data on the device, which None does on a GPU where
             they fit; or ResidentShapes of the same shapes, which trainings may share.
-    Yields: dict: step (from 1), loss, its terms, learning_rate, seconds, and validation
-        (the loss there) with a checkpoint.
+    Yields: dict: step (from 1), loss, its terms, learning_rate, seconds, and, every
+        `checkpoint_every` steps, validation (the loss there). Ctrl-C waits for the
+        step's end; then, and when the generator is closed, the run is saved.
     Raises: ValueError: the checkpoint is of another model, other data or settings, or
             damaged; another training writes to `out`, or files there would be replaced
             that are not a checkpoint's; the batch has no equal shares.
         FloatingPointError: the loss is not finite any more, or grows; names the step.
         OSError: a checkpoint cannot be written, which is tried before the first step;
-            the one before stays.
+            the one before stays. Amid a run that is a warning, and tried again.
     """
     config = config or TrainingConfig()
     state = PartialState(cpu=not torch.cuda.is_available())
@@ -122,6 +134,8 @@ def train(
             copies = parts * (2 if several and not held else 1)
             _by_main(state, try_saving, out, model, copies)
         run = _Training(model, dataset, out, config, state, validation, resident)
+        if start > config.steps:
+            raise ValueError(f"the run in {out} has {start} steps, not {config.steps}")
         if start:
             run.resume()
         yield from run.go_on(workers)
@@ -152,6 +166,8 @@ class _Training:
         self.state, self.device, self.validation = state, state.device, validation
         self.settings = {**asdict(config), "data": dataset.fingerprint()}
         self.records, self.best = [], None  # the best model's weights by validation
+        self.saved, self.shown = 0, 0  # how many records are in the folder
+        self.saved_at = self.shown_at = time.monotonic()
         on_gpu = self.device.type == "cuda"
         model.to(self.device)
         share_batch_norms(model)
@@ -173,22 +189,83 @@ class _Training:
     def resume(self):
         """Go on from the folder's checkpoint."""
         given = self.out, self.model, self.optimizer, self.settings
-        self.records, self.best = load_checkpoint(*given)
+        self.records, self.best = load_checkpoint(*given, FREE)
+        self.saved = self.shown = len(self.records)
 
     def go_on(self, workers):
         """Take the steps that are left; yields their records."""
-        for values in self.steps(workers):
-            step = len(self.records) + 1
-            self.records.append(record := {"step": step, **values})
-            if problem := _problem(self.records):
-                raise FloatingPointError(
-                    f"{problem} at step {step}: train anew with a lower learning rate; "
-                    f"the last checkpoint is in {self.out}"
-                )
-            if step % self.config.checkpoint_every == 0 or step == self.config.steps:
-                self.checkpoint(record)
-            yield record
+        steps = iter(self.steps(workers))
+        while len(self.records) < self.config.steps:
+            with _no_interrupt() as asked:  # amid a step the weights are half a step's
+                try:
+                    self.count(next(steps))
+                except RuntimeError:  # a loader's worker has heard Ctrl-C, too
+                    if not asked:
+                        raise
+            if asked:
+                self.leave()
+                raise KeyboardInterrupt
+            try:
+                yield self.records[-1]
+            except BaseException:  # of the caller's loop, or its generator is closed
+                self.leave()
+                raise
         self.model.eval()
+
+    def count(self, values):
+        """Keep a step's record, and the run where it is time to."""
+        step = len(self.records) + 1
+        self.records.append(record := {"step": step, **values})
+        if problem := _problem(self.records):
+            raise FloatingPointError(
+                f"{problem} at step {step}: train anew with a lower learning rate; "
+                f"the last checkpoint is in {self.out}"
+            )
+        is_last = step == self.config.steps
+        scored = step % self.config.checkpoint_every == 0 or is_last
+        if scored or self.is_due():
+            some = islice(self.keys(0), max(1, REFRESH // self.config.batch_size))
+            batches = _batches(self.shapes or self.dataset, list(some), self.device)
+            refresh_batch_norms(self.model, batches)
+            if scored and self.validation is not None:
+                self.score(record)
+            self.save(is_last)
+        elif time.monotonic() - self.shown_at > SHOW_SECONDS:
+            self.show()
+
+    def is_due(self):
+        """Whether the last checkpoint is old; several processes ask now and then."""
+        due = time.monotonic() - self.saved_at > 60 * self.config.save_minutes
+        if self.state.num_processes > 1:
+            due = len(self.records) % 20 == 0 and broadcast_object_list([due])[0]
+        return due
+
+    def show(self):
+        """Add the last rows to metrics.csv."""
+        if self.state.is_main_process:
+            with suppress(OSError):  # of a full disk; a checkpoint will say so
+                append_records(self.out, self.records[self.shown :])
+                self.shown = len(self.records)
+        self.shown_at = time.monotonic()
+
+    def save(self, must=True):
+        """Save the run; where it need not be, a full disk is but a warning."""
+        parts = self.model, self.best, self.optimizer, self.records, self.settings
+        try:
+            _by_main(self.state, save_checkpoint, self.out, *parts)
+            self.saved = self.shown = len(self.records)
+        except OSError as error:
+            if must:
+                raise
+            warnings.warn(f"{error}; it goes on and tries again", stacklevel=2)
+        self.saved_at = self.shown_at = time.monotonic()
+
+    def leave(self):
+        """Save what has been done since the last checkpoint, without the others."""
+        if self.state.is_main_process and self.saved < len(self.records):
+            parts = self.model, self.best, self.optimizer, self.records, self.settings
+            save_checkpoint(self.out, *parts)
+            self.saved = len(self.records)
 
     def steps(self, workers):
         """What each step's record says of it, in the way that is fastest here."""
@@ -220,19 +297,28 @@ class _Training:
         self.optimizer.step()
         return {"loss": loss.detach()} | {k: v.detach() for k, v in terms.items()}
 
-    def checkpoint(self, record):
-        """Score the model, where there are shapes to do it with, and save the run."""
-        some = islice(self.keys(0), max(1, REFRESH // self.config.batch_size))
-        batches = _batches(self.shapes or self.dataset, list(some), self.device)
-        refresh_batch_norms(self.model, batches)
-        if self.validation is not None:
-            scored = [r["validation"] for r in self.records if "validation" in r]
-            found = validation_loss(self.model, self.held_out, self.config)
-            record["validation"] = found
-            if found < min(scored, default=math.inf):
-                self.best = on_host(self.model.state_dict())
-        parts = self.model, self.best, self.optimizer, self.records, self.settings
-        _by_main(self.state, save_checkpoint, self.out, *parts)
+    def score(self, record):
+        """Score the model on the shapes held out, and keep it where it is the best."""
+        scored = [r["validation"] for r in self.records if "validation" in r]
+        found = validation_loss(self.model, self.held_out, self.config)
+        record["validation"] = found
+        if found < min(scored, default=math.inf):
+            self.best = on_host(self.model.state_dict())
+
+
+@contextmanager
+def _no_interrupt():
+    """Note Ctrl-C instead of heeding it, where this is the main thread."""
+    asked = []
+    try:
+        before = signal.signal(signal.SIGINT, lambda *_: asked.append(True))
+    except ValueError:
+        yield asked
+        return
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before or signal.default_int_handler)
 
 
 def _single_steps(update, batches, optimizer, config, start):
