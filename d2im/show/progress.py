@@ -40,7 +40,9 @@ def shown(name: str, folder: Path, steps: int = 0) -> Iterator[None]:
                 line = progress(folder, steps, begun)
                 if line and line != before:
                     text = f"{name:24}{line}"
-                    print(f"\r{text:100}" if renews else f"\n{text}", end="", flush=True)
+                    print(
+                        f"\r{text:100}" if renews else f"\n{text}", end="", flush=True
+                    )
                     before = line
 
     thread = Thread(target=watch, daemon=True)

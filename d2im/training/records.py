@@ -34,14 +34,22 @@ def append_records(out: Path, records: Iterable[dict]) -> None:
 
 
 def read_records(out: str | Path) -> list[dict]:
-    """The records of a run, as dicts of numbers; of one that trains those so far."""
-    text = (Path(out) / FILE).read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]  # a row may be under way
-    rows = [
-        {name: float(value) for name, value in row.items() if value}
-        for row in csv.DictReader(whole.splitlines())
-    ]
-    return [{**row, "step": int(row["step"])} for row in rows]
+    """The records of a run, as dicts of numbers; of one that trains those so far.
+
+    Raises: FileNotFoundError: there are none. ValueError: the file is damaged.
+    """
+    path = Path(out) / FILE
+    try:
+        text = path.read_text(encoding="utf-8")
+        whole = text[: text.rfind("\n") + 1]  # a row may be under way
+        rows = [
+            {name: float(value) for name, value in row.items() if value}
+            for row in csv.DictReader(whole.splitlines())
+        ]
+        return [{**row, "step": int(row["step"])} for row in rows]
+    except (csv.Error, ValueError, LookupError, TypeError, OverflowError) as error:
+        wrong = f"{path} is damaged: {type(error).__name__} {error}"
+        raise ValueError(wrong) from error
 
 
 def set_aside(out: Path) -> None:
