@@ -330,7 +330,7 @@ KINDS = {
     "example": (make_data, read_members, "*0.npz", True),
     "example without index": (make_data, read_rescued, "*.npz", False),
     "index and settings": (make_data, read_data, "*.*[vn]", False),
-    "model": (make_model, read_model, "*", True),
+    "model": (make_model, read_model, "[cm]*", True),
     "checkpoint": (make_checkpoint, read_checkpoint, "*", True),
     "weights of others": (make_released, read_released, "*", False),
     "DISN": (make_disn, read_disn_folder, "*", False),
