@@ -183,8 +183,11 @@ def _demand_parts(path, example, view):
     wanted |= {"weights": (count,)}
     if "base_sdf" in example:
         wanted["base_sdf"] = (count,)
-    views = sum(name.startswith("camera_") for name in example)
-    for k in range(max(views, 1 + (view or 0))):
+    numbers = {name.rpartition("_")[2] for name in example}
+    views = max(1, sum(number.isdigit() for number in numbers))
+    if view is not None and not 0 <= view < views:
+        raise ValueError(f"{path} has {views} views, and no view {view}")
+    for k in range(views):
         size = np.shape(example.get(f"mask_{k}", ()))[:1] * 2
         own = zip(VIEW_TYPES, ((3, *size), size, (3, *size), size), strict=True)
         wanted |= {f"{name}_{k}": shape for name, shape in own} | {f"camera_{k}": (16,)}

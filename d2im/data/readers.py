@@ -41,6 +41,7 @@ from .dataset import (
     safe_id,
     write_example,
 )
+from .files import one_line
 from .locks import hold
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ def write_set(
                         raise
                     error = odd
             if error:
-                reason = f"{type(error).__name__}: {error}"
+                reason = one_line(f"{type(error).__name__}: {error}")[:1000]
                 row |= {"status": "failed", "reason": reason}
             written.append(name)
             yield row | {"seconds": f"{time.perf_counter() - start:.2f}"}
@@ -272,7 +273,7 @@ def _each(path, category, read, *, size=None, yaw=YAW, skip=()):
     for name in _load(path, lambda file: file.read().decode()).split():
         if (identity := f"{category}_{name}") not in skip:
             try:
-                plain = Path(name).name == name != ".."
+                plain = Path(name).name == name != ".." and len(name) < 256
                 _demand(plain, path, f"{name[:40]!r} is no name of a shape")
                 example = _example(*read(name), size, yaw)
             except Exception as error:  # of any kind: handed on in the example's place

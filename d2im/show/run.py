@@ -138,6 +138,18 @@ def declared_parameters(notebook: str | Path) -> dict:
     return declared
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML whose aliases are counted before what they stand for is multiplied."""
+
+    aliases = 0
+
+    def compose_node(self, parent, index):
+        self.aliases += self.check_event(yaml.AliasEvent)
+        if self.aliases > MOST_ALIASES:
+            raise ValueError(f"more than {MOST_ALIASES} aliases (*name)")
+        return super().compose_node(parent, index)
+
+
 def read_params(file: str | Path) -> dict:
     """Read a parameter file: YAML, {name: value} or {notebook: {name: value}}.
 
@@ -152,10 +164,7 @@ def read_params(file: str | Path) -> dict:
     try:
         if (size := path.stat().st_size) > LARGEST_PARAMS:
             raise ValueError(f"{size:,} bytes are too many")
-        text = path.read_text(encoding="utf-8-sig")
-        if sum(isinstance(x, yaml.AliasEvent) for x in yaml.parse(text)) > MOST_ALIASES:
-            raise ValueError(f"more than {MOST_ALIASES} aliases (*name)")
-        params = yaml.safe_load(text) or {}
+        params = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader) or {}
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not UTF-8 text: save it as UTF-8") from error
     except RecursionError as error:
