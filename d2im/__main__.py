@@ -1,4 +1,4 @@
-"""The command line: d2im reconstruct | prepare | run | benchmark.
+"""The command line: d2im reconstruct | prepare | run | table | benchmark.
 
 Help costs no import of torch: each command brings in its module when it works.
 """
@@ -16,7 +16,7 @@ def main(arguments=None):
     parser = argparse.ArgumentParser("d2im", description="Shapes from single images.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_reconstruct, _prepare, _run, _benchmark):
+    for add in (_reconstruct, _prepare, _run, _table, _benchmark):
         add(commands)
     given = vars(parser.parse_args(arguments))
     command = given.pop("command")
@@ -122,18 +122,40 @@ def _run(commands):
     add("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
     add("--params", action="append", default=[], metavar="FILE.yaml")
     add("--sweep", nargs="+", metavar="FILE.yaml", help="one run a file, one table")
+    add("--seeds", nargs="+", type=int, metavar="N", help="one training a seed")
     add("--name", metavar="RUN", help="folder in reports/ (the time)")
-    add("--timeout", type=float, help="seconds that one cell may take")
+    about = "seconds that one cell may take (an hour; training: no limit)"
+    add("--timeout", type=float, help=about)
 
 
-def run(notebooks, p, sweep, name, timeout, params):
+def run(notebooks, p, sweep, seeds, name, timeout, params):
     from .show import run as show
 
-    options = {"values": p, "params": params, "timeout": show.TIMEOUT}
-    if timeout is not None:
-        options["timeout"] = timeout
-    page = show.run(notebooks, name, sweep_files=sweep or (), **options)
-    print(f"report: {page}")
+    options = {"values": p, "params": params, "timeout": timeout}
+    options |= {"sweep_files": sweep or (), "seeds": seeds or ()}
+    print(f"report: {show.run(notebooks, name, **options)}")
+
+
+def _table(commands):
+    add = _command(commands, table, "Print a paper's table of what 05 has measured.")
+    add("runs", nargs="+", help="folders of runs or sweeps in reports/")
+    about = "columns (chamfer_l1 f_score iou)"
+    add("--measures", nargs="+", default=["chamfer_l1", "f_score", "iou"], help=about)
+    add("--methods", nargs="+", help="of the runs, in this order (all)")
+    add("--caption", default="", help="of the LaTeX table")
+    add("-o", "--out", default="tables", help="folder of paper.tex, .csv, .md (tables)")
+
+
+def table(runs, measures, methods, caption, out):
+    from .data.files import write_whole
+    from .evaluate.tables import gather, paper_table
+
+    made = paper_table(gather(runs), measures, methods, caption)
+    Path(out).mkdir(parents=True, exist_ok=True)
+    for kind, text in made.items():
+        path = Path(out) / f"paper.{kind}"
+        write_whole(path, lambda file, text=text: file.write(text.encode()))
+    print(made["md"])
 
 
 def _benchmark(commands):

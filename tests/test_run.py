@@ -4,10 +4,12 @@ import base64
 import contextlib
 import csv
 import html
+import inspect
 import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -18,6 +20,7 @@ import pytest
 
 from d2im import pages, run
 from d2im.__main__ import main
+from d2im.show import progress
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAA"
@@ -405,6 +408,109 @@ def test_a_sweep_makes_one_table_with_a_row_a_file(tmp_path, capsys):
     assert "| three | ok |" in (folder / "sweep.md").read_text()
     assert 'href="zero/index.html"' in (folder / "index.html").read_text()
     assert "ZeroDivisionError" in capsys.readouterr().out
+
+
+def test_a_repeated_sweep_runs_only_what_has_not_ended_well(tmp_path, capsys):
+    log = tmp_path / "log"
+    source = f"open({str(log)!r}, 'a').write(f'{{rate}} ')\n1 / rate"
+    write(tmp_path, "03_t", 'out = ""\nrate = 1.0', source)
+    files = [tmp_path / f"{name}.yaml" for name in "ab"]
+    files[0].write_text("rate: 2.0")
+    files[1].write_text("rate: 0.0")
+    for _ in range(2):
+        with pytest.raises(run.NotebookFailed, match="1 of 2 failed: b"):
+            at(tmp_path, run.sweep, ["03"], files, name="s")
+    assert log.read_text() == "2.0 0.0 0.0 "
+    assert "a: done before" in capsys.readouterr().out
+    files[0].write_text("rate: 3.0")  # other parameters
+    files[1].write_text("rate: 4.0")
+    at(tmp_path, run.sweep, ["03"], files, name="s")
+    assert log.read_text() == "2.0 0.0 0.0 3.0 4.0 "
+
+
+def test_seeds_are_an_axis_of_a_sweep_for_what_trains_with_mean_and_deviation(tmp_path):
+    source = OUTPUTS + "write_outputs(out, summary={'score': 10 * rate + seed})"
+    write(tmp_path, "02_data", 'out = ""\nseed = 7', OUTPUTS + "assert seed == 7")
+    write(tmp_path, "03_t", 'out = ""\nsteps = 1\nrate = 1.0\nseed = 0', source)
+    files = [tmp_path / f"{name}.yaml" for name in "ab"]
+    for rate, file in enumerate(files, 1):
+        file.write_text(f"rate: {rate}")
+    given = {"seeds": [1, 2, 6], "name": "s"}
+    folder = at(tmp_path, run.sweep, ["02", "03"], files, **given)
+    table = list(csv.DictReader((folder / "sweep.csv").read_text().splitlines()))
+    assert [row["run"] for row in table[:3]] == ["a-seed1", "a-seed2", "a-seed6"]
+    assert [float(row["score"]) for row in table] == [11, 12, 16, 21, 22, 26]
+    means = list(csv.DictReader((folder / "seeds.csv").read_text().splitlines()))
+    assert [(row["run"], row["seeds"]) for row in means] == [("a", "3"), ("b", "3")]
+    assert [float(row["score mean"]) for row in means] == [13, 23]
+    assert float(means[0]["score sd"]) == pytest.approx(7**0.5)
+    with pytest.raises(ValueError, match="no notebook of 02_data trains by a seed"):
+        at(tmp_path, run.sweep, ["02"], files, seeds=[1], name="t")
+
+
+def test_ctrl_c_leaves_a_page_a_row_and_time_to_save(tmp_path):
+    cell = """
+        import pathlib, time
+        pathlib.Path("begun").touch()
+        try:
+            time.sleep(60)
+        except KeyboardInterrupt:
+            time.sleep(0.5)
+            pathlib.Path("saved").touch()
+            raise"""
+    write(tmp_path, "03_t", 'out = ""\nsteps = 5', inspect.cleandoc(cell))
+    (tmp_path / "a.yaml").write_text("steps: 6")
+    code = (
+        "import sys; from d2im.__main__ import main; "
+        "sys.exit(main(['run', '03', '--sweep', 'a.yaml', '--name', 's']))"
+    )
+    environment = os.environ | {"D2IM_HOME": str(tmp_path)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, **pipes
+    ) as process:
+        while not (tmp_path / "begun").exists():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        record = json.loads((tmp_path / "reports/s/a/run.json").read_text())
+        assert record["notebooks"][0]["status"] == "running"
+        assert "03_t is running" in (tmp_path / "reports/s/a/index.html").read_text()
+        process.send_signal(signal.SIGINT)
+        errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 1 and "error: interrupted" in errors
+    assert (tmp_path / "saved").exists()
+    assert "interrupted" in (tmp_path / "reports/s/sweep.md").read_text()
+    page = (tmp_path / "reports/s/a/index.html").read_text()
+    assert "interrupted" in page and "is running" not in page
+
+
+def test_numbers_lists_and_choices_are_understood_or_refused_before_work():
+    declared = {
+        "05_e": {"steps": 5, "others": [], "protocol": "d2im", "learning_rate": 0.1}
+    }
+    given = run.assign(declared, [{"steps": "1e4", "others": "models/a"}])["05_e"]
+    assert given == {"steps": 10_000, "others": ["models/a"]}
+    for wrong, said in (
+        ({"steps": "1.5"}, "steps must be of type int"),
+        ({"protocol": "disnn"}, "protocol must be one of d2im, occnet"),
+        ({"lr": 1}, "no parameter 'lr'.*did you mean 'learning_rate'"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            run.assign(declared, [wrong])
+
+
+def test_progress_tells_step_loss_rate_and_time_left(tmp_path):
+    folder = tmp_path / "03_train"
+    (folder / "D2IMNet").mkdir(parents=True)
+    assert progress.progress(folder, 500) == ""
+    rows = "".join(f"{k},{10 / k},0.5\n" for k in range(1, 301))
+    file = folder / "D2IMNet/metrics.csv"
+    file.write_text("step,loss,seconds\n" + rows + "301,0.0")  # one under way
+    line = progress.progress(folder, 500)
+    assert line == "D2IMNet: step 300 of 500, loss 0.03333, 2 steps/s, 1 min 40 s left"
+    assert progress.progress(folder, 500, begun=time.time() + 60) == ""
+    (folder / "metrics.csv").write_text("id,family\na,b\n")  # newer, of 05
+    assert progress.progress(folder) == ""
 
 
 def test_a_sweep_checks_every_file_before_the_first_runs(project, tmp_path):

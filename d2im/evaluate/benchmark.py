@@ -123,10 +123,11 @@ def _prepare_one(entry, folder, size, count):
 
 
 def read_prediction(
-    folder: str | Path, name: str
+    folder: str | Path, name: str, source: dict | None = None
 ) -> tuple[trimesh.Trimesh | None, str]:
     """Read the mesh <name>.obj, .ply, ... of another program, in the world frame.
 
+    Args: source: the shape's example, where the mesh is in the frame of its source.
     Returns: trimesh.Trimesh or None, and why there is none.
     """
     paths = [Path(folder) / f"{name}{suffix}" for suffix in SUFFIXES]
@@ -137,7 +138,7 @@ def read_prediction(
         mesh = trimesh.load_scene(path, process=False).to_mesh()
         if np.isfinite(mesh.vertices).all():
             mesh.merge_vertices(merge_tex=True, merge_norm=True)
-        return mesh, ""
+        return to_world(mesh, source) if source else mesh, ""
     except Exception as error:  # whatever a foreign file makes a reader say
         return None, " ".join(f"unreadable: {error}".split())
 
@@ -173,8 +174,13 @@ def to_world(mesh: trimesh.Trimesh, example: dict) -> trimesh.Trimesh:
     return mesh.apply_transform(turn).apply_scale(scale).apply_translation(shift)
 
 
-def misfit(mesh: trimesh.Trimesh, example: dict, count: int = 1000) -> float:
-    """How far a mesh lies from an example's stored distances: mean | |d| - |sdf| |."""
+def misfit(mesh: trimesh.Trimesh | None, example: dict, count: int = 1000) -> float:
+    """How far a mesh lies from an example's stored distances: mean | |d| - |sdf| |.
+
+    NaN where there is no mesh to measure.
+    """
+    if mesh is None or len(mesh.faces) == 0 or not np.isfinite(mesh.vertices).all():
+        return np.nan
     some = np.linspace(0, len(example["points"]) - 1, count).astype(int)
     points = np.asarray(example["points"][some], dtype=float)
     away = np.abs(signed_distance(mesh, points)[0])

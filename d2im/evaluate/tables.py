@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -151,6 +152,40 @@ def read_rows(file: str | Path) -> list[dict]:
         except (TypeError, ValueError) as error:
             raise ValueError(f"{file}: a measure is no number ({error})") from error
         rows.append({name: line[name] for name in TEXTS} | row)
+    return rows
+
+
+def gather(folders: Iterable[str | Path]) -> list[dict]:
+    """The rows of all evaluations below some folders of runs or sweeps.
+
+    A run of several becomes a method's name, alone where it is the only one there
+    ("final" of a D²IM-Net); "a-seed0" and "a-seed1" are trainings of "a".
+
+    Raises: FileNotFoundError: no evaluation there. ValueError: as `read_rows`.
+    """
+    found = {}
+    for folder in map(Path, folders):
+        files = sorted(folder.rglob("05_evaluate/metrics.csv"))
+        if not files:
+            raise FileNotFoundError(f"{folder}: no 05_evaluate/metrics.csv below it")
+        for file in files:
+            run = file.parents[1]
+            name = folder.name if run == folder else run.relative_to(folder).as_posix()
+            found[file] = name
+    rows = []
+    for file, run in found.items():
+        name, _, seed = run.rpartition("seed")
+        is_seeded = seed.isdigit() and name[-1:] in ("", "-", "/")
+        name, seed = (name.strip("-/"), int(seed)) if is_seeded else (run, 0)
+        mine = read_rows(file)
+        methods = dict.fromkeys(r["method"] for r in mine if r["method"] != "truth")
+        main = "final" if "final" in methods else next(iter(methods), "")
+        several = len({re.sub("-?seed[0-9]+$", "", other) for other in found.values()})
+        for row in mine:
+            method = row["method"]
+            if several > 1 and method != "truth":
+                method = name if method == main else f"{name} {method}"
+            rows.append(row | {"method": method, "seed": seed, "run": run})
     return rows
 
 

@@ -15,6 +15,7 @@ import math
 import os
 import re
 import reprlib
+import statistics
 import subprocess
 import sys
 import sysconfig
@@ -30,12 +31,20 @@ import yaml
 
 from ..data.files import PACKAGE, working_folder
 from . import pages
+from .progress import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 ROOT = working_folder()
-TIMEOUT = 3600  # seconds for one cell: an hour is a long training cell on two cores
+TIMEOUT = 3600  # seconds for one cell; of a notebook that trains there is no limit
+TRAINS = "steps"  # a parameter of such a notebook
+LEAVE = 60  # seconds that an interrupted cell has to end, and save what it did
+CHOICES = {  # of parameters that a later notebook would refuse after hours
+    "protocol": "d2im occnet disn bspnet".split(),
+    "preset": "small base paper".split(),
+    "laplacian_form": "transformed image none".split(),
+}
 VERSIONS = "k3d torch numpy trimesh manifold3d libigl embreex".split()
 ENTRY = dict.fromkeys(("notebook", "title", "error"), str)  # of a record, at least
 ENTRY |= dict.fromkeys(("parameters", "defaults", "outputs"), dict)
@@ -218,8 +227,15 @@ def _fit(value, default, name):
             value = yaml.safe_load(value)  # the command line gives strings
         if isinstance(default, float) and type(value) in (int, str):
             value = float(value)  # 1 is a fine float; YAML reads 1e-3 as a string
+        if type(default) is int and type(value) in (float, str):  # 1e4, the same
+            value = int(float(value)) if float(value).is_integer() else value
+        if isinstance(default, list) and isinstance(value, str):
+            value = [value]  # a single one
     if type(value) is int and value.bit_length() > 64:
         raise ValueError(f"{name} must have 64 bits at most, not {value.bit_length()}")
+    choices = CHOICES.get(name.rpartition(": ")[2], [default])
+    if default in choices and len(choices) > 1 and value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
     if default is not None and type(value) is not type(default):
         kind = f"of type {type(default).__name__} (default {default!r})"
         raise ValueError(f"{name} must be {kind}, got {reprlib.repr(value)}")
@@ -238,7 +254,8 @@ def _plan(notebooks, name, params, values):
     _record(ROOT / "reports" / name)  # of an earlier run, to be added to
     paths = {path.stem: path for path in map(find_notebook, notebooks)}
     declared = {stem: declared_parameters(path) for stem, path in paths.items()}
-    return paths, declared, assign(declared, [*map(read_params, params), dict(values)])
+    layers = [p if isinstance(p, dict) else read_params(p) for p in params]
+    return paths, declared, assign(declared, [*layers, dict(values)])
 
 
 def _record(folder):
@@ -288,21 +305,22 @@ def run_notebooks(
     *,
     params: Iterable[str | Path] = (),
     values: dict | Iterable[tuple] = (),
-    timeout: float = TIMEOUT,
+    timeout: float | None = None,
 ) -> Path:
     """Run notebooks in the given order, each with what the earlier ones made.
 
     Args: notebooks: numbers, stems or paths.
         name: of the run's folder under reports/; a run that is there is added to.
         params, values: parameter files, and {name: value} that wins over them.
-        timeout: seconds that one cell may take.
+        timeout: seconds that one cell may take; by default an hour, where none trains.
     Returns: The run's folder.
     Raises: FileNotFoundError, ValueError: a wrong name or value, or a damaged run.json,
             before anything has run.
-        NotebookFailed: a notebook stopped; the page and its copy so far are written.
+        NotebookFailed: a notebook stopped; the page and its copy so far are written,
+            as they are at Ctrl-C, too, for which a training has a minute to save.
         OSError: the disk is full or read-only; the files so far are whole.
     """
-    if not 0 < timeout < math.inf:
+    if timeout is not None and not 0 < timeout < math.inf:
         raise ValueError(f"the time limit is a number of seconds, not {timeout}")
     paths, declared, given = _plan(notebooks, name, params, values)
     folder, settings = ROOT / "reports" / name, _settings()
@@ -313,29 +331,62 @@ def run_notebooks(
         out.mkdir(parents=True, exist_ok=True)
         # those of an earlier run are over
         pages.write_text(out / "outputs.json", "{}")
-        made = [entry["outputs"] for entry in entries]
-        handed = {k: o[k] for o in made for k in ("data", "model") if o.get(k)}
-        handed = {k: os.path.expanduser(at) for k, at in handed.items()}
-        handed |= {"out": out.relative_to(ROOT).as_posix()} | given[stem]
-        chosen = {k: handed.get(k, default) for k, default in defaults.items()}
+        chosen = _chosen(out, defaults, given[stem], entries)
         changed = {k: value for k, value in chosen.items() if value != defaults[k]}
+        entry = {"notebook": stem, "title": stem, "seconds": 0.0, "error": ""}
+        entry |= {"parameters": chosen, "defaults": defaults, "outputs": {}}
+        entries.append(_portable(entry) | {"status": "running"})
+        _write_run(folder, settings, entries)
         print(f"{stem:24}", end="", flush=True)
-        start = time.perf_counter()
-        title, error = _execute(path, folder / path.name, changed, timeout, beside)
+        start, limit = time.perf_counter(), timeout
+        if timeout is None and TRAINS not in defaults:
+            limit = TIMEOUT
+        with shown(stem, out, chosen.get(TRAINS, 0)):
+            given_to = path, folder / path.name, changed, limit, beside
+            title, error, interrupted = _execute(*given_to)
         seconds = round(time.perf_counter() - start, 1)
         outputs, damage = _outputs(out / "outputs.json")
         error = _portable(error or damage)
-        entry = {"notebook": stem, "title": title, "seconds": seconds, "error": error}
-        entry["status"] = "failed" if error else "ok"
-        entry |= {"parameters": chosen, "defaults": defaults, "outputs": outputs}
-        entries.append(_portable(entry))
-        run = settings | {"notebooks": sorted(entries, key=lambda e: e["notebook"])}
-        pages.write_text(folder / "run.json", json.dumps(run, indent=1))
-        pages.write_page(folder, **run)
+        entry |= {"title": title, "seconds": seconds, "error": error}
+        entry |= {"outputs": outputs, "status": "failed" if error else "ok"}
+        entries[-1] = _portable(entry)
+        _write_run(folder, settings, entries)
         print(f"{pages.duration(seconds):>12}{'  failed' if error else ''}", flush=True)
+        if interrupted:
+            raise KeyboardInterrupt
         if error:
             raise NotebookFailed(error)
     return folder
+
+
+def _chosen(out, defaults, given, entries):
+    """A notebook's parameters: those given, what earlier ones made, the defaults."""
+    made = [entry["outputs"] for entry in entries]
+    handed = {k: o[k] for o in made for k in ("data", "model") if o.get(k)}
+    handed = {k: os.path.expanduser(at) for k, at in handed.items()}
+    handed |= {"out": out.relative_to(ROOT).as_posix()} | given
+    return {k: handed.get(k, default) for k, default in defaults.items()}
+
+
+def _write_run(folder, settings, entries):
+    run = settings | {"notebooks": sorted(entries, key=lambda e: e["notebook"])}
+    pages.write_text(folder / "run.json", json.dumps(run, indent=1))
+    pages.write_page(folder, **run)
+
+
+def _is_done(name, notebooks, params, values):
+    """Whether a run has ended well with just these notebooks' parameters."""
+    paths, declared, given = _plan(notebooks, name, params, values)
+    folder = ROOT / "reports" / name
+    record = {entry["notebook"]: entry for entry in _record(folder)}
+    made = []
+    for stem in paths:
+        wanted = _chosen(folder / stem, declared[stem], given[stem], made)
+        entry = record.get(stem, {})
+        if entry.get("status") != "ok" or entry["parameters"] != _portable(wanted):
+            return False
+        made.append(entry)
+    return True
 
 
 def sweep(
@@ -343,32 +394,43 @@ def sweep(
     files: Sequence[str | Path],
     name: str,
     *,
+    seeds: Sequence[int] = (),
     params: Iterable[str | Path] = (),
     values: dict | Iterable[tuple] = (),
-    timeout: float = TIMEOUT,
+    timeout: float | None = None,
 ) -> Path:
-    """Run the notebooks once a parameter file; one table of their summaries.
+    """Run the notebooks once a parameter file and seed; one table of their summaries.
 
-    Args: files: the parameter files; each wins over `params`, `values` over all. The
-        other arguments, and what is refused, are as in `run_notebooks`.
-    Returns: Folder of `sweep.csv`, `sweep.md` and `index.html`; in `a`, `a.yaml`'s run.
+    A row that ended well with the same parameters before is not run again.
+
+    Args: files: the parameter files; each wins over `params`, `values` over all.
+        seeds: of each file's trainings (of the notebooks that train, not of the data);
+            the table `seeds` tells means and deviations over them. The other
+            arguments, and what is refused, are as in `run_notebooks`.
+    Returns: Folder of `sweep.csv`, `sweep.md` and `index.html`; in `a`, `a.yaml`'s run,
+        or in `a-seed0` that with seed 0.
     Raises: NotebookFailed: some rows failed, as the table says; the others have run.
     """
     runs = {Path(file).stem: [*params, file] for file in files}
     if len(runs) < len(files):
         raise ValueError(f"a sweep's files need different names, got {', '.join(runs)}")
+    runs = _seeded(notebooks, runs or {"": [*params]}, seeds) if seeds else runs
     for stem, given in runs.items():  # each is checked before the first one runs
         _plan(notebooks, f"{name}/{stem}", given, values)
     folder, rows = ROOT / "reports" / name, []
     options = {"values": values, "timeout": timeout}
     for stem, given in runs.items():
-        print(f"{stem}:")
-        row = {"run": stem, "status": "ok", "seconds": 0.0}
+        row, stopped = {"run": stem, "status": "ok", "seconds": 0.0}, False
+        done = _is_done(f"{name}/{stem}", notebooks, given, values)
+        print(f"{stem}: {'done before' if done else ''}")
         try:
-            run_notebooks(notebooks, f"{name}/{stem}", params=given, **options)
+            if not done:
+                run_notebooks(notebooks, f"{name}/{stem}", params=given, **options)
         except NotebookFailed as error:
             print(error)
             row["status"] = f"failed in {str(error).partition(',')[0]}"
+        except KeyboardInterrupt:
+            row["status"], stopped = "interrupted", True
         for entry in _record(folder / stem):
             row["seconds"] = round(row["seconds"] + entry["seconds"], 1)
             for key, value in entry["outputs"].get("summary", {}).items():
@@ -379,6 +441,12 @@ def sweep(
         pages.write_text(folder / "sweep.csv", pages.csv_table(*table))
         pages.write_text(folder / "sweep.md", pages.markdown_table(*table))
         pages.write_page(folder, columns=columns, rows=table[1])
+        if seeds:
+            of_seeds = _over_seeds(rows, columns)
+            pages.write_text(folder / "seeds.csv", pages.csv_table(*of_seeds))
+            pages.write_text(folder / "seeds.md", pages.markdown_table(*of_seeds))
+        if stopped:
+            raise KeyboardInterrupt
     failed = [row["run"] for row in rows if row["status"] != "ok"]
     if failed:
         names = ", ".join(failed)
@@ -386,8 +454,44 @@ def sweep(
     return folder
 
 
+def _seeded(notebooks, runs, seeds):
+    """Each run once a seed, which goes to the notebooks that train."""
+    stems = [path.stem for path in map(find_notebook, notebooks)]
+    known = {stem: declared_parameters(find_notebook(stem)) for stem in stems}
+    train = [stem for stem in stems if {TRAINS, "seed"} <= known[stem].keys()]
+    if not train:
+        raise ValueError(f"no notebook of {', '.join(stems)} trains by a seed")
+    return {
+        f"{name}-seed{seed}".lstrip("-"): [*given, {s: {"seed": seed} for s in train}]
+        for name, given in runs.items()
+        for seed in seeds
+    }
+
+
+def _over_seeds(rows, columns):
+    """Columns and rows of means and standard deviations over a sweep's seeds."""
+    groups = {}
+    for row in (row for row in rows if row["status"] == "ok"):
+        groups.setdefault(re.sub("-?seed[0-9]+$", "", row["run"]), []).append(row)
+    names = [c for c in columns if c not in ("run", "status", "seconds")]
+    heads, lines = ["run", "seeds"], []
+    heads += [f"{name} {of}" for name in names for of in ("mean", "sd")]
+    for run, mine in groups.items():
+        line = [run or "all", len(mine)]
+        for name in names:
+            known = [row[name] for row in mine if row.get(name) is not None]
+            several = len(known) > 1
+            line += [statistics.fmean(known) if known else None]
+            line += [statistics.stdev(known) if several else None]
+        lines.append(line)
+    return heads, lines
+
+
 def _execute(path, copy, parameters, timeout, beside):
-    """Run a notebook into its two copies; return its title and what went wrong."""
+    """Run a notebook into its two copies.
+
+    Returns: its title, what went wrong, and whether that was an interrupt.
+    """
     import papermill  # seconds to import, and notebooks import this module
     from ipykernel.kernelspec import get_kernel_dict
     from jupyter_client import AsyncKernelManager, kernelspec
@@ -395,6 +499,7 @@ def _execute(path, copy, parameters, timeout, beside):
 
     class Kernel(AsyncKernelManager):  # whatever kernels the user has registered
         kernel_spec = kernelspec.KernelSpec(**get_kernel_dict())
+        shutdown_wait_time = LEAVE  # it is interrupted first
 
     class Whole(LocalHandler):  # a copy grows by cells, and is whole at any moment
         def write(self, buf, path):
@@ -411,6 +516,8 @@ def _execute(path, copy, parameters, timeout, beside):
     try:  # papermill would fill in names in braces, which a folder may have
         files = (re.sub(r"[{}]", r"\g<0>\g<0>", str(file)) for file in (path, copy))
         papermill.execute_notebook(*files, parameters, **options)
+    except KeyboardInterrupt:
+        error = "interrupted"
     except Exception as failure:  # papermill's own error carries the one of the cell
         name = getattr(failure, "ename", type(failure).__name__)
         text = str(getattr(failure, "evalue", failure)).strip().partition("\n")[0]
@@ -432,7 +539,8 @@ def _execute(path, copy, parameters, timeout, beside):
         line = begun[-1].partition("\n")[0] if begun else "the kernel's start"
         error = f"{path.stem}, cell In [{len(begun)}] `{line:.40}`: {error}"
     titles = [c.source.split("\n")[0] for c in notebook.cells if c.source[:2] == "# "]
-    return titles[0][2:] if titles else path.stem, error
+    interrupted = error.endswith("interrupted")
+    return titles[0][2:] if titles else path.stem, error, interrupted
 
 
 def _portable(value):
@@ -501,6 +609,9 @@ def _settings():
 
 def _hint(name, names, label="there are"):
     match = difflib.get_close_matches(str(name), list(names), 1)
+    initials = {"".join(word[:1] for word in str(n).split("_")): n for n in names}
+    if not match and name in initials:  # lr
+        match = [initials[name]]
     meant = f"; did you mean {match[0]!r}?" if match else ""
     return f"{meant}; {label}: {', '.join(names) or 'none'}"
 
@@ -510,17 +621,18 @@ def run(
     name: str | None = None,
     *,
     sweep_files: Sequence[str | Path] = (),
-    timeout: float = TIMEOUT,
+    seeds: Sequence[int] = (),
     **given,
 ) -> Path:
     """Run or sweep notebooks, as the command line asks; return the page's path.
 
     Args: name: of the run, by default the time. sweep_files: parameter files, one run
-        each. The others, and what is refused: see `run_notebooks`.
+        each. seeds: of the trainings, one run each. The others, and what is refused:
+        see `run_notebooks`.
     """
     name = name or time.strftime("%Y-%m-%d_%H%M%S")
-    if sweep_files:
-        folder = sweep(notebooks, sweep_files, name, timeout=timeout, **given)
+    if sweep_files or seeds:
+        folder = sweep(notebooks, sweep_files, name, seeds=seeds, **given)
     else:
-        folder = run_notebooks(notebooks, name, timeout=timeout, **given)
+        folder = run_notebooks(notebooks, name, **given)
     return (folder / "index.html").relative_to(ROOT)

@@ -210,8 +210,8 @@ def load_checkpoint(
         for name in files:
             _compare(out / name, files[name])
         name = "metrics.csv"
-        if name in files:  # rows that came after the checkpoint
-            os.truncate(out / name, files[name]["size"])
+        if name in files and (out / name).stat().st_size > files[name]["size"]:
+            os.truncate(out / name, files[name]["size"])  # later rows
         # Read, not mapped: a mapped file cannot be replaced on Windows.
         name = "optimizer.safetensors"
         slots = _slots(load((out / name).read_bytes()))
