@@ -213,10 +213,12 @@ def test_a_run_killed_in_an_exchange_goes_on_bit_for_bit(tmp_path):
 def test_a_hidden_folder_of_ours_without_a_valid_checkpoint_is_cleared(data, copy):
     stage = checkpoints._new_stage(copy)
     (stage / "model.safetensors").write_bytes(b"half of it")
-    before = tree(copy)
-    list(islice(run(data, copy), 1))
+    before, training = tree(copy), run(data, copy)
+    next(training)
     assert not stage.exists()
-    assert tree(copy) == {k: v for k, v in before.items() if stage not in k.parents}
+    left = {k: v for k, v in tree(copy).items() if k.name != ".d2im-lock"}
+    assert left == {k: v for k, v in before.items() if stage not in k.parents}
+    training.close()
 
 
 def test_a_copy_of_a_hidden_folder_of_ours_stays(data, copy):
@@ -343,7 +345,7 @@ def test_a_training_that_ends_early_gives_its_folder_back(data, copy, how, monke
         del first
         gc.collect()
     assert not (copy / ".d2im-lock").exists()
-    assert steps(run(data, copy)) == [4, 5, 6]
+    assert steps(run(data, copy)) == ([4, 5, 6] if how == "failed" else [5, 6])
 
 
 def test_a_file_that_is_no_lock_of_ours_is_not_written(data, copy):

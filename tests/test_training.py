@@ -478,8 +478,9 @@ def test_blocks_of_replayed_steps_are_the_same_steps(data, tmp_path, monkeypatch
     monkeypatch.setattr(replay, "record", record)
     monkeypatch.setattr(training, "_single_steps", None)
     monkeypatch.setattr(training, "_can_replay", lambda shapes, device, count: True)
-    run = train(new_model(), data, tmp_path / "b", config, resident=True)
-    found = [next(run) for _ in range(60)]  # the last checkpoint is of step 40
+    often = replace(config, save_minutes=1e-9)
+    run = train(new_model(), data, tmp_path / "b", often, resident=True)
+    found = [next(run) for _ in range(60)]  # amid a block, which began after step 40
     run.close()
     found = found[:40] + list(
         train(new_model(), data, tmp_path / "b", config, resident=True)

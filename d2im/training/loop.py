@@ -136,6 +136,7 @@ def train(
         run = _Training(model, dataset, out, config, state, validation, resident)
         if start > config.steps:
             raise ValueError(f"the run in {out} has {start} steps, not {config.steps}")
+        run.replaces = held > start
         if start:
             run.resume()
         yield from run.go_on(workers)
@@ -167,6 +168,8 @@ class _Training:
         self.settings = {**asdict(config), "data": dataset.fingerprint()}
         self.records, self.best = [], None  # the best model's weights by validation
         self.saved, self.shown = 0, 0  # how many records are in the folder
+        self.settled = True  # the weights are those of the last record
+        self.replaces = False  # another run's checkpoint, until this one has its first
         self.saved_at = self.shown_at = time.monotonic()
         on_gpu = self.device.type == "cuda"
         model.to(self.device)
@@ -198,7 +201,7 @@ class _Training:
         while len(self.records) < self.config.steps:
             with _no_interrupt() as asked:  # amid a step the weights are half a step's
                 try:
-                    self.count(next(steps))
+                    self.count(*next(steps))
                 except RuntimeError:  # a loader's worker has heard Ctrl-C, too
                     if not asked:
                         raise
@@ -212,9 +215,9 @@ class _Training:
                 raise
         self.model.eval()
 
-    def count(self, values):
+    def count(self, values, settled):
         """Keep a step's record, and the run where it is time to."""
-        step = len(self.records) + 1
+        step, self.settled = len(self.records) + 1, settled
         self.records.append(record := {"step": step, **values})
         if problem := _problem(self.records):
             raise FloatingPointError(
@@ -223,7 +226,7 @@ class _Training:
             )
         is_last = step == self.config.steps
         scored = step % self.config.checkpoint_every == 0 or is_last
-        if scored or self.is_due():
+        if scored or (settled and self.is_due()):
             some = islice(self.keys(0), max(1, REFRESH // self.config.batch_size))
             batches = _batches(self.shapes or self.dataset, list(some), self.device)
             refresh_batch_norms(self.model, batches)
@@ -262,7 +265,8 @@ class _Training:
 
     def leave(self):
         """Save what has been done since the last checkpoint, without the others."""
-        if self.state.is_main_process and self.saved < len(self.records):
+        ours = self.settled and (self.saved or not self.replaces)
+        if self.state.is_main_process and ours and self.saved < len(self.records):
             parts = self.model, self.best, self.optimizer, self.records, self.settings
             save_checkpoint(self.out, *parts)
             self.saved = len(self.records)
@@ -322,7 +326,7 @@ def _no_interrupt():
 
 
 def _single_steps(update, batches, optimizer, config, start):
-    """Take a step a batch; yields what a record says of it."""
+    """Take a step a batch; yields what a record says of it, and that it is the last."""
     begun = time.perf_counter()
     for step, batch in enumerate(batches, start):
         rate = _learning_rate(step, config)
@@ -331,7 +335,7 @@ def _single_steps(update, batches, optimizer, config, start):
         values = mean_over_processes(torch.stack(list(terms.values())))
         record = dict(zip(terms, values.tolist(), strict=True))  # waits for the device
         seconds = time.perf_counter() - begun
-        yield record | {"learning_rate": rate, "seconds": seconds}
+        yield record | {"learning_rate": rate, "seconds": seconds}, True
         begun = time.perf_counter()
 
 
@@ -349,9 +353,9 @@ def _replayed_steps(update, shapes, keys, optimizer, config, start):
         rates = [_learning_rate(done + k, config) for k in range(count)]
         found = replayed.block(list(islice(keys, count)), rates)
         seconds = (time.perf_counter() - begun) / count
-        for values, rate in zip(found, rates, strict=True):
-            yield values | {"learning_rate": rate, "seconds": seconds}
         done += count
+        for left, values, rate in zip(range(count)[::-1], found, rates, strict=True):
+            yield values | {"learning_rate": rate, "seconds": seconds}, left == 0
 
 
 def total_loss(terms: dict[str, Tensor], config: TrainingConfig) -> Tensor:

@@ -52,13 +52,14 @@ def logged(
         except ModuleNotFoundError as error:
             wrong = f"log={kind!r} needs {kind}: pip install {kind}"
             raise ModuleNotFoundError(wrong) from error
+        layout = {"dataformats": "NHWC"} if kind == "tensorboard" else {}
         try:
             for record in records:
                 step = record["step"]
                 tracker.log({k: v for k, v in record.items() if k != "step"}, step)
                 if "validation" in record and hasattr(model, "displacement_decoder"):
-                    strip = front_maps(model, dataset)
-                    tracker.log_images({"front map": strip[None]}, step)
+                    strips = {"front map": front_maps(model, dataset)[None]}
+                    tracker.log_images(strips, step, **layout)
                 yield record
         finally:
             tracker.finish()
