@@ -771,7 +771,7 @@ def test_a_header_that_is_no_python_is_damage(tmp_path):
     path = tmp_path / "stool-000000.npz"
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
-    members["sdf.npy"] = members["sdf.npy"].replace(b"'descr'", b"'descr((")
+    members["sdf.npy"] = members["sdf.npy"].replace(b": (2000", b":((2000")
     with zipfile.ZipFile(path, "w") as archive:  # its checksum is right
         for name, data in members.items():
             archive.writestr(name, data)
@@ -820,3 +820,14 @@ def test_the_command_takes_a_memory_limit_and_its_help_a_screen(monkeypatch, cap
     with pytest.raises(SystemExit):
         main(["prepare", "--help"])
     assert len(capsys.readouterr().out.splitlines()) <= 24
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf, -np.nan])
+@pytest.mark.parametrize("kind", ["f2", ">f2", "f4", "f8"])
+def test_numbers_that_are_not_finite_are_found_in_every_type(tmp_path, odd, kind):
+    largest = np.finfo(kind).max
+    whole = np.array([[largest, -largest, 0, -0.0, 1e-7]], kind).repeat(9, 0)
+    write_example(tmp_path / "a.npz", {"depth_0": whole, "empty": whole[:0]})
+    whole[4, 2] = odd
+    with pytest.raises(ValueError, match="depth_0 holds NaN"):
+        write_example(tmp_path / "b.npz", {"depth_0": whole})

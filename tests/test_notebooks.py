@@ -179,7 +179,7 @@ BAD = [
     ),
     (
         has_one_cell_of_at_most_16_literal_parameters,
-        changed(2, "parameters", "\n".join(f"p{i} = {i}  # m" for i in range(13))),
+        changed(2, "parameters", "\n".join(f"p{i} = {i}  # m" for i in range(17))),
     ),
     (gives_each_parameter_its_unit_or_reason, changed(2, "parameters", "steps = 2")),
     (is_short, [*GOOD, ("code", "x = 1\n" * 26)]),

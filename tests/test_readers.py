@@ -792,3 +792,10 @@ def test_a_reading_into_a_folder_that_is_written_is_refused(tmp_path):
     with hold(tmp_path, "preparation"):
         with pytest.raises(ValueError, match="another preparation"):
             write_set([], tmp_path, "train")
+
+
+def test_a_name_that_stands_in_a_list_twice_is_read_once(copied):
+    root, read = copied("occnet")
+    (root / CHAIR / "train.lst").write_text("missing\n" * 5000 + NAMES[1])
+    readings = list(read_occnet(root, CHAIR, "train", views=1))
+    assert [name for name, _ in readings] == [f"{CHAIR}_missing", f"{CHAIR}_{NAMES[1]}"]

@@ -270,7 +270,8 @@ def estimate_gradients(points: np.ndarray, sdf: np.ndarray) -> np.ndarray:
 def _each(path, category, read, *, size=None, yaw=YAW, skip=()):
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing")
-    for name in _load(path, lambda file: file.read().decode()).split():
+    names = _load(path, lambda file: file.read().decode()).split()
+    for name in dict.fromkeys(names):  # one that stands there twice is one shape
         if (identity := f"{category}_{name}") not in skip:
             try:
                 plain = Path(name).name == name != ".." and len(name) < 256

@@ -224,7 +224,7 @@ def _fit(value, default, name):
     """Return a value in the type of the parameter's default, or say what is wrong."""
     with suppress(Exception):  # of YAML that is none, any; then its type is wrong
         if isinstance(value, str) and not isinstance(default, str):
-            value = yaml.safe_load(value)  # the command line gives strings
+            value = yaml.load(value, _Loader)  # the command line gives strings
         if isinstance(default, float) and type(value) in (int, str):
             value = float(value)  # 1 is a fine float; YAML reads 1e-3 as a string
         if type(default) is int and type(value) in (float, str):  # 1e4, the same
