@@ -172,7 +172,7 @@ def read_example(
         except Exception as error:  # of damage zipfile and numpy raise anything
             wrong = f"{path} is damaged, delete it and prepare again"
             raise ValueError(wrong) from error
-    _demand_finite(path, example)
+    _demand_finite(path, example, ": delete it and prepare again")
     return example
 
 
@@ -180,7 +180,7 @@ def _demand_parts(path, example, view):
     """Refuse an example that lacks a part, or whose parts do not fit each other."""
     count = max(1, len(np.atleast_1d(example.get("sdf", 0))))
     wanted = {"sdf": (count,), "points": (count, 3), "gradients": (count, 3)}
-    wanted |= {"weights": (count,)}
+    wanted["weights"] = (count,)
     if "base_sdf" in example:
         wanted["base_sdf"] = (count,)
     numbers = {name.rpartition("_")[2] for name in example}
@@ -200,15 +200,14 @@ def _demand_parts(path, example, view):
             raise ValueError(f"{path} is no example ({wrong}): prepare it again")
 
 
-def _demand_finite(path, example):
+def _demand_finite(path, example, advice=""):
     for name, array in example.items():
         if array.dtype == np.float16:  # by its bits: 20 times as fast
             finite = (array.view("u2") & 0x7FFF).max(initial=0) < 0x7C00
         else:
             finite = array.dtype.kind != "f" or np.isfinite(array).all()
         if not finite:
-            wrong = f"{path}: {name} holds NaN or infinite numbers"
-            raise ValueError(f"{wrong}: delete it and prepare again")
+            raise ValueError(f"{path}: {name} holds NaN or infinite numbers{advice}")
 
 
 def _member(data, info):
