@@ -88,6 +88,8 @@ def triangulate(points: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.n
         sizes: (N,) corners of each; one of less than three gives no triangle.
     Returns: (T, 3) numbers of corners, and (T,) the polygon of each, in order.
     """
+    if (sizes == 3).all():
+        return np.arange(3 * len(sizes)).reshape(-1, 3), np.arange(len(sizes))
     start, triangles, owner = np.cumsum(sizes) - sizes, [], []
     for size in np.unique(sizes[sizes > 2]):
         which = np.flatnonzero(sizes == size)
@@ -249,19 +251,19 @@ class Beside:
         return base
 
 
-def numbers(text: bytes) -> np.ndarray:
+def numbers(text: bytes, kind: type = float) -> np.ndarray:
     """Read a text of numbers between blanks (N,).
 
     Raises: Unreadable: there is something else in it.
     """
     if not text.strip():
-        return np.empty(0)
+        return np.empty(0, dtype=kind)
     try:
-        return np.fromstring(text, sep=" ")
+        return np.fromstring(text, dtype=kind, sep=" ")
     except ValueError:
         for word in text.split():
             try:
-                float(word)
+                kind(word)
             except ValueError:
                 shown = word.decode("latin-1")[:20]
                 raise Unreadable(f"{shown!r} stands where a number should") from None

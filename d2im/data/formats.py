@@ -118,7 +118,7 @@ def _read_stl(data, beside):
     exact = len(data) == 84 + 50 * count  # else a header "solid" means text
     is_text = b"\0" not in data or b"facet" in data[:4096].lower()
     if not exact and is_text and re.match(rb"\s*solid\b", data, re.I):
-        return _read_ascii_stl(_with_newlines(data))
+        return _read_ascii_stl(data)
     if len(data) < 84:
         raise Unreadable("neither its text nor its binary form")
     if len(data) < 84 + 50 * count:
@@ -131,15 +131,15 @@ def _read_stl(data, beside):
 
 
 def _read_ascii_stl(data):
-    parts = re.split(rb"(?im)^[ \t]*(?:end[ \t]*)?solid\b[^\r\n]*$", data)
     corners = []
-    for text in parts:
-        found = re.findall(rb"vertex\s+(\S+\s+\S+\s+\S+)", text, re.I)
-        if len(found) != 3 * len(re.findall(rb"endfacet", text, re.I)):
+    for text in data.lower().split(b"endsolid"):
+        text = text[max(text.find(b"facet"), 0) :]  # a name may hold anything
+        found = re.findall(rb"vertex\s+(\S+\s+\S+\s+\S+)", text)
+        if len(found) != 3 * text.count(b"endfacet"):
             raise Unreadable("cut off, or faces of other than three corners")
-        corners.append(numbers(b" ".join(found)).reshape(-1, 3))
+        corners.append(numbers(b"\n".join(found)).reshape(-1, 3))
     faces = np.arange(sum(map(len, corners))).reshape(-1, 3)
-    part = np.repeat(np.arange(len(parts)), [len(c) // 3 for c in corners])
+    part = np.repeat(np.arange(len(corners)), [len(c) // 3 for c in corners])
     return Surface(np.concatenate(corners), faces, part)
 
 
@@ -426,53 +426,81 @@ def _read_obj(data, beside):
         data = data.decode("utf-16").encode()
     data = _with_newlines(data.removeprefix(b"\xef\xbb\xbf"))
     data = re.sub(rb"\\[ \t]*\n", b" ", data)  # a line that goes on
-    lines = [line.split(None, 1) for line in data.split(b"\n")]
-    keys = np.array([line[0][:8] if line else b"" for line in lines])
-    at = {
-        k: np.flatnonzero(keys == k.encode()) for k in ("v", "vt", "usemtl", "mtllib")
-    }
-    at["f"] = np.flatnonzero((keys == b"f") | (keys == b"fo"))
-
-    def rows(key):
-        """The numbers of all lines of a kind, where each word starts, its line."""
-        text = b"\n".join(b"".join(lines[k][1:]) for k in at[key])
-        text = re.sub(rb"#[^\n]*", b"", text)
-        return text, *words(text)
-
-    vertices, colors = _obj_vertices(*rows("v"), at["v"])
-    uvs = _obj_uvs(*rows("vt"), len(at["vt"]))
-    text, start, line = rows("f")
-    sizes = np.bincount(line, minlength=len(at["f"]))
-    corners, worn = _obj_corners(text, start, np.repeat(at["f"], sizes), at)
+    lines = _ObjLines(data)
+    if lines.has_comments():
+        lines = _ObjLines(re.sub(rb"(?m)^([ \t]*[vf][^\n#]*)#.*$", rb"\1", data))
+    vertices, colors = _obj_vertices(lines)
+    uvs = _obj_uvs(lines)
+    corners, worn, sizes = _obj_corners(lines)
     surface, cut, owner = _polygons(vertices, corners, sizes)
     if len(surface.faces) == 0:
-        others = {
-            b"l": "lines",
-            b"p": "points",
-            b"curv": "curves",
-            b"surf": "free forms",
-        }
-        surface.notes += [word for key, word in others.items() if (keys == key).any()]
+        others = {"l": "lines", "p": "points", "curv": "curves", "surf": "free forms"}
+        surface.notes += [v for k, v in others.items() if lines.words_after(k)]
         return surface
     if colors is not None:
         surface.color = colors[surface.faces].mean(axis=1)
     # A face has the material named last before it.
-    last = np.searchsorted(at["usemtl"], at["f"][owner])
-    names = [b"", *(b"".join(lines[k][1:]).strip() for k in at["usemtl"])]
+    named = lines.words_after("usemtl")
+    last = np.searchsorted([at for at, _ in named], lines.at["f"][owner])
+    names = [b"", *(name for _, name in named)]
     unique = {name: k for k, name in enumerate(dict.fromkeys(names))}
     surface.part = np.array([unique[name] for name in names])[last]
     library = {}
-    for k in at["mtllib"]:
-        _read_mtl(b"".join(lines[k][1:]).strip(), beside, library)
+    for _, name in lines.words_after("mtllib"):
+        _read_mtl(name, beside, library)
     _obj_colors(surface, unique, library, uvs, worn[cut])
     return surface
 
 
-def _obj_vertices(text, start, line, at):
+class _ObjLines:
+    """Where the lines of an OBJ's vertices, texture coordinates and faces are.
+
+    at: the numbers of these lines, by kind. sizes: how many words follow on each.
+    """
+
+    def __init__(self, data):
+        self.data = data
+        self.letters = np.frombuffer(data + b"\n\n\n", dtype=np.uint8)
+        self.starts, line = words(data)
+        self.first = np.flatnonzero(np.diff(line, prepend=-1))  # words of their line
+        self.line = line[self.first]
+        count = np.diff(self.first, append=len(line)) - 1
+        a, b, c = (self.letters[self.starts[self.first] + k] for k in range(3))
+        self.kinds = {"v": (a == ord("v")) & (b <= 32)}
+        self.kinds["vt"] = (a == ord("v")) & (b == ord("t")) & (c <= 32)
+        # "fo" is an old name of "f".
+        self.kinds["f"] = (a == ord("f")) & ((b <= 32) | ((b == ord("o")) & (c <= 32)))
+        self.at = {kind: self.line[own] for kind, own in self.kinds.items()}
+        self.sizes = {kind: count[own] for kind, own in self.kinds.items()}
+
+    def has_comments(self):
+        """Whether a comment follows on a line of a vertex or face."""
+        at = self.starts[self.first]
+        signs = np.flatnonzero(self.letters == ord("#"))
+        own = np.searchsorted(at, signs, "right") - 1
+        return bool(np.isin(self.letters[at[own[own >= 0]]], list(b"vf")).any())
+
+    def text(self, kind):
+        """What follows on the lines of a kind."""
+        ends = [*self.starts[self.first], len(self.data)]
+        turns = np.diff(self.kinds[kind], prepend=False, append=False)
+        begin, end = np.flatnonzero(turns).reshape(-1, 2).T
+        runs = (self.data[ends[i] : ends[j]] for i, j in zip(begin, end, strict=True))
+        key = {"v": b"v", "vt": b"vt", "f": b"fo"}[kind]
+        return b"".join(runs).translate(bytes.maketrans(key, b" " * len(key)))
+
+    def words_after(self, key):
+        """(line, the rest of it) of all lines of another kind."""
+        lines = re.finditer(rb"(?m)^[ \t]*%b[ \t]+(.*)$" % key.encode(), self.data)
+        found = [(m.start(), m[1].strip()) for m in lines]
+        ends = np.flatnonzero(self.letters == ord("\n"))
+        return [(np.searchsorted(ends, at), rest) for at, rest in found]
+
+
+def _obj_vertices(lines):
     """Vertices (V, 3), and colours where most have such."""
-    values = numbers(text)
-    width = np.bincount(line, minlength=len(at))
-    if len(at) and width.min() < 3:
+    values, width, at = numbers(lines.text("v")), lines.sizes["v"], lines.at["v"]
+    if len(width) and width.min() < 3:
         short = at[width.argmin()] + 1
         raise Unreadable(f"line {short}: a vertex of fewer than three numbers")
     first = np.cumsum(width) - width
@@ -483,12 +511,11 @@ def _obj_vertices(text, start, line, at):
     return vertices, color
 
 
-def _obj_uvs(text, start, line, count):
+def _obj_uvs(lines):
     """Texture coordinates (N, 2), v down; of a line of one number v is 0."""
-    values = numbers(text)
-    width = np.bincount(line, minlength=count)
+    values, width = numbers(lines.text("vt")), lines.sizes["vt"]
     first = np.cumsum(width) - width
-    uv = np.full((count, 2), np.nan)
+    uv = np.full((len(width), 2), np.nan)
     for k in range(2):
         has = width > k
         uv[has, k] = values[first[has] + k]
@@ -497,34 +524,49 @@ def _obj_uvs(text, start, line, count):
     return uv
 
 
-def _obj_corners(text, start, at_line, at):
-    """Vertex and texture coordinate (C,), from 0, of faces' corners such as 1/2/3."""
-    letters = np.frombuffer(text, dtype=np.uint8)
-    slashes = np.searchsorted(np.flatnonzero(letters == ord("/")), [*start, len(text)])
-    count = np.diff(slashes) + 1  # of numbers, one after the other
-    filled = re.sub(rb"/(?=[/\s]|\Z)", b"/0", text).replace(b"/", b" ")
-    values = numbers(filled)
+def _obj_corners(lines):
+    """Vertex and texture coordinate (C,), from 0, of faces' corners such as 1/2/3.
+
+    Returns: both, and how many corners each face has.
+    """
+    text, sizes = lines.text("f"), lines.sizes["f"]
+    at_line = np.repeat(lines.at["f"], sizes)
+    count = np.ones(len(at_line), dtype=int)  # of numbers of a corner
+    if b"/" in text:
+        slash = np.flatnonzero(lines.letters == ord("/"))
+        word = np.repeat(lines.first[lines.kinds["f"]] + 1, sizes)
+        word += np.arange(len(word)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        ends = np.append(lines.starts, len(lines.data))
+        count += np.searchsorted(slash, ends[word + 1])
+        count -= np.searchsorted(slash, ends[word])
+        if (lines.letters[slash + 1] <= ord("/")).any():  # empty between or at the end
+            text = re.sub(rb"/(?=[/\s]|\Z)", b"/0", text)
+        text = text.replace(b"/", b" ")
+    values = numbers(text, int)
     first = np.cumsum(count) - count
-    if len(values) != count.sum() or (count > 3).any():
+    if len(values) != count.sum() or count.max(initial=1) > 3:
         raise Unreadable("a face's corner is none of 1, 1/2, 1//3, 1/2/3")
-    worn = np.zeros(len(start), dtype=int)
+    worn = np.zeros(len(count), dtype=int)
     worn[count > 1] = values[first[count > 1] + 1]
     found = []
-    for key, index in (("v", values[first].astype(int)), ("vt", worn)):
-        # What is below 0 counts back from its own line.
-        before = np.searchsorted(at[key], at_line)
-        own = np.where(index < 0, index + before, index - 1)
-        wrong = (own < 0) | (own >= len(at[key]))
+    for key, index in (("v", values[first]), ("vt", worn)):
+        if index.min(initial=0) < 0:  # these count back from their own line
+            before = np.searchsorted(lines.at[key], at_line)
+            own = np.where(index < 0, index + before, index - 1)
+        else:
+            own = index - 1
+        wrong = (own < 0) | (own >= len(lines.at[key]))
         if key == "vt":  # a picture's place may be missing, a vertex may not
             own[wrong] = -1
         elif wrong.any():
             k = int(wrong.argmax())
-            there = before[k] if index[k] < 0 else len(at[key])
+            there = np.searchsorted(lines.at[key], at_line[k])
+            there = there if index[k] < 0 else len(lines.at[key])
             raise Unreadable(
                 f"line {at_line[k] + 1}: index {index[k]} of {there} {key}"
             )
         found.append(own)
-    return found
+    return *found, sizes
 
 
 def _read_mtl(name, beside, library):
