@@ -133,9 +133,11 @@ def _read_stl(data, beside):
 def _read_ascii_stl(data):
     corners = []
     for text in data.lower().split(b"endsolid"):
-        text = text[max(text.find(b"facet"), 0) :]  # a name may hold anything
+        start = re.search(rb"facet\s+normal", text)  # a name may hold any word
+        text = text[start.start() :].rstrip() if start else b""
         found = re.findall(rb"vertex\s+(\S+\s+\S+\s+\S+)", text)
-        if len(found) != 3 * text.count(b"endfacet"):
+        ended = text.endswith(b"endfacet") or not text
+        if not ended or len(found) != 3 * text.count(b"endfacet"):
             raise Unreadable("cut off, or faces of other than three corners")
         corners.append(numbers(b"\n".join(found)).reshape(-1, 3))
     faces = np.arange(sum(map(len, corners))).reshape(-1, 3)
@@ -632,7 +634,7 @@ def _obj_colors(surface, names, library, uvs, worn):
     faces_of = np.split(order, np.bincount(surface.part, minlength=len(names)).cumsum())
     for name, faces in zip(names, faces_of, strict=False):
         own = spelled.get(name, spelled.get(name.lower()))
-        if own is None:
+        if own is None or not len(faces):
             if name and len(faces):
                 surface.materials.add(name.decode("utf-8", "replace"))
             continue
