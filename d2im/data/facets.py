@@ -22,6 +22,7 @@ TEXELS = np.array([(i, j, 7 - i - j) for i in range(1, 6) for j in range(1, 7 - 
 # Pillow's names. Of its others one runs a program (EPS).
 TEXTURE_FORMATS = "PNG", "JPEG", "WEBP", "AVIF", "BMP", "TGA", "TIFF", "GIF", "DDS"
 TEXTURE_SIDE = 4096  # px; a wider picture is made smaller, since faces take means of it
+TOO_LARGE = f"more than {Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels"
 LINEAR = srgb_to_linear(np.arange(256) / 255)
 MOST_NOTES = 5
 SOME_FACES = 1 << 16  # whose texels are read at once
@@ -162,6 +163,9 @@ def paint(surface: Surface) -> None:
             kind = type(error).__name__
             plain = {"FileNotFoundError": "not found"}
             plain["UnidentifiedImageError"] = "no picture that d2im reads"
+            plain["DecompressionBombError"] = plain["DecompressionBombWarning"] = (
+                TOO_LARGE
+            )
             surface.images[texture.name] = plain.get(kind, f"{kind}: {error}"[:100])
             continue
         for job in some:

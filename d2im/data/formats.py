@@ -35,7 +35,6 @@ STRANGERS = {
     rb"\0+\Z": ("nothing but zero bytes", "copy it again"),
 }
 KINDS = {b"glTF": (".glb", ".gltf"), b"ply": (".ply",), b"OFF": (".off",)}
-NO_FACE = "no face in it; d2im needs triangles, not points"
 
 
 def read_surface(path: Path) -> Surface:
@@ -87,8 +86,7 @@ def _refuse_odd(surface):
     faces, vertices = surface.faces, surface.vertices
     if len(faces) == 0:
         left = f"; left out: {', '.join(surface.notes)}" if surface.notes else ""
-        cause, advice = NO_FACE.split("; ")
-        raise Unreadable(cause, advice + left)
+        raise Unreadable("no face in it", f"d2im needs triangles, not points{left}")
     if faces.min() < 0 or faces.max() >= len(vertices):
         raise Unreadable("a face names a vertex that is missing")
     used = np.zeros(len(vertices), dtype=bool)
@@ -264,6 +262,9 @@ def _read_ply(data, beside):
         raise Unreadable("no face in it, but Gaussian splats", "make a mesh of them")
     corners = corners.astype(int)
     surface, _, owner = _polygons(vertices, corners, sizes)
+    surface.notes += (
+        [] if len(sizes) else [n for n in found if n not in ("vertex", "face")]
+    )
     for element, of in ((vertex, surface.faces), (face, owner[:, None])):
         color = _ply_color(element, kinds.get("face" if element is face else "vertex"))
         if color is not None and len(color):

@@ -16,12 +16,14 @@ TYPES = {5120: "i1", 5121: "u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<
 WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT4": 16}
 WRAPS = {10497: "repeat", 33071: "clamp", 33648: "mirror"}
 DRACO, GLOSS = "KHR_draco_mesh_compression", "KHR_materials_pbrSpecularGlossiness"
-INSTANCES = "EXT_mesh_gpu_instancing"
+INSTANCES, VISIBLE = "EXT_mesh_gpu_instancing", "KHR_node_visibility"
 MESHOPT = "EXT_meshopt_compression", "KHR_meshopt_compression"
 PICTURES = "EXT_texture_webp", "EXT_texture_avif", "MSFT_texture_dds"
 # Extensions that are read, or leave shape and base colour alone.
 READ = {DRACO, INSTANCES, *PICTURES, "KHR_mesh_quantization"}
-READ |= {"KHR_texture_transform", "KHR_lights_punctual", "KHR_xmp_json_ld"}
+READ |= {"KHR_texture_transform", VISIBLE, "KHR_lights_punctual", "KHR_xmp_json_ld"}
+READ |= {"KHR_animation_pointer", "EXT_lights_image_based", "EXT_mesh_features"}
+READ |= {"EXT_structural_metadata"}
 ADVICE = {
     DRACO: "`pip install DracoPy` lets d2im read it; or export it without Draco",
     "KHR_texture_basisu": "export it with PNG or JPEG textures instead of KTX2",
@@ -40,7 +42,7 @@ def read_gltf(data: bytes, beside: Beside) -> Surface:
     """
     text, blob = _chunks(data) if data[:4] == b"glTF" else (data, None)
     try:
-        tree = json.loads(text.rstrip(b"\0"))
+        tree = json.loads(text.rstrip(b"\0").decode("utf-8-sig", "replace"))
     except json.JSONDecodeError as error:
         raise Unreadable(f"its JSON is none, or damaged: {error}") from error
     version = tree["asset"]["version"]
@@ -185,8 +187,8 @@ class _Tree:
         shown, left = {}, list(reversed(roots))
         while left:
             k = left.pop()
-            self.item("nodes", k)
-            if k not in shown:
+            hidden = self.item("nodes", k).get("extensions", {}).get(VISIBLE, {})
+            if k not in shown and hidden.get("visible", True):
                 shown[k] = nodes[k]
                 left += reversed(children[k])
         return shown, world
@@ -284,14 +286,22 @@ class _Tree:
     def primitive(self, own, weights, skin):
         """Vertices, faces, display colours, and what these wear; None without faces."""
         given, mode = own.get("attributes", {}), own.get("mode", 4)
+        packed = own.get("extensions", {}).get(DRACO)
         if mode not in (4, 5, 6) or "POSITION" not in given:
             what = "points or lines" if mode in (0, 1, 2, 3) else "no known kind"
             what = what if "POSITION" in given else "no position"
             self.left[what] = self.left.get(what, 0) + 1
             return None
-        whole, index = self.attributes(own)
+        if packed is None or self.has_copy(given["POSITION"]):
+            whole, faces = self.attributes(given), None
+        else:
+            whole, faces = self.unpacked(packed, given)
         count, chosen = len(whole("POSITION")), slice(None)
-        faces = _faces(np.arange(count) if index is None else index, mode)
+        if faces is None:
+            index = np.arange(count)
+            if "indices" in own:
+                index = self.accessor(own["indices"])[:, 0].astype(int)
+            faces = _faces(index, mode)
         if len(faces) and not 0 <= faces.min() <= faces.max() < count:
             raise Unreadable("a face names a vertex that is missing")
         if faces.size < count:  # others' vertices
@@ -310,40 +320,37 @@ class _Tree:
             vertices = _bent(vertices, self.skins[skin], read)
         return vertices, faces, *self.colors(own, read, faces)
 
-    def attributes(self, own):
-        """A reader of a primitive's attributes by name, and its indices or None."""
-        given = own["attributes"]
-        packed = own.get("extensions", {}).get(DRACO)
-        backed = "bufferView" in self.item("accessors", given["POSITION"])
-        if packed is None or (
-            backed and DRACO not in self.tree.get("extensionsRequired", [])
-        ):
-            index = own.get("indices")
-            index = None if index is None else self.accessor(index)[:, 0].astype(int)
-            return (
-                lambda name: self.accessor(given[name]) if name in given else None,
-                index,
-            )
+    def attributes(self, given):
+        """A reader of a primitive's attributes by name."""
+        return lambda name: self.accessor(given[name]) if name in given else None
+
+    def has_copy(self, position):
+        """Whether what is compressed with Draco lies there uncompressed, too."""
+        required = DRACO in self.tree.get("extensionsRequired", [])
+        return not required and "bufferView" in self.item("accessors", position)
+
+    def unpacked(self, packed, given):
+        """A reader of the attributes that Draco compressed, and the faces."""
         try:
             import DracoPy
         except ImportError:
-            raise Unreadable(
-                f"compressed with Draco ({DRACO})", ADVICE[DRACO]
-            ) from None
+            cause = f"compressed with Draco ({DRACO})"
+            raise Unreadable(cause, ADVICE[DRACO]) from None
         data, start, length, _ = self.view(packed["bufferView"])
         try:
             mesh = DracoPy.decode(data[start : start + length])
         except Exception as error:  # the library's own kinds
             cause = f"compressed with Draco ({DRACO}), and damaged: {error}"
             raise Unreadable(cause, "export it without Draco") from error
+        plain, numbers = self.attributes(given), packed["attributes"]
 
         def read(name):
-            if name not in packed["attributes"]:
-                return self.accessor(given[name]) if name in given else None
-            values = mesh.get_attribute_by_unique_id(packed["attributes"][name])["data"]
+            if name not in numbers:
+                return plain(name)
+            values = mesh.get_attribute_by_unique_id(numbers[name])["data"]
             return _normalised(values, self.item("accessors", given[name]))
 
-        return read, np.asarray(mesh.faces, dtype=int).ravel()
+        return read, np.asarray(mesh.faces, dtype=int).reshape(-1, 3)
 
     def colors(self, own, read, faces):
         """A primitive's display colours (F, 3), and what it wears, or None."""
