@@ -184,13 +184,13 @@ class _Tree:
             raise Unreadable("its nodes form a circle")
         if self.tree.get("scenes"):
             roots = self.item("scenes", self.tree.get("scene", 0)).get("nodes", [])
-        shown, left = {}, list(reversed(roots))
+        shown, left = {}, [*roots]
         while left:
             k = left.pop()
             hidden = self.item("nodes", k).get("extensions", {}).get(VISIBLE, {})
             if k not in shown and hidden.get("visible", True):
                 shown[k] = nodes[k]
-                left += reversed(children[k])
+                left += children[k]
         return shown, world
 
     def surface(self):
