@@ -20,7 +20,7 @@ NO_COLOR = (0.8, 0.8, 0.8)  # a plain part among coloured ones
 # Where on a face its texture is read, barycentric.
 TEXELS = np.array([(i, j, 7 - i - j) for i in range(1, 6) for j in range(1, 7 - i)]) / 7
 # Pillow's names. Of its others one runs a program (EPS).
-TEXTURE_FORMATS = "PNG", "JPEG", "WEBP", "AVIF", "BMP", "TGA", "TIFF", "GIF", "DDS"
+TEXTURE_FORMATS = "PNG", "JPEG", "WEBP", "BMP", "TGA", "TIFF", "GIF", "DDS", "AVIF"
 TEXTURE_SIDE = 4096  # px; a wider picture is made smaller, since faces take means of it
 TOO_LARGE = f"more than {Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels"
 LINEAR = srgb_to_linear(np.arange(256) / 255)
@@ -101,12 +101,12 @@ def triangulate(points: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.n
         if size > 3:
             ring = points[corners] - points[corners[:, :1]]
             normal = np.cross(ring[:, 1:-1], ring[:, 2:]).sum(axis=1)  # Newell's
-            # A fan is right where the corners go round the first one, all on one side.
-            turns = np.concatenate([ring[:, 1:-1], ring[:, 1:2].repeat(size - 2, 1)], 1)
-            turns = np.cross(turns, np.tile(ring[:, 2:], (1, 2, 1)))
-            turns = (turns * normal[:, None]).sum(axis=2)
-            least = -1e-9 * (normal**2).sum(axis=1)
-            for k in np.flatnonzero((turns < least[:, None]).any(axis=1)):
+            left = np.flatnonzero(~_fan_fits(ring, normal))
+            if size == 4:  # the other diagonal, since these are many
+                fits = _fan_fits(np.roll(ring[left], -1, axis=1), normal[left])
+                cut[left[fits]] = np.roll(corners[left[fits]], -1, axis=1)[:, fan]
+                left = left[~fits]
+            for k in left:
                 cut[k] = corners[k][_clip_ears(ring[k], normal[k], fan)]
         triangles.append(cut.reshape(-1, 3))
         owner.append(which.repeat(size - 2))
@@ -115,6 +115,14 @@ def triangulate(points: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.n
     owner = np.concatenate(owner)
     order = np.argsort(owner, kind="stable")
     return np.concatenate(triangles)[order], owner[order]
+
+
+def _fan_fits(ring, normal):
+    """Where polygons (N, K, 3) go round their first corner, all on one side of it."""
+    ring = ring - ring[:, :1]
+    turns = [np.cross(ring[:, first], ring[:, 2:]) for first in (slice(1, -1), [1])]
+    turns = (np.concatenate(turns, axis=1) * normal[:, None]).sum(axis=2)
+    return (turns >= -1e-9 * (normal**2).sum(axis=1)[:, None]).all(axis=1)
 
 
 def _clip_ears(ring, normal, fan):
