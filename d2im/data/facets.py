@@ -102,9 +102,9 @@ def triangulate(points: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.n
             ring = points[corners] - points[corners[:, :1]]
             normal = np.cross(ring[:, 1:-1], ring[:, 2:]).sum(axis=1)  # Newell's
             left = np.flatnonzero(~_fan_fits(ring, normal))
-            if size == 4:  # the other diagonal, since these are many
-                fits = _fan_fits(np.roll(ring[left], -1, axis=1), normal[left])
-                cut[left[fits]] = np.roll(corners[left[fits]], -1, axis=1)[:, fan]
+            for turn in (1, 2, 3) if size == 4 else ():  # since these are many
+                fits = _fan_fits(np.roll(ring[left], -turn, axis=1), normal[left])
+                cut[left[fits]] = np.roll(corners[left[fits]], -turn, axis=1)[:, fan]
                 left = left[~fits]
             for k in left:
                 cut[k] = corners[k][_clip_ears(ring[k], normal[k], fan)]
