@@ -172,16 +172,11 @@ class _Tree:
         for k, own in enumerate(children):
             for child in own:
                 self.item("nodes", child)
-                if parents.setdefault(child, k) != k or own.count(child) > 1:
+                if child in parents:
                     raise Unreadable(f"node {child} has two parents")
-        world, roots = {}, [k for k in range(len(nodes)) if k not in parents]
-        left = [(k, np.eye(4)) for k in roots]
-        while left:
-            k, above = left.pop()
-            world[k] = above @ own if (own := _matrix(nodes[k])) is not None else above
-            left += [(child, world[k]) for child in children[k]]
-        if len(world) < len(nodes):
-            raise Unreadable("its nodes form a circle")
+                parents[child] = k
+        tops = [k for k in range(len(nodes)) if k not in parents]
+        roots = tops
         if self.tree.get("scenes"):
             roots = self.item("scenes", self.tree.get("scene", 0)).get("nodes", [])
         shown, left = {}, [*roots]
@@ -191,6 +186,14 @@ class _Tree:
             if k not in shown and hidden.get("visible", True):
                 shown[k] = nodes[k]
                 left += children[k]
+        self.refuse_crowd(sum("mesh" in node for node in shown.values()), 0, 0)
+        world, left = {}, [(k, np.eye(4)) for k in tops]
+        while left:
+            k, above = left.pop()
+            world[k] = above @ own if (own := _matrix(nodes[k])) is not None else above
+            left += [(child, world[k]) for child in children[k]]
+        if len(world) < len(nodes):
+            raise Unreadable("its nodes form a circle")
         return shown, world
 
     def surface(self):
@@ -221,17 +224,18 @@ class _Tree:
                     first += count
                 parts += times * [count]
         notes = [f"{count} of {what}" for what, count in self.left.items()]
-        pieces, colors = pieces or [(np.empty((0, 3)), np.empty((0, 3), int))], colors
+        lost = {"images": self.lost, "notes": notes}
+        if not pieces:
+            nothing = np.empty((0, 3), dtype=int)
+            return Surface(nothing, nothing, nothing[:, 0], **lost)
         vertices, faces = (np.concatenate(a) for a in zip(*pieces, strict=True))
         part = np.repeat(np.arange(len(parts)), parts)
-        color = np.concatenate(colors) if colors else None
-        lost = {"images": self.lost, "notes": notes}
-        return Surface(vertices, faces, part, color, paints, **lost)
+        return Surface(vertices, faces, part, np.concatenate(colors), paints, **lost)
 
     def placed(self):
         """Which meshes are shown: (mesh, skin, weights) and the matrices (N, 4, 4)."""
         shown, world = self.scene()
-        meshes, found = self.tree.get("meshes", []), {}
+        meshes, found, count = self.tree.get("meshes", []), {}, 0
         if not self.tree.get("nodes"):
             shown = {k: {"mesh": k} for k in range(len(meshes))}
             world = dict.fromkeys(shown, np.eye(4))
@@ -246,6 +250,8 @@ class _Tree:
                 own, skin = np.eye(4)[None], self.skinned(node["skin"], world)
             elif INSTANCES in node.get("extensions", {}):
                 own = own @ self.instances(node)
+            count += len(own)
+            self.refuse_crowd(count, 0, 0)
             found.setdefault((node["mesh"], skin, tuple(weights or ())), []).append(own)
         if not found:
             cause = f"its scene shows none of its {len(meshes)} meshes"
@@ -255,8 +261,8 @@ class _Tree:
     def refuse_crowd(self, parts, faces, stored):
         """Refuse what nodes multiply beyond what is worth to be mended."""
         if faces > max(MANY_FACES, 4 * stored) or parts > MANY_PARTS:
-            cause = f"its nodes make {faces:,} faces in {parts:,} parts of {stored:,}"
-            most = f"{MANY_FACES:,} faces in {MANY_PARTS:,} parts"
+            cause = f"its nodes make {parts:,} parts or more of {faces:,} faces"
+            most = f"{MANY_PARTS:,} parts and {MANY_FACES:,} faces"
             raise Unreadable(cause, f"d2im takes {most}: join parts, or leave some out")
 
     def instances(self, node):
@@ -265,7 +271,7 @@ class _Tree:
         names = {"TRANSLATION": "translation", "ROTATION": "rotation", "SCALE": "scale"}
         read = {names[n]: self.accessor(k) for n, k in given.items() if n in names}
         count = min(map(len, read.values()), default=1)
-        self.refuse_crowd(count, 0, 0)
+        self.refuse_crowd(count, 0, 0)  # before there are so many matrices
         return _placing(count, **read)
 
     def skinned(self, number, world):
