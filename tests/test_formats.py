@@ -177,6 +177,7 @@ SPELLINGS = {
     "comments": U_OBJ.replace("\n", " # v 1 2 3\n"),
     "a comment with a face": "# f 1 2 3\n#f 1 2 3\n" + U_OBJ,
     "going on": U_OBJ.replace("f 1 2 3 4", "f 1 2 \\\n 3\\\r\n 4"),
+    "a comment that does not": "# C:\\me\\\n" + U_OBJ,
     "UTF-8 mark": "\ufeff" + U_OBJ,
     "UTF-16": U_OBJ.encode("utf-16"),
     "old name": U_OBJ.replace("f ", "fo "),

@@ -70,8 +70,10 @@ class Surface:
 
     def lost(self) -> dict:
         """What the file names and was not read, as `MeshReport` counts and says it."""
-        notes = [f"image {name}: {why}" for name, why in self.images.items()]
-        notes += [f"material {name}: not found" for name in sorted(self.materials)]
+        notes = [f"image {name[-60:]}: {why}" for name, why in self.images.items()]
+        notes += [
+            f"material {name[-60:]}: not found" for name in sorted(self.materials)
+        ]
         notes = [" ".join(note.split())[:120] for note in notes + self.notes]
         if len(notes) > MOST_NOTES:
             notes = [*notes[:MOST_NOTES], f"{len(notes) - MOST_NOTES} more"]

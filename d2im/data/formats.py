@@ -423,12 +423,16 @@ def _strips(values, sizes):
 
 # OBJ
 
+NAMELESS = b"", b"None", b"(null)"  # as exporters name no material
+
 
 def _read_obj(data, beside):
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         data = data.decode("utf-16").encode()
     data = _with_newlines(data.removeprefix(b"\xef\xbb\xbf"))
-    data = re.sub(rb"\\[ \t]*\n", b" ", data)  # a line that goes on
+    if b"\\" in data:  # a line that goes on; a comment does not
+        own = rb"(?m)^[ \t]*[vf][^\n#\\]*(?:\\[ \t]*\n[^\n#\\]*)+"
+        data = re.sub(own, lambda m: re.sub(rb"\\[ \t]*\n", b" ", m[0]), data)
     lines = _ObjLines(data)
     if lines.has_comments():
         lines = _ObjLines(re.sub(rb"(?m)^([ \t]*[vf][^\n#]*)#.*$", rb"\1", data))
@@ -636,7 +640,7 @@ def _obj_colors(surface, names, library, uvs, worn):
     for name, faces in zip(names, faces_of, strict=False):
         own = spelled.get(name, spelled.get(name.lower()))
         if own is None or not len(faces):
-            if name and len(faces):
+            if name not in NAMELESS and len(faces):
                 surface.materials.add(name.decode("utf-8", "replace"))
             continue
         color[faces] = own.get("color", np.nan)
