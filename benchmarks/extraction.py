@@ -110,14 +110,15 @@ def released(model, image, camera, resolution, share, device):
     """Seconds, wall and core, for the whole grid, and the share of chunks timed."""
     field = released_field(model, image, camera)
     axis = torch.linspace(-HALF_BOX, HALF_BOX, resolution, device=device)
-    count = -(-(resolution**3) // CHUNK)
+    size = min(CHUNK, resolution**3)
+    count = -(-(resolution**3) // size)
     chosen = np.unique(
         np.linspace(0, count - 1, max(2, round(share * count)), dtype=int)
     )
-    full = [k for k in chosen if (k + 1) * CHUNK <= resolution**3]
+    full = [k for k in chosen if (k + 1) * size <= resolution**3]
 
     def chunk(k):
-        index = torch.arange(k * CHUNK, (k + 1) * CHUNK, device=device)
+        index = torch.arange(k * size, (k + 1) * size, device=device)
         digits = [index // resolution**2, index // resolution % resolution]
         grid = torch.stack([axis[d] for d in (*digits, index % resolution)], 1)
         return field(grid)
@@ -125,7 +126,7 @@ def released(model, image, camera, resolution, share, device):
     with torch.no_grad():
         chunk(full[0])
         _, wall, core = timed(lambda: [chunk(k) for k in full], device)
-    whole = resolution**3 / CHUNK / len(full)
+    whole = resolution**3 / size / len(full)
     return wall * whole, core * whole, len(full) / count
 
 

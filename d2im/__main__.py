@@ -39,10 +39,10 @@ def _failed(error, code=1):
     return code
 
 
-def _command(commands, function, about):
+def _command(commands, function, about, usage=None):
     """A parser of its own for a command, and its `add_argument`."""
     name = function.__name__
-    parser = commands.add_parser(name, help=about, description=about)
+    parser = commands.add_parser(name, help=about, description=about, usage=usage)
     parser.set_defaults(command=function)
     return parser.add_argument
 
@@ -80,7 +80,9 @@ def reconstruct(image, out, model, camera, camera_model, resolution, mesh, maps)
 
 
 def _prepare(commands):
-    add = _command(commands, prepare, "Turn meshes into examples to train on.")
+    about = "Turn meshes into examples to train on."
+    usage = "d2im prepare [options] -o OUT [meshes ...]"  # all of them take a screen
+    add = _command(commands, prepare, about, usage)
     add("meshes", nargs="*", help="mesh files, or one folder of them")
     add("-o", "--out", required=True, help="folder of the examples and index.csv")
     about = "this many procedural shapes a family instead"
@@ -94,6 +96,8 @@ def _prepare(commands):
     add("--up", default="y", help="the meshes' up axis (y)")
     add("--yaw", type=float, default=0.0, help="degrees to turn them by (0)")
     add("--timeout", type=float, default=600.0, help="seconds for one (600)")
+    about = "of memory for one (1 to 4, by what there is)"
+    add("--memory-gb", type=float, metavar="GB", help=about)
 
 
 def prepare(meshes, procedural, **options):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -21,8 +22,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin, snapshot_download
-from safetensors import SafetensorError
-from safetensors.torch import load
+from safetensors.torch import load, save_file
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
@@ -37,6 +37,11 @@ if TYPE_CHECKING:
     from .fields import Field
 
 MODELS = Path(__file__).parent / "models"  # that come along with the package
+# Weights that we write carry the CRC-32 of their file as metadata; such a file begins
+# with 8 bytes, SEAL and its eight digits.
+UNSEALED = {"crc32": "00000000"}
+SEAL = b'{"__metadata__":{"crc32":"'
+SEALED = 8 + len(SEAL)
 START_RADIUS = 0.3  # world units, of the ball that an untrained base field is
 SDF_SCALE = 10.0  # the released data's factor: distances of ~0.1 become of order 1
 
@@ -279,6 +284,7 @@ def _check_settings(config):
                 type(n) is int and 0 <= n <= most for n in numbers
             )
             right &= name == "maps" or 0 not in (numbers or [0])
+        right &= name != "background" or value in ("white", "black")
         if not right:
             got, like = json.dumps(value)[:40], json.dumps(usual)
             raise ValueError(f"{name} is {got}, where such as {like} is right")
@@ -337,6 +343,44 @@ def model_folder(path: str | Path) -> Path:
     return own if named and own.is_dir() and not path.is_dir() else path
 
 
+def seal_weights(path: str | Path) -> None:
+    """Put a checksum of all bytes into weights that were saved as `UNSEALED`."""
+    with open(path, "r+b") as file:
+        if file.read(SEALED)[8:] == SEAL:
+            file.seek(0)
+            digits = _checksum(file.read())
+            file.seek(SEALED)
+            file.write(digits)
+
+
+def _checksum(data):
+    """The CRC-32 of a file of weights, whose own place is taken for zeros."""
+    data, check = memoryview(data), 0
+    for part in (data[:SEALED], UNSEALED["crc32"].encode(), data[SEALED + 8 :]):
+        check = zlib.crc32(part, check)
+    return b"%08x" % check
+
+
+def _load_weights(path):
+    """The tensors of a file of weights by name.
+
+    Raises: ValueError: it is damaged, or holds a number that is not finite.
+    """
+    data = path.read_bytes()  # not mapped: that cannot be replaced on Windows
+    try:
+        tensors = load(data)
+        bad = [n for n, t in tensors.items() if t.is_floating_point()]
+        bad = [name for name in bad if not tensors[name].isfinite().all()]
+    except Exception as error:  # of kinds of numbers that torch has not, any
+        raise ValueError(f"{path} is damaged or truncated: {error}") from error
+    if data[8:SEALED] == SEAL and data[SEALED:][:8] != _checksum(data):
+        wrong = "its content is another one than was written"
+        raise ValueError(f"{path} is damaged: {wrong}; get it again")
+    if bad:
+        raise ValueError(f"{path}: {bad[0]} holds NaN or infinite numbers; train anew")
+    return tensors
+
+
 class ImageModel(nn.Module, PyTorchModelHubMixin):
     """What the models share: an image encoder, presets and model folders.
 
@@ -387,10 +431,7 @@ class ImageModel(nn.Module, PyTorchModelHubMixin):
         for file in (settings, weights):
             if not file.is_file():
                 raise FileNotFoundError(f"no {file.name} in the model folder {path}")
-        try:  # Read, not mapped: a mapped file cannot be replaced on Windows.
-            tensors = load(weights.read_bytes())
-        except SafetensorError as error:
-            raise ValueError(f"{weights} is damaged or truncated: {error}") from error
+        tensors = _load_weights(weights)
         try:
             config = dict(json.loads(settings.read_text(encoding="utf-8")))
             kind = _model_class(config)
@@ -414,6 +455,12 @@ class ImageModel(nn.Module, PyTorchModelHubMixin):
         """Write a model folder: config.json and model.safetensors."""
         config = config or self.settings
         return super().save_pretrained(save_directory, config=config, **options)
+
+    def _save_pretrained(self, save_directory):
+        path = Path(save_directory) / "model.safetensors"
+        tensors = {name: t.contiguous() for name, t in self.state_dict().items()}
+        save_file(tensors, path, UNSEALED)
+        seal_weights(path)
 
     def encode(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Images (B, 3, H, W), RGB in [0, 1], -> code (B, C), maps, finest first."""

@@ -119,3 +119,15 @@ def test_a_change_is_made_in_a_copy_alone(mutations, toy):
 def test_a_change_of_a_line_that_is_not_there_is_refused(mutations, toy):
     with pytest.raises(ValueError, match="sums.py holds 'a / b' 0 times, not once"):
         mutations.mutate(toy / "d2im" / "sums.py", "a / b", "a")
+
+
+@pytest.mark.parametrize("resolution", [8, 47])
+def test_the_released_way_is_timed_on_small_grids_too(
+    monkeypatch, tiny_model, resolution
+):
+    monkeypatch.syspath_prepend(FOLDER)
+    extraction = import_module("extraction")
+    camera, image = extraction.Camera(20, 10, 1, 32), torch.rand(1, 3, 32, 32)
+    given = tiny_model.eval(), image, camera, resolution, 1.0, "cpu"
+    wall, core, share = extraction.released(*given)
+    assert wall > 0 and core > 0 and 0 < share <= 1

@@ -513,11 +513,27 @@ LATER = {  # what a new checkpoint's sizes and checksums tell
     for name in FILES[:-1]
     if name != "last.safetensors"
 }
+
+
+def far_step(out):
+    change_state(out, lambda state: state.update(step=10**18))
+
+
+def odd_row(out):
+    lines = (out / "metrics.csv").read_text().splitlines()
+    columns = lines[0].split(",")
+    lines[2] = ",".join(["inf", *lines[2].split(",")[1:]])
+    assert columns[0] == "step"
+    (out / "metrics.csv").write_text("\n".join(lines))
+
+
 ALWAYS = {  # what the files tell of each other, in an old one, too
     "rows lost": (drop_rows, "metrics.csv"),
     "a parameter's moments gone": (drop_moments, "optimizer.safetensors"),
     "an empty optimiser": (empty_optimizer, "optimizer.safetensors"),
     "moments of another size": (reshape_moments, "optimizer.safetensors"),
+    "a step that no list has room for": (far_step, "metrics.csv"),
+    "an infinite step": (odd_row, "metrics.csv"),
     "an earlier optimiser": (earlier_optimizer, "optimizer.safetensors"),
     "a step of other rows": (
         lambda out: change_state(out, lambda state: state.update(step=2)),
@@ -582,3 +598,21 @@ def test_a_checkpoint_without_checksums_goes_on_bit_for_bit(
 def test_a_damaged_training_json_is_one_clear_line(data, copy, text):
     (copy / "training.json").write_text(text, encoding="latin-1")
     refused(data, copy, "training.json")
+
+
+@pytest.mark.parametrize(
+    "text", ["step,loss\ninf,1", "loss\n1", "step\n1,2", "step\nx", "\xff"]
+)
+def test_records_that_are_none_are_named(tmp_path, text):
+    (tmp_path / "metrics.csv").write_text(text, encoding="latin-1")
+    with pytest.raises(ValueError, match=f"{tmp_path}/metrics.csv is damaged"):
+        checkpoints.read_records(tmp_path)
+
+
+def test_the_model_of_a_checkpoint_carries_its_checksum(copy):
+    path = copy / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="another one than was written"):
+        D2IMNet.from_pretrained(copy)

@@ -1,17 +1,21 @@
 import json
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 
+from d2im import networks
 from d2im.camera import Camera, project, random_camera
 from d2im.fields import front_mask
 from d2im.networks import (
     DISN,
+    MODELS,
     PRESETS,
     SDF_SCALE,
     BaseDecoder,
@@ -481,6 +485,7 @@ WRONG = [
     {"maps": 7},
     {"mixing": 1},
     {"frame": None},
+    {"background": "grey"},
     {"encoder_blocks": [1, 1]},
     {"decoder_widths": []},
     {"decoder_widths": [16] * 1_000_000},
@@ -539,3 +544,47 @@ def test_comparing_a_folder_with_its_settings_loads_no_compiler(kind, tmp_path):
         sys.exit("torch._dynamo" in sys.modules)  # 2 s and more
     """
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_every_flipped_bit_of_weights_is_noticed(tiny_model, tmp_path, rng):
+    tiny_model.save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    whole = path.read_bytes()
+    for place in [*range(8, 80), *rng.integers(len(whole), size=200)]:
+        data = bytearray(whole)
+        data[place] ^= 1 << rng.integers(8)
+        path.write_bytes(data)
+        try:
+            found = D2IMNet.from_pretrained(tmp_path).state_dict()
+        except ValueError as error:
+            assert f"{path} is" in str(error)
+        else:  # in the checksum's name
+            assert place < 8 + len(networks.SEAL)
+            for name, tensor in tiny_model.state_dict().items():
+                assert torch.equal(found[name], tensor)
+
+
+def test_weights_without_a_checksum_are_read_as_before(tiny_model, tmp_path):
+    tiny_model.save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    save_file(load_file(path), path)
+    assert b"crc32" not in path.read_bytes()
+    D2IMNet.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_named(tiny_model, tmp_path, number):
+    tiny_model.base_decoder.out.bias.data[:] = number
+    tiny_model.save_pretrained(tmp_path)
+    wrong = "model.safetensors: base_decoder.out.bias holds NaN or infinite"
+    with pytest.raises(ValueError, match=wrong):
+        D2IMNet.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("path", [*MODELS.glob("*/model.safetensors")], ids=str)
+def test_the_packages_models_carry_their_checksum(path):
+    data = path.read_bytes()
+    digits = data[networks.SEALED :][:8]
+    zeros = data.replace(networks.SEAL + digits, networks.SEAL + b"0" * 8)
+    assert digits == b"%08x" % zlib.crc32(zeros)
+    ImageModel.from_pretrained(path.parent)

@@ -1,8 +1,11 @@
 """DISN's and Occupancy Networks' layouts, written here from their description alone."""
 
 import builtins
+import io
 import json
 import re
+import zipfile
+import zlib
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +15,7 @@ from PIL import Image
 
 from d2im.camera import Camera
 from d2im.data.dataset import ShapeDataset, read_example, read_index
+from d2im.data.locks import hold
 from d2im.data.readers import (
     check_yaw,
     estimate_gradients,
@@ -691,3 +695,107 @@ def test_a_listed_name_does_not_leave_the_folder(occnet, tmp_path):
     (row,) = write_set([("../away", example)], tmp_path / "out", "train")
     assert row["status"] == "ok" and not (tmp_path / "away.npz").exists()
     assert len(list((tmp_path / "out").glob("*.npz"))) == 1
+
+
+def test_fewer_normals_than_points_and_other_shapes_are_named(copied):
+    root, read = copied("occnet")
+    path = root / FIRST / "pointcloud.npz"
+    arrays = dict(np.load(path))
+    np.savez(path, **{**arrays, "normals": arrays["normals"][:-5]})
+    fails(read, "pointcloud.npz: as many normals as points")
+    np.savez(path, **arrays)
+    path = root / FIRST / "points.npz"
+    arrays = dict(np.load(path))
+    for name, odd in (("points", np.zeros(9)), ("loc", 0.0), ("scale", np.ones(3))):
+        np.savez(path, **{**arrays, name: odd})
+        fails(read, "points.npz: points .P, 3., loc .3,. and one scale wanted")
+
+
+@pytest.mark.parametrize("text", [b"(999999999999,)", b"{'", b"((((((((", b"1j"])
+def test_a_damaged_header_of_an_array_is_named_and_takes_no_memory(copied, text):
+    root, read = copied("occnet")
+    path = root / FIRST / "points.npz"
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    known = members["points.npy"]
+    members["points.npy"] = known.replace(b"(4001, 3), }     ", text.ljust(17))
+    assert members["points.npy"] != known
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    fails(read, "points.npz is damaged")
+
+
+def test_a_picture_of_a_billion_pixels_is_not_opened(copied):
+    root, read = copied("occnet")
+    for path in (
+        root / FIRST / "img_choy2016" / "000.jpg",
+        root / "choy" / FIRST / "rendering" / "00.png",
+    ):
+        kind = "JPEG" if path.suffix == ".jpg" else "PNG"
+        file = io.BytesIO()
+        Image.new("RGB", (8, 8)).save(file, kind)
+        data = bytearray(file.getvalue())
+        place = data.index(b"\xff\xc0") + 5 if kind == "JPEG" else 16
+        side = b"\x75\x30" if kind == "JPEG" else b"\0\0\x75\x30"  # 30,000
+        data[place : place + 2 * len(side)] = side * 2
+        if kind == "PNG":
+            data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+        path.write_bytes(data)
+    fails(read, "00.png is damaged .*(30000 x 30000|900000000) pixels")
+    results = dict(read_occnet(root, CHAIR, "train", views=3))
+    error = results[f"{CHAIR}_{NAMES[0]}"]
+    assert isinstance(error, ValueError) and "000.jpg is damaged" in str(error)
+
+
+@pytest.mark.parametrize("name", ["../away", "/etc/passwd", "a/b", ".."])
+def test_a_name_that_leads_out_of_the_folder_is_not_read(copied, name):
+    root, _ = copied("occnet")
+    (root / CHAIR / "train.lst").write_text(f"{name}\n{NAMES[1]}")
+    odd, (_, example) = read_occnet(root, CHAIR, "train", views=1)
+    assert isinstance(odd[1], ValueError) and isinstance(example, dict)
+    assert re.search("train.lst: .* is no name of a shape", str(odd[1]))
+
+
+def test_a_list_that_is_no_text_is_named(copied):
+    root, read = copied("occnet")
+    (root / CHAIR / "train.lst").write_bytes(b"\xff\xfe1a")
+    with pytest.raises(ValueError, match="train.lst is damaged"):
+        read()
+
+
+def test_an_error_of_any_kind_names_list_and_shape(copied, monkeypatch):
+    def fails(*_):
+        raise IndexError("index 5 is out of bounds")
+
+    root, read = copied("occnet")
+    monkeypatch.setattr("d2im.data.readers._splat", fails)
+    error = read()[f"{CHAIR}_{NAMES[0]}"]
+    assert isinstance(error, ValueError)
+    assert f"{CHAIR}/train.lst: {NAMES[0]}: IndexError index 5" in str(error)
+
+
+def test_one_shape_of_another_size_ends_no_reading_and_no_second_one(occnet, tmp_path):
+    shapes = dict(read_occnet(occnet.root, CHAIR, "train", views=2))
+    first, second = shapes.values()
+    small = {k: v[..., :64, :64] if k[:4] == "mask" else v for k, v in first.items()}
+    readings = [("a", first), ("b", small), ("c", second)]
+    for given in (readings, readings[1:]):
+        rows = write_set(given, tmp_path, "train")
+        assert [r["status"] for r in rows if r["id"] != "a"] == ["failed", "ok"]
+        (odd,) = [row for row in rows if row["id"] == "b"]
+        assert "holds examples made with" in odd["reason"]
+    assert {p.stem for p in tmp_path.glob("*.npz")} == {"a", "c"}
+
+
+def test_a_reading_into_a_folder_that_is_written_is_refused(tmp_path):
+    with hold(tmp_path, "preparation"):
+        with pytest.raises(ValueError, match="another preparation"):
+            write_set([], tmp_path, "train")
+
+
+def test_a_name_that_stands_in_a_list_twice_is_read_once(copied):
+    root, read = copied("occnet")
+    (root / CHAIR / "train.lst").write_text("missing\n" * 5000 + NAMES[1])
+    readings = list(read_occnet(root, CHAIR, "train", views=1))
+    assert [name for name, _ in readings] == [f"{CHAIR}_missing", f"{CHAIR}_{NAMES[1]}"]

@@ -710,3 +710,118 @@ def test_a_notebooks_name_is_no_link_to_a_script(tmp_path):
     for kind in (".html", ".ipynb"):
         assert f"javascript%3Aalert%281%29{kind}" in links
         assert (folder / (stem + kind)).is_file()
+
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{k + 1}: &a{k + 1} [{', '.join([f'*a{k}'] * 9)}]\n" for k in range(12)
+)
+MERGES = "m0: &m0 {k: 1}\n" + "".join(
+    f"m{k + 1}: &m{k + 1} {{<<: [{', '.join([f'*m{k}'] * 9)}]}}\n" for k in range(12)
+)
+
+
+@pytest.mark.parametrize("text", [BOMB, MERGES], ids=["lists", "merges"])
+def test_aliases_that_grow_without_end_are_refused_at_once(project, tmp_path, text):
+    (tmp_path / "p.yaml").write_text(text)
+    start = time.perf_counter()
+    with pytest.raises(ValueError, match="p.yaml is not YAML: more than 16 aliases"):
+        run.read_params(tmp_path / "p.yaml")
+    assert time.perf_counter() - start < 5
+
+
+def test_a_few_aliases_are_read_and_one_of_itself_is_refused(tmp_path, capsys):
+    path = tmp_path / "p.yaml"
+    path.write_text("rate: &r 0.5\n03_use: {rate: *r}\n")
+    assert run.read_params(path) == {"rate": 0.5, "03_use": {"rate": 0.5}}
+    write(tmp_path, "01_a", "others = []")
+    for text in ("others: &a [*a]", "01_a: &a {01_a: *a}"):
+        path.write_text(text)
+        line = refused(tmp_path, capsys, "01", "--params", str(path))
+        assert "others takes finite" in line or "takes values, not sections" in line
+
+
+def test_a_file_too_long_for_parameters_is_not_read(tmp_path):
+    (tmp_path / "p.yaml").write_text("a: 1\n" * 30_000)
+    with pytest.raises(ValueError, match="p.yaml is not YAML: 150,000 bytes"):
+        run.read_params(tmp_path / "p.yaml")
+
+
+@pytest.mark.parametrize("source", [5, None, {}, [{}], [1, 2], True])
+def test_a_cell_that_is_no_text_is_no_notebook(tmp_path, source):
+    path = write(tmp_path, "01_a", "rate = 1")
+    for place in (0, 1):
+        tree = json.loads(path.read_text())
+        tree["cells"][place]["source"] = source
+        (tmp_path / "b.ipynb").write_text(json.dumps(tree))
+        with pytest.raises(ValueError, match="^b.ipynb is not a notebook$"):
+            run.declared_parameters(tmp_path / "b.ipynb")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def f():\n    return 1",
+        "a = " + "+".join(["1"] * 500),
+        "a = {1, 2}",
+        "a = b''",
+    ],
+    ids=["two lines", "deep", "a set", "bytes"],
+)
+def test_a_parameter_that_no_record_can_hold_is_one_short_line(tmp_path, source):
+    path = write(tmp_path, "01_a", source)
+    with pytest.raises(ValueError, match="only `name = literal`, not `") as error:
+        run.declared_parameters(path)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 200
+
+
+WHOLE = {
+    "notebook": "03_use",
+    "title": "Use",
+    "seconds": 1.0,
+    "error": "",
+    "parameters": {"rate": 1},
+    "defaults": {"rate": 1},
+    "outputs": {},
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seconds": 10**400},
+        {"seconds": float("nan")},
+        {"seconds": "1"},
+        {"seconds": -1},
+        {"title": None},
+        {"notebook": ["a"]},
+        {"parameters": {}},
+        {"outputs": []},
+        {"outputs": {"data": 5}},
+        {"outputs": {"note": {}}},
+        {"outputs": {"figures": [{"file": "a"}]}},
+        {"outputs": {"figures": [{"file": 1, "caption": "a"}]}},
+        {"outputs": {"figures": 7}},
+        {"outputs": {"summary": [1]}},
+    ],
+    ids=str,
+)
+def test_an_entry_of_other_kinds_is_a_damaged_record(tmp_path, change):
+    (tmp_path / "run.json").write_text(json.dumps({"notebooks": [WHOLE]}))
+    assert run._record(tmp_path) == [WHOLE]
+    (tmp_path / "run.json").write_text(json.dumps({"notebooks": [WHOLE | change]}))
+    with pytest.raises(ValueError, match="run.json is damaged .*move it away") as error:
+        run._record(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_tables_that_are_no_utf_8_are_shown(tmp_path):
+    folder = tmp_path / "03_use"
+    folder.mkdir()
+    (folder / "metrics.csv").write_bytes("name,iou\nsiège,0.5\n".encode("latin-1"))
+    (folder / "long.csv").write_text("a" * 200_000)
+    (folder / "table.md").write_bytes("| siège |\n|---|\n| 1 |\n".encode("latin-1"))
+    about = {"date": "", "device": "", "python": "", "versions": {}, "commit": ""}
+    pages.write_page(tmp_path, notebooks=[WHOLE], **about)
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "<td>0.5</td>" in page and page.count("si�ge") == 2
+    assert "long.csv is no table: field larger than" in page

@@ -41,6 +41,7 @@ from ..camera import Camera, random_camera
 from ..sampling import sample_sdf, signed_distance, weighted_draw
 from .files import write_whole
 from .isolation import close_idle, fair_memory_gb, run_isolated
+from .locks import hold
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -61,8 +62,6 @@ BAD_IN_ID = re.compile(
     r"""|^(?=(con|prn|aux|nul|(com|lpt)[0-9¹²³])(\.|$))""",
     re.IGNORECASE,
 )
-# What zipfile and numpy raise of a damaged archive (RuntimeError: of a later version).
-DAMAGE = OSError, ValueError, TypeError, RuntimeError, struct.error, zipfile.BadZipFile
 # A view's members and the type they are stored in. Facet normals or 8 bits would drown
 # the Laplacian target, hence half precision for the normals.
 VIEW_TYPES = {"image": "u1", "mask": "u1", "normals": "f2", "depth": "f2"}
@@ -142,7 +141,11 @@ def make_example(
 
 
 def write_example(path: str | Path, example: dict[str, np.ndarray]) -> None:
-    """Write an example whole or not at all."""
+    """Write an example whole or not at all.
+
+    Raises: ValueError: a number in it is not finite. OSError: it cannot be written.
+    """
+    _demand_finite(path, example)
     write_whole(Path(path), lambda file: np.savez(file, **example))
 
 
@@ -152,21 +155,60 @@ def read_example(
     """Read an example, or some of its members.
 
     Args: path of an npz file, names of members (None: all). Returns: dict of arrays.
-    Raises: FileNotFoundError; ValueError for a damaged file or a missing member.
+    Raises: FileNotFoundError; ValueError for a damaged file, a missing member, or a
+        number that is not finite.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no example {path}")
-    try:
-        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
-            file.seek(0)  # one file: another may take its place meanwhile
-            data = np.fromfile(file, np.uint8)
-            infos = {info.filename[:-4]: info for info in archive.infolist()}
-        return {name: _member(data, infos[name]) for name in names or infos}
-    except KeyError as error:
-        raise ValueError(f"{path} lacks a member of an example: {error}") from error
-    except DAMAGE as error:
-        raise ValueError(f"{path} is damaged, delete it and prepare again") from error
+    with open(path, "rb") as file:  # one: another may take its place meanwhile
+        data = np.fromfile(file, np.uint8)
+        try:
+            with zipfile.ZipFile(file) as archive:
+                infos = {info.filename[:-4]: info for info in archive.infolist()}
+            example = {name: _member(data, infos[name]) for name in names or infos}
+        except KeyError as error:
+            raise ValueError(f"{path} lacks a member of an example: {error}") from error
+        except Exception as error:  # of damage zipfile and numpy raise anything
+            wrong = f"{path} is damaged, delete it and prepare again"
+            raise ValueError(wrong) from error
+    _demand_finite(path, example)
+    return example
+
+
+def _demand_parts(path, example, view):
+    """Refuse an example that lacks a part, or whose parts do not fit each other."""
+    count = max(1, len(np.atleast_1d(example.get("sdf", 0))))
+    wanted = {"sdf": (count,), "points": (count, 3), "gradients": (count, 3)}
+    wanted |= {"weights": (count,)}
+    if "base_sdf" in example:
+        wanted["base_sdf"] = (count,)
+    numbers = {name.rpartition("_")[2] for name in example}
+    views = max(1, sum(number.isdigit() for number in numbers))
+    if view is not None and not 0 <= view < views:
+        raise ValueError(f"{path} has {views} views, and no view {view}")
+    for k in range(views):
+        size = np.shape(example.get(f"mask_{k}", ()))[:1] * 2
+        own = zip(VIEW_TYPES, ((3, *size), size, (3, *size), size), strict=True)
+        wanted |= {f"{name}_{k}": shape for name, shape in own} | {f"camera_{k}": (16,)}
+    for name, shape in wanted.items():
+        if name not in example:
+            raise ValueError(f"{path} lacks a member of an example: {name!r}")
+        array = example[name]
+        if array.shape != shape or array.dtype.kind not in "buif":
+            wrong = f"{name} is {array.dtype} {array.shape}, not numbers {shape}"
+            raise ValueError(f"{path} is no example ({wrong}): prepare it again")
+
+
+def _demand_finite(path, example):
+    for name, array in example.items():
+        if array.dtype == np.float16:  # by its bits: 20 times as fast
+            finite = (array.view("u2") & 0x7FFF).max(initial=0) < 0x7C00
+        else:
+            finite = array.dtype.kind != "f" or np.isfinite(array).all()
+        if not finite:
+            wrong = f"{path}: {name} holds NaN or infinite numbers"
+            raise ValueError(f"{wrong}: delete it and prepare again")
 
 
 def _member(data, info):
@@ -180,6 +222,14 @@ def _member(data, info):
     body = memoryview(data)[start : start + info.file_size]
     if info.compress_type or zlib.crc32(body) != info.CRC:
         raise zipfile.BadZipFile(info.filename)
+    return npy_array(body)
+
+
+def npy_array(body: bytes | memoryview) -> np.ndarray:
+    """The array that a member of an npz holds, in npy's format; a view, read-only.
+
+    Raises: errors of any kind where it is none, before memory is taken.
+    """
     end = 10 + struct.unpack_from("<H", body, 8)[0]
     shape, fortran, kind = _npy_header(bytes(body[:end]))
     return np.frombuffer(body[end:], kind).reshape(shape, order="CF"[fortran])
@@ -226,11 +276,21 @@ def prepare(
             machine's, see `fair_memory_gb`; math.inf: no limit.
     Returns: the rows of the index that belong to `source`, as dicts.
     Raises: FileNotFoundError: no such folder. ValueError: it has no mesh, `out` holds
-        examples made with other settings or a damaged index, or count, views or size
-        is below 1. OSError: `out` cannot be written, or its disk is full.
+        examples made with other settings or a damaged index, another call writes to
+        it, count, views or size is below 1, or memory_gb is not above 0.
+        OSError: `out` cannot be written, or its disk is full.
     """
-    config = replace(config or ExampleConfig(), **changes)
-    out = Path(out)
+    config, out = replace(config or ExampleConfig(), **changes), Path(out)
+    if memory_gb is not None and not memory_gb > 0:
+        raise ValueError(f"memory_gb must be above 0, got {memory_gb}")
+    with hold(out, "preparation") as alone:
+        limits = timeout, memory_gb
+        return _prepare(source, out, config, split, workers, progress, limits, alone)
+
+
+def _prepare(source, out, config, split, workers, progress, limits, alone):
+    """`prepare` in a folder that is held; `alone`: for certain."""
+    timeout, memory_gb = limits
     known = {row["id"]: row for row in read_index(out)}
     files = {path.stem: path for path in out.glob("*.npz")}
     stored = {name: _stored_row(files[name]) for name in files.keys() - known.keys()}
@@ -244,7 +304,7 @@ def prepare(
             known[name] = {**stored[name], "split": split}
         if not _is_made(item, known.get(name), path):
             jobs[name] = item, path, config
-    for pattern in (".*.npz", ".index.csv", ".settings.json"):
+    for pattern in (".*.npz", ".index.csv", ".settings.json") if alone else ():
         for stale in out.glob(f"{pattern}.[0-9]*.tmp"):  # of a run that was killed
             stale.unlink(missing_ok=True)
     from joblib import Parallel, delayed, effective_n_jobs  # absent where one trains
@@ -317,7 +377,7 @@ def smoke_set(folder: str | Path, size: int = 112, seed: int = 0) -> Path:
 def read_index(folder: str | Path) -> list[dict]:
     """The rows of a data folder's index.csv as dicts; none where it is missing.
 
-    Raises: ValueError: it is damaged or lacks a column.
+    Raises: ValueError: it is damaged, lacks a column, or an id leads elsewhere.
     """
     path = Path(folder) / "index.csv"
     if not path.is_file():
@@ -337,6 +397,9 @@ def read_index(folder: str | Path) -> list[dict]:
         if None in row or None in row.values():
             wrong = f"{path}: row {number} has not {len(columns)} columns"
             raise ValueError(f"{wrong}, as if cut short: {advice}")
+        if Path(name := row["id"]).name != name or "\0" in name:
+            wrong = f"{path}: row {number} has an id that names no file here"
+            raise ValueError(f"{wrong}: {name[:40]!r}; {advice}")
     return rows
 
 
@@ -382,7 +445,7 @@ def keep_settings(
             raise ValueError(f"{wrong}: {remedy}") from error
         given = json.loads(json.dumps(settings, default=_plain))
         if there not in (given, given | {"poses": repr(poses)}):
-            made = f"{path.parent} holds examples made with {there}, not {given}"
+            made = f"{path.parent} holds examples made with {there!s:.500}, not {given}"
             raise ValueError(f"{made}: choose another folder, or delete this one")
         return  # as it is: a training that goes on compares it
     text = json.dumps(settings, indent=1, default=_plain).encode()
@@ -409,7 +472,7 @@ def _stored_row(path):
         row |= {key: str(found[key]) for key in row if key in found}
         if not row["status"]:
             raise ValueError("no status")
-    except (*DAMAGE, EOFError, KeyError, MemoryError, zlib.error):
+    except Exception:  # of any kind; what became of the shape stands in its row
         row |= {"status": "failed", "reason": f"{path} is damaged or no example"}
     return row | {"id": path.stem}
 
@@ -661,7 +724,9 @@ class ShapeDataset:
         if index in self._kept:
             return self._kept[index]
         row = self.rows[index]
-        example = read_example(Path(row["folder"]) / f"{row['id']}.npz")
+        path = Path(row["folder"]) / f"{row['id']}.npz"
+        example = read_example(path)
+        _demand_parts(path, example, self.view)
         size = sum(array.nbytes for array in example.values())
         if self._held + size <= self.memory:
             self._kept[index], self._held = example, self._held + size

@@ -20,10 +20,9 @@ from __future__ import annotations
 
 import json
 import time
-import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
-from zipfile import BadZipFile
+from zipfile import ZipFile
 
 import numpy as np
 from PIL import Image
@@ -36,29 +35,22 @@ from ..sampling import density_weights
 from .dataset import (
     INDEX_COLUMNS,
     keep_settings,
+    npy_array,
     read_index,
     record,
     safe_id,
     write_example,
 )
+from .files import one_line
+from .locks import hold
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 YAW = -90.0  # brings the front, +x by the README of ShapeNetCore.v1, to +z; v2: 180
 NEIGHBOURS = 16  # of a slope: 8 and 24 err more on 32,768 points
-LARGEST_MEMBER = 1e9  # bytes of an array; the published ones have a few millions
-DAMAGE = (
-    MemoryError,
-    TypeError,
-    KeyError,
-    OSError,
-    EOFError,
-    SyntaxError,
-    ValueError,
-    BadZipFile,
-    zlib.error,
-)
+LARGEST_MEMBER = 5e7  # bytes of an array; the published ones have a few millions
+LARGEST_PICTURE = 4096  # pixels of a side; the published ones have 137 and 224
 SAME_SURFACE = 0.04  # world units of depth within 2 pixels
 
 
@@ -130,12 +122,16 @@ def read_occnet(
     def read(name):
         folder = Path(root, category, name)
         path, names = folder / "points.npz", ("points", "occupancies", "loc", "scale")
-        points, packed, loc, scale = _load(path, np.load, *names)
+        points, packed, loc, scale = _load(path, ZipFile, *names)
+        placed = points.shape[1:] == (3,) and loc.size == 3 and scale.size == 1
+        _demand(placed, path, "points (P, 3), loc (3,) and one scale wanted")
         bits = packed.dtype == np.uint8 and len(packed) == -(-len(points) // 8)
         _demand(bits, path, "occupancies are not the packed bits of the points")
         sign = np.where(np.unpackbits(packed)[: len(points)], -1.0, 1.0)
         path = folder / "pointcloud.npz"
-        surface, normals = _load(path, np.load, "points", "normals")
+        surface, normals = _load(path, ZipFile, "points", "normals")
+        paired = surface.shape == normals.shape == (len(surface), 3) and len(surface)
+        _demand(paired, path, "as many normals as points, (P, 3), wanted")
         points, surface = (scale * x.astype(float) + loc for x in (points, surface))
         tree, normals = cKDTree(surface), _unit(normals.astype(float))
         distance, near = tree.query(points, workers=-1)
@@ -166,34 +162,49 @@ def write_set(
     Args: readings: pairs of id and example or error. out: folder.
         split, family: for the index.
     Returns: The new rows of the index: "failed", with the reason, without an example.
-    Raises: ValueError: `out` holds examples made otherwise.
+    Raises: ValueError: `out` holds examples made otherwise, or another call writes to
+        it. OSError: it cannot be written.
     """
-    out = Path(out)
-    known, written = {row["id"]: row for row in read_index(out)}, []
+    out, written = Path(out), []
 
     def rows():
-        start = time.perf_counter()
+        start, made = time.perf_counter(), False
         for name, example in readings:
             name = safe_id(name)
             row = dict.fromkeys(INDEX_COLUMNS, "") | {"id": name, "status": "ok"}
             row |= {"split": split, "family": family}
-            if isinstance(example, Exception):
-                reason = f"{type(example).__name__}: {example}"
+            error = example if isinstance(example, Exception) else None
+            if not error:
+                try:
+                    row, made = _write(out, row, example), True
+                except ValueError as odd:
+                    # Of the first one it is the call that is wrong, not the shape.
+                    if not made and known.get(name, {}).get("status") != "failed":
+                        raise
+                    error = odd
+            if error:
+                reason = one_line(f"{type(error).__name__}: {error}")[:1000]
                 row |= {"status": "failed", "reason": reason}
-            else:
-                yaw = float(example["similarity"][0])
-                views = sum(member.startswith("mask_") for member in example)
-                made = {"views": views, "size": len(example["mask_0"]), "yaw": yaw}
-                keep_settings(out / "settings.json", {**made, "poses": "as stored"})
-                row |= {"source": str(example["source"]), "up": "y", "yaw": yaw}
-                stored = {**example, "row": np.array(json.dumps(row))}
-                write_example(out / f"{name}.npz", stored)
             written.append(name)
             yield row | {"seconds": f"{time.perf_counter() - start:.2f}"}
             start = time.perf_counter()
 
-    record(out, known, rows())
+    with hold(out, "preparation"):
+        known = {row["id"]: row for row in read_index(out)}
+        record(out, known, rows())
     return [known[name] for name in written]
+
+
+def _write(out, row, example):
+    """Write an example of a reader; return its row, which it carries."""
+    yaw = float(example["similarity"][0])
+    views = sum(member.startswith("mask_") for member in example)
+    made = {"views": views, "size": len(example["mask_0"]), "yaw": yaw}
+    keep_settings(out / "settings.json", {**made, "poses": "as stored"})
+    row = row | {"source": str(example["source"]), "up": "y", "yaw": yaw}
+    stored = {**example, "row": np.array(json.dumps(row))}
+    write_example(out / f"{row['id']}.npz", stored)
+    return row
 
 
 def check_yaw(examples: Iterable, has_back: bool = True) -> dict:
@@ -259,12 +270,17 @@ def estimate_gradients(points: np.ndarray, sdf: np.ndarray) -> np.ndarray:
 def _each(path, category, read, *, size=None, yaw=YAW, skip=()):
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing")
-    for name in path.read_text().split():
+    names = _load(path, lambda file: file.read().decode()).split()
+    for name in dict.fromkeys(names):  # one that stands there twice is one shape
         if (identity := f"{category}_{name}") not in skip:
             try:
+                plain = Path(name).name == name != ".." and len(name) < 256
+                _demand(plain, path, f"{name[:40]!r} is no name of a shape")
                 example = _example(*read(name), size, yaw)
             except Exception as error:  # of any kind: handed on in the example's place
-                example = error
+                example, known = error, isinstance(error, OSError | ValueError)
+                if not known or name not in str(error):  # it names no file
+                    example = ValueError(f"{path}: {name}: {_cause(error)}")
             yield identity, example
 
 
@@ -364,7 +380,7 @@ def _view(k, width, folder, normal_folder=None):
 
 
 def _rgba(path):
-    picture = _load(path, lambda file: np.asarray(Image.open(file, formats=["PNG"])))
+    picture = _load(path, lambda file: np.asarray(_picture(file, "PNG")))
     square = picture.shape == (len(picture), len(picture), 4)
     _demand(square, path, f"a square RGBA picture wanted, got {picture.shape}")
     return picture
@@ -374,11 +390,11 @@ def _jpeg_view(folder, k):
     path = folder / f"{k:03d}.jpg"
 
     def read(file):
-        return np.asarray(Image.open(file, formats=["JPEG"]).convert("RGB"))
+        return np.asarray(_picture(file, "JPEG").convert("RGB"))
 
     image = _load(path, read)
     path = folder / "cameras.npz"
-    world, lens = _load(path, np.load, f"world_mat_{k}", f"camera_mat_{k}")
+    world, lens = _load(path, ZipFile, f"world_mat_{k}", f"camera_mat_{k}")
     shapes = world.shape == (3, 4) and lens.shape == (3, 3)
     _demand(shapes and lens[0, 0] == lens[1, 1], path, f"view {k} is no pinhole camera")
     # JPEG's white rings down to 240 beside an edge; a white object is lost as well.
@@ -395,13 +411,11 @@ def _load(path, read, *names):
             if not names:
                 return read(file)
             with read(file) as archive:
-                for name in names:
-                    _demand_sane_size(archive, name)
-                arrays = [np.asarray(archive[name]) for name in names]
-    except DAMAGE as error:
+                arrays = [_member(archive, name) for name in names]
+    except Exception as error:  # of damage the libraries raise anything
         lacks = f" or lacks one of {', '.join(names)}" if names else ""
-        cause = " ".join(f"{type(error).__name__} {error}".split())[:200]
-        raise ValueError(f"{path} is damaged{lacks} ({cause})") from error
+        wrong = f"{path} is damaged{lacks} ({_cause(error)})"
+        raise ValueError(wrong) from error
     kinds = [array.dtype.kind for array in arrays]
     _demand(set(kinds) <= set("biuf"), path, f"not numbers: {', '.join(names)}")
     finite = all(np.isfinite(array).all() for array in arrays)
@@ -409,14 +423,31 @@ def _load(path, read, *names):
     return arrays
 
 
-def _demand_sane_size(archive, name):
-    """Refuse a member that would fill the memory: of an npz, or of an HDF5 file."""
-    if isinstance(archive, np.lib.npyio.NpzFile):
-        size = archive.zip.getinfo(f"{name}.npy").file_size
+def _member(archive, name):
+    """An array of an npz or of an HDF5 file, if it does not fill the memory."""
+    if isinstance(archive, ZipFile):
+        stored = archive.getinfo(f"{name}.npy")
+        size = stored.file_size
     else:
-        size = getattr(archive[name], "nbytes", 0)  # a group has none
+        stored = archive[name]
+        size = getattr(stored, "nbytes", 0)  # a group has none
     if size > LARGEST_MEMBER:
         raise ValueError(f"{name} has {size / 1e9:.3g} GB")
+    if isinstance(archive, ZipFile):
+        return npy_array(archive.read(stored))
+    return np.asarray(stored)
+
+
+def _picture(file, kind):
+    """A picture of that kind, not read yet, if it does not fill the memory."""
+    picture = Image.open(file, formats=[kind])
+    if max(picture.size) > LARGEST_PICTURE:
+        raise ValueError(f"it has {picture.width} x {picture.height} pixels")
+    return picture
+
+
+def _cause(error):
+    return " ".join(f"{type(error).__name__} {error}".split())[:200]
 
 
 def _demand(right, path, wrong):

@@ -173,11 +173,25 @@ def notebook_html(notebook: NotebookNode) -> str:
     return exporter.from_notebook_node(notebook)[0]
 
 
+def _text(path):
+    """What a notebook wrote, which may be no UTF-8."""
+    return path.read_text("utf-8-sig", "replace")
+
+
+def _table(path):
+    """The rows of a CSV file, or a line that says what is wrong with it."""
+    try:
+        return list(csv.reader(io.StringIO(_text(path))))
+    except csv.Error as error:
+        return [[f"{path.name} is no table: {error}"]]
+
+
 def write_page(folder: Path, **content) -> None:
     """Write index.html: a run's record, or the `columns` and `rows` of a sweep."""
     # autoescape: captions, errors and parameters are anybody's text
     environment = Environment(loader=PackageLoader(__package__, ""), autoescape=True)
-    environment.filters |= {"duration": duration, "number": number, "csv": csv.reader}
+    environment.filters |= {"duration": duration, "number": number}
+    environment.filters |= {"text": _text, "table": _table}
     environment.filters["base64"] = base64.b64encode
     environment.filters["markdown"] = markdown_html
     outputs = [entry["outputs"] for entry in content.get("notebooks", ())]

@@ -37,7 +37,14 @@ if TYPE_CHECKING:
 ROOT = working_folder()
 TIMEOUT = 3600  # seconds for one cell: an hour is a long training cell on two cores
 VERSIONS = "k3d torch numpy trimesh manifold3d libigl embreex".split()
-ENTRY = set("notebook title seconds error parameters defaults outputs".split())
+ENTRY = dict.fromkeys(("notebook", "title", "error"), str)  # of a record, at least
+ENTRY |= dict.fromkeys(("parameters", "defaults", "outputs"), dict)
+FIGURE = "file", "caption"
+# What reading JSON that is another than expected may raise.
+DAMAGE = AttributeError, LookupError, RecursionError, TypeError, ValueError
+DAMAGE += (OverflowError,)  # of numbers
+LARGEST_PARAMS = 100_000  # bytes of a parameter file; notebooks/params have a few 1000
+MOST_ALIASES = 16  # in one: each may stand for all the others
 
 
 class NotebookFailed(RuntimeError):
@@ -103,6 +110,7 @@ def declared_parameters(notebook: str | Path) -> dict:
     try:
         cells = nbformat.read(notebook, as_version=4).cells
         tagged = [c.source for c in cells if "parameters" in c.metadata.get("tags", [])]
+        source = "".join([*tagged, *(c.source[:0] for c in cells)])  # all are text
     except OSError:
         raise
     except Exception as error:  # of damaged JSON, nbformat raises anything
@@ -110,7 +118,7 @@ def declared_parameters(notebook: str | Path) -> dict:
     if len(tagged) > 1:
         raise ValueError(f"{name} has {len(tagged)} parameters cells, not one")
     try:
-        lines = ast.parse("".join(tagged)).body
+        lines = ast.parse(source).body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         what = getattr(error, "msg", error) or "nested too deeply"
         at = f" in line {error.lineno}" if getattr(error, "lineno", 0) else ""
@@ -120,11 +128,26 @@ def declared_parameters(notebook: str | Path) -> dict:
     for line in lines:
         try:
             (target,) = line.targets
-            declared[target.id] = ast.literal_eval(line.value)
+            value = ast.literal_eval(line.value)
+            json.dumps(value, allow_nan=False)  # as run.json will hold it
+            declared[target.id] = value
         except (AttributeError, TypeError, ValueError, RecursionError) as error:
-            what = f"only `name = literal`, not `{ast.unparse(line)}`"
+            text = source.splitlines()[line.lineno - 1].strip()
+            what = f"only `name = literal`, not `{text:.60}`"
             raise ValueError(f"{name}: its parameters cell holds {what}") from error
     return declared
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML whose aliases are counted before what they stand for is multiplied."""
+
+    aliases = 0
+
+    def compose_node(self, parent, index):
+        self.aliases += self.check_event(yaml.AliasEvent)
+        if self.aliases > MOST_ALIASES:
+            raise ValueError(f"more than {MOST_ALIASES} aliases (*name)")
+        return super().compose_node(parent, index)
 
 
 def read_params(file: str | Path) -> dict:
@@ -139,7 +162,9 @@ def read_params(file: str | Path) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"{file}: no such parameter file")
     try:
-        params = yaml.safe_load(path.read_text(encoding="utf-8-sig")) or {}
+        if (size := path.stat().st_size) > LARGEST_PARAMS:
+            raise ValueError(f"{size:,} bytes are too many")
+        params = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader) or {}
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not UTF-8 text: save it as UTF-8") from error
     except RecursionError as error:
@@ -170,6 +195,8 @@ def assign(declared: dict[str, dict], layers: Iterable[dict]) -> dict[str, dict]
         # sections last, so that they win over the values for all
         for name, value in sorted(layer.items(), key=lambda x: isinstance(x[1], dict)):
             if isinstance(value, dict):
+                if any(isinstance(inner, dict) for inner in value.values()):
+                    raise ValueError(f"section {name!r} takes values, not sections")
                 stem = name if name in declared else find_notebook(name).stem
                 if stem in declared:
                     given[stem] |= assign({stem: declared[stem]}, [value])[stem]
@@ -188,7 +215,7 @@ def _fit(value, default, name):
     """Return a value in the type of the parameter's default, or say what is wrong."""
     with suppress(Exception):  # of YAML that is none, any; then its type is wrong
         if isinstance(value, str) and not isinstance(default, str):
-            value = yaml.safe_load(value)  # the command line gives strings
+            value = yaml.load(value, _Loader)  # the command line gives strings
         if isinstance(default, float) and type(value) in (int, str):
             value = float(value)  # 1 is a fine float; YAML reads 1e-3 as a string
     if type(value) is int and value.bit_length() > 64:
@@ -221,11 +248,17 @@ def _record(folder):
         return []
     try:
         entries = json.loads(file.read_text(encoding="utf-8"))["notebooks"]
-        if all(ENTRY <= entry.keys() for entry in entries):
-            return entries
-        what = "an entry is not whole"
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        what = str(error)
+        for entry in entries:
+            if not all(isinstance(entry[key], kind) for key, kind in ENTRY.items()):
+                raise ValueError("an entry is not whole")
+            if not (math.isfinite(entry["seconds"]) and entry["seconds"] >= 0):
+                raise ValueError("a time is none")
+            if not entry["defaults"].keys() <= entry["parameters"].keys():
+                raise ValueError("a parameter has no value")
+            _check_outputs(entry["outputs"])
+        return list(entries)
+    except DAMAGE as error:
+        what = f"{type(error).__name__}: {error}"
     advice = "move it away, or give this run another --name"
     raise ValueError(f"{file} is damaged ({what}): {advice}")
 
@@ -234,12 +267,19 @@ def _outputs(file):
     """What a notebook's outputs.json says, and what is wrong with it."""
     try:
         made = json.loads(file.read_text(encoding="utf-8"))
-        dict(made.get("summary", {}))
-        for figure in made.get("figures", ()):
-            (figure["file"] + figure["caption"]).strip()  # both are text
+        _check_outputs(made)
         return made, ""
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except DAMAGE as error:
         return {}, f"{file} is damaged ({error}): let write_outputs write it"
+
+
+def _check_outputs(made):
+    """Raise one of `DAMAGE` for what `write_outputs` does not write."""
+    figures = [figure[key] for figure in made.get("figures", ()) for key in FIGURE]
+    texts = [made.get(key, "") for key in ("data", "model", "note")]
+    names = list(dict(made.get("summary", {})))
+    if not all(isinstance(text, str) for text in (*texts, *figures, *names)):
+        raise ValueError("a text is none")
 
 
 def run_notebooks(

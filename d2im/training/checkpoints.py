@@ -22,7 +22,6 @@ import json
 import math
 import os
 import shutil
-import socket
 import tempfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +32,9 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
+
+from ..data.locks import hold
+from ..networks import UNSEALED, seal_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -47,9 +49,7 @@ FILES = (  # in the order in which they take their places
     "metrics.csv",
     "training.json",
 )
-HIDDEN = ".d2im-"  # begins the names of the lock and of the folders of new checkpoints
-LOCK_SAYS = "A training of d2im writes here: "
-_held = {}  # the folders that trainings of this process hold
+HIDDEN = ".d2im-"  # begins the names of the folders of new checkpoints
 
 
 @contextmanager
@@ -63,7 +63,7 @@ def checkpoint_folder(out: Path) -> Iterator[int]:
     """
     with _told(out):
         out.mkdir(parents=True, exist_ok=True)
-    with _lock(out):
+    with hold(out, "training"):
         with _told(out):
             for stage in out.glob(HIDDEN + "*"):
                 if (stage / stage.name).is_file() and not stage.is_symlink():
@@ -154,8 +154,9 @@ def save_checkpoint(
         sums = {}
         with ThreadPoolExecutor(1) as pool:  # sums up one while the next is written
             for name, values in tensors.items():
-                save_file(values, stage / name)
-                sums[name] = pool.submit(_checksum, stage / name)
+                known = UNSEALED if name == "model.safetensors" else None
+                save_file(values, stage / name, known)
+                sums[name] = pool.submit(_sealed, stage / name)
             config = json.dumps(model.settings, sort_keys=True, indent=2)
             # as save_pretrained does
             (stage / "config.json").write_text(config, encoding="utf-8")
@@ -221,7 +222,8 @@ def load_checkpoint(
             weights, best = load((out / name).read_bytes()), weights
         name = "metrics.csv"
         records = read_records(out)
-        if [record["step"] for record in records] != list(range(1, step + 1)):
+        steps = [record["step"] for record in records]
+        if len(steps) != step or steps != list(range(1, len(steps) + 1)):
             raise ValueError(f"not the rows of {step} steps, as training.json says")
         if not all("loss" in record for record in records):
             raise ValueError("a row without a loss")
@@ -230,7 +232,7 @@ def load_checkpoint(
         name = "last.safetensors"
         if best is None and lowest < scores[-1]:
             raise ValueError("not there, but the best model is not the last one")
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
         raise _damaged(out, name, error) from error
     # A loss term that came later was off, 0, in an older run.
     other = [k for k in settings if k not in free and trained.get(k, 0) != settings[k]]
@@ -262,13 +264,21 @@ def load_checkpoint(
 
 
 def read_records(out: str | Path) -> list[dict]:
-    """The records of a run up to its last checkpoint, as dicts of numbers."""
-    with open(Path(out) / "metrics.csv", newline="", encoding="utf-8") as file:
-        rows = [
-            {name: float(value) for name, value in row.items() if value}
-            for row in csv.DictReader(file)
-        ]
-    return [{**row, "step": int(row["step"])} for row in rows]
+    """The records of a run up to its last checkpoint, as dicts of numbers.
+
+    Raises: FileNotFoundError: there are none. ValueError: the file is damaged.
+    """
+    path = Path(out) / "metrics.csv"
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = [
+                {name: float(value) for name, value in row.items() if value}
+                for row in csv.DictReader(file)
+            ]
+        return [{**row, "step": int(row["step"])} for row in rows]
+    except (csv.Error, ValueError, LookupError, TypeError, OverflowError) as error:
+        wrong = f"{path} is damaged: {type(error).__name__} {error}"
+        raise ValueError(wrong) from error
 
 
 def _to_save(tensors):
@@ -326,6 +336,12 @@ def _checksum(path):
             found["size"] += len(piece)
             found["crc32"] = zlib.crc32(piece, found["crc32"])
     return found
+
+
+def _sealed(path):
+    """The same of a file that is to carry a checksum of its own, if it is."""
+    seal_weights(path)
+    return _checksum(path)
 
 
 def _compare(path, expected):
@@ -388,88 +404,3 @@ def _told(out):
             f"cannot write checkpoints to {out} ({error}): make room there, or name "
             "another folder"
         ) from error
-
-
-@contextmanager
-def _lock(out):
-    """Let one training at a time have a folder.
-
-    The system's lock goes with its process, however that ends.
-    """
-    process, status, mine = os.getpid(), out.stat(), object()
-    key = process, status.st_dev, status.st_ino
-    if _held.setdefault(key, mine) is not mine:
-        raise _busy(out, f"process {process}, this one")
-    path, file = out / (HIDDEN + "lock"), None
-    try:
-        file = _locked(path)
-        yield
-    finally:
-        if os.getpid() == process:  # not in a fork, which leaves by its own way
-            del _held[key]
-            if file:
-                with file, suppress(OSError):  # Windows deletes no open file
-                    path.unlink()
-
-
-def _locked(path):
-    """A lock's file, open and ours; None where it cannot be written or locked."""
-    while True:
-        try:
-            file = open(path, "ab+", buffering=0)
-        except OSError:
-            return None
-        try:
-            locked = _system_lock(file)
-            file.seek(0)
-            says = file.read().decode("utf-8", "replace")
-            if says and not says.startswith(LOCK_SAYS):
-                raise ValueError(f"{path} is no lock of a training: rename it")
-            if not locked:
-                raise _busy(path.parent, says.removeprefix(LOCK_SAYS).strip())
-            # Another may have ended, and deleted its file, since we opened it.
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                with suppress(OSError):  # of a full disk
-                    file.truncate(0)
-                    host = socket.gethostname()
-                    file.write(f"{LOCK_SAYS}process {os.getpid()} on {host}\n".encode())
-                return file
-            file.close()
-        except FileNotFoundError:
-            file.close()
-        except OSError:
-            file.close()
-            return None
-        except ValueError:
-            file.close()
-            raise
-
-
-def _busy(out, process):
-    return ValueError(
-        f"another training ({process}) writes to {out}: wait for its end, or name "
-        "another folder"
-    )
-
-
-def _system_lock(file):
-    """Lock a file for this process, or say False; OSError where there are no locks.
-
-    `lockf`'s is not inherited by what a process forks, as a loader's workers, which may
-    outlive a killed one.
-    """
-    try:
-        if os.name == "nt":
-            import msvcrt
-
-            file.seek(1 << 20)  # far off: what is locked cannot be read
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
-            return False
-        raise
-    return True
