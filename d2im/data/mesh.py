@@ -43,6 +43,9 @@ def find_meshes(folder: str | Path) -> list[Path]:
     return found
 
 
+UNCOUNTED = "solid", "notes"  # of a report
+
+
 @dataclass(frozen=True)
 class MeshReport:
     """What was found in a mesh file and what was done; `str()` is a line of it."""
@@ -59,11 +62,15 @@ class MeshReport:
     united: int = 0  # faces after the union of bodies, 0 where there was none
     panels: int = 0  # other open parts, which enclose something together
     solid: bool = False  # the result is one closed surface without overlap
+    images_lost: int = 0  # textures not found or not read
+    materials_lost: int = 0  # named by the file, but not found
+    notes: tuple[str, ...] = ()  # which, and what else of the file was left out
 
     def __str__(self):
-        counts = {name: n for name, n in asdict(self).items() if n and name != "solid"}
+        counts = {n: v for n, v in asdict(self).items() if v and n not in UNCOUNTED}
         kind = "one solid" if self.solid else "a soup, its inside by winding number"
-        return f"{kind}; " + ", ".join(f"{name} {n:.5g}" for name, n in counts.items())
+        counts = [f"{n.replace('_', ' ')} {v:.5g}" for n, v in counts.items()]
+        return "; ".join([kind, ", ".join(counts), *self.notes])
 
 
 def load_mesh(
@@ -96,10 +103,13 @@ def load_mesh(
     if thickness is not None and not 0 < thickness < RADIUS:
         raise ValueError(f"thickness must be in (0, 0.5) or None, got {thickness!r}")
     path = Path(path)
-    raw, attributes = read_surface(path)
-    raw.vertices = raw.vertices @ turn.T
-    count, mesh = len(raw.faces), normalise(raw)
-    del raw
+    read = read_surface(path)
+    count, lost = len(read.faces), read.lost()
+    raw = trimesh.Trimesh(read.vertices @ turn.T, read.faces, process=False)
+    attributes = {"part": read.part, "color": read.color}
+    attributes = {name: own for name, own in attributes.items() if own is not None}
+    mesh = normalise(raw)
+    del raw, read
     if count > MANY_FACES:  # trimesh's objects hold each other: 2 in 5 of the peak
         gc.collect()
     # After normalising, since its tolerance is absolute.
@@ -117,7 +127,7 @@ def load_mesh(
     mesh = trimesh.Trimesh(vertices, faces, face_attributes=attributes, process=False)
     mesh.remove_unreferenced_vertices()
     mesh = normalise(mesh)
-    report = MeshReport(count, thickness=thickness or 0.0, **done)
+    report = MeshReport(count, thickness=thickness or 0.0, **done, **lost)
     mesh.metadata.update(solid=report.solid, report=report)
     return mesh
 
