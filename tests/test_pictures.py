@@ -12,7 +12,7 @@ from PIL import Image
 from d2im.camera import Camera, random_camera
 from d2im.data.rendering import render
 from d2im.data.shapes import make_shape
-from d2im.use.pictures import FORMATS, REACH, cut_out, load_image
+from d2im.use.pictures import FORMATS, REACH, PictureWarning, cut_out, load_image
 
 PICTURES = sorted((Path(__file__).parents[2] / "shared" / "images").glob("*.png"))
 
@@ -25,6 +25,12 @@ def picture(alpha=True):
         rgba[rgba[..., 3] == 0] = 255
         rgba = rgba[..., :3]
     return rgba
+
+
+def disc(side, share=1.0):
+    """A mask of a disc in a square's middle."""
+    v, u = np.mgrid[:side, :side] - (side - 1) / 2
+    return np.hypot(u, v) < side * share / 2
 
 
 @pytest.mark.parametrize("alpha", [True, False])
@@ -61,7 +67,8 @@ def test_a_busy_background_is_refused():
         (np.zeros((1, 1, 4), dtype=np.uint8), ValueError, "1 x 1 px"),
         (np.full((64, 64, 3), 200, dtype=np.uint8), ValueError, "shows nothing"),
         (np.zeros((32, 32, 4), dtype=np.uint8), ValueError, "fully transparent"),
-        (np.full((32, 32, 4), 90, dtype=np.uint8), ValueError, "fully transparent"),
+        (np.full((32, 32, 4), 90, dtype=np.uint8), ValueError, "shows nothing"),
+        (np.full((32, 32, 4), 9, dtype=np.uint8), ValueError, "fully transparent"),
         ([1, 2, 3], TypeError, "not list"),
     ],
 )
@@ -86,9 +93,21 @@ def test_an_object_with_alpha_may_fill_its_picture():
     assert load_image(rgba, 32, framed=True)[:, 16, 16].tolist() == [1, 0, 0]
 
 
-def test_more_than_8_bits_are_refused_not_clipped():
-    image = Image.fromarray(np.full((64, 64), 30000, dtype=np.uint16))
-    with pytest.raises(ValueError, match="8 bits"):
+@pytest.mark.parametrize("mode", ["I;16", "I"])
+def test_grey_of_16_bits_is_read_as_that_of_8(mode, tmp_path):
+    grey = picture(alpha=False).mean(-1).round().astype(np.uint8)
+    image = Image.fromarray(grey.astype(np.uint16) * 257)
+    image = image.convert("I") if mode == "I" else image
+    image.save(tmp_path / "a.tiff")
+    expected = load_image(Image.fromarray(grey), 32)
+    for source in (image, tmp_path / "a.tiff"):
+        assert torch.equal(load_image(source, 32), expected)
+
+
+@pytest.mark.parametrize("mode", ["I", "F", "LAB"])
+def test_pixels_of_another_kind_are_refused_not_clipped(mode):
+    image = Image.new(mode, (64, 64), 70_000 if mode != "LAB" else 0)
+    with pytest.raises(ValueError, match="8 or 16 bits"):
         load_image(image, 32)
 
 
@@ -187,7 +206,6 @@ def test_every_mode_of_picture_gives_a_result(mode, tmp_path):
         (Image.new("RGB", (1, 1)), "1 x 1 px"),
         (Image.new("RGBA", (64, 64)), "fully transparent"),
         (Image.new("1", (20_000, 100)), "20000 x 100 px"),
-        (Image.fromarray(np.full((64, 64), 30000, dtype=np.uint16)), "8 bits"),
     ],
 )
 def test_a_bad_picture_file_is_a_one_line_error(image, message, tmp_path):
@@ -289,11 +307,11 @@ def test_an_alpha_that_hides_nothing_is_none(haze):
 
 def test_wide_transparent_margins_cost_no_sharpness():
     rng = np.random.default_rng(0)
-    small = np.dstack([rng.integers(0, 255, (150, 150, 3)), np.full((150, 150), 255)])
-    small[0, 0] = 0  # an alpha that hides something
+    small = np.dstack([rng.integers(0, 255, (150, 150, 3)), disc(150) * 255])
     wide = np.pad(small, ((1000, 900), (1200, 700), (0, 0))).astype(np.uint8)
-    found = [load_image(a.astype(np.uint8), 112) for a in (small, wide)]
-    assert (found[0] - found[1]).abs().mean() < 0.01
+    with pytest.warns(PictureWarning, match="touches"):
+        found = load_image(small.astype(np.uint8), 112)
+    assert (found - load_image(wide, 112)).abs().mean() < 0.01
 
 
 def test_a_stray_pixel_of_a_cut_out_does_not_move_its_frame():
