@@ -6,8 +6,8 @@ from collections.abc import Iterable
 import numpy as np
 from scipy import ndimage
 
-PLAIN = 0.9  # of the border pixels in the background's colours: they must be reached
-REACHED = 0.5  # of them, where an object that touches the border hides the others
+PLAIN = 0.9  # of the border are background or the object, which may touch it
+REACHED = 0.75  # of the border's pixels in the background's colours are background
 EDGE = 0.0095  # change per pixel of a smoothed picture that a background does not have
 TINT = 0.04  # by which a background's colour may stray from its neighbours', in [0, 1]
 EVEN = 0.016  # four of 255, likewise, of a background of one colour
@@ -199,9 +199,12 @@ def _foreground(rgb):
     smooth = ndimage.gaussian_filter(outer, (1.5, 1.5, 0))
     change = np.linalg.norm(np.gradient(smooth, axis=(0, 1)), axis=0).max(-1)
     regions, count = ndimage.label(change < EDGE)
-    around = np.bincount(regions[_border(*regions.shape)], minlength=count + 1)
-    around[0] = 0  # an edge is no region
-    background = (regions == around.argmax()) & (around.max() > 0)
+    within = (slice(MARGIN, -MARGIN),) * 2
+    outside = np.zeros(count + 1, dtype=bool)
+    outside[regions[_border(*regions.shape)]] = True
+    outside[regions[within][border][plain]] = True  # behind JPEG's ripples, too
+    outside[0] = False  # an edge is no region
+    background = outside[regions]
     if not background.any():
         raise BusyBackground(_not_plain(0))
     for reach in (np.inf, 4):  # enclosed regions, then pixels beside an edge
@@ -212,14 +215,13 @@ def _foreground(rgb):
             means = ndimage.mean(unlike, regions, np.arange(1, count + 1))
             unlike = np.append(1.0, means)[regions]
         background |= (far <= reach) & (unlike < TINT)
-    within = (slice(MARGIN, -MARGIN),) * 2
-    reached = background[within][border][plain]
-    # Beside an object that touches the border JPEG's ripples hide the background.
-    hidden = without_specks(~background[within], 1 - 1e-9)[0][border][plain]
-    if reached.mean() < REACHED or (reached | hidden).mean() < PLAIN:
-        raise BusyBackground(_not_plain(reached.mean() * plain.mean()))
+    reached = background[within][border]
+    # What else is at the border must be of the object, not more of the background.
+    own = without_specks(~background[within], 1 - 1e-9)[0][border]
+    if reached[plain].mean() < REACHED or (reached | own).mean() < PLAIN:
+        raise BusyBackground(_not_plain(reached.mean()))
     found = ndimage.binary_opening(~background)[within]
-    faint = _off_an_even_one(rgb, np.median(rim[plain], axis=0))
+    faint = _off_an_even_one(rgb, np.median(rim[plain], axis=0), found)
     found |= ndimage.binary_opening(faint & ~found, iterations=2)
     found, largest = without_specks(found, 0.02)
     if largest < SMALLEST * found.size:
@@ -227,15 +229,21 @@ def _foreground(rgb):
     return found
 
 
-def _off_an_even_one(rgb, colour):
+def _off_an_even_one(rgb, colour, found):
     """What is faint, too, before a background of one colour all over: no shadow."""
-    unlike = np.abs(ndimage.gaussian_filter(rgb, (1.5, 1.5, 0)) - colour).max(-1)
+    smooth = ndimage.gaussian_filter(rgb, (1.5, 1.5, 0))
+    near = ndimage.binary_dilation(found, iterations=12)
+    near &= ~ndimage.binary_dilation(found, iterations=4)
+    ripples = np.abs(rgb - smooth).max(-1)[near]
+    if near.mean() > 0.01 and np.median(ripples) > EVEN / 8:  # JPEG's
+        return np.zeros_like(found)
+    unlike = np.abs(smooth - colour).max(-1)
     faint = ndimage.binary_opening(unlike > EVEN / 2, iterations=2)
     outline = faint & ~ndimage.binary_erosion(faint, border_value=1)
     sharp = ndimage.binary_dilation(unlike > EVEN, iterations=4)[outline]
     if sharp.sum() < PLAIN * outline.sum():  # it fades away, as shadows do
-        return np.zeros_like(faint)
-    return np.abs(rgb - colour).max(-1) > EVEN
+        return np.zeros_like(found)
+    return (np.abs(rgb - colour).max(-1) > EVEN) & (unlike > EVEN)
 
 
 def _not_plain(share):
@@ -294,7 +302,7 @@ def _remark_on_colours(rgb, found, background):
     clear = ndimage.binary_erosion(background, iterations=3, border_value=1)
     before = nearest_inside(rgb, clear if clear.any() else background)
     unlike = np.abs(rgb - before).max(-1)[found]
-    if np.median(unlike) < FAINT:
+    if np.quantile(unlike, 0.3) < FAINT:
         remark(
             "the object hardly differs from its background: parts of it may be "
             "missing; light it better, or cut it out and save it with alpha"
