@@ -1,13 +1,17 @@
 """Pictures of every kind become a framed tensor, or a one-line error."""
 
 import struct
+import sys
+import warnings
 import zlib
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from d2im.camera import Camera, random_camera
 from d2im.data.rendering import render
@@ -48,10 +52,274 @@ def test_every_kind_of_picture_gives_the_same_tensor(alpha, tmp_path):
         assert torch.allclose(load_image(source, 32), expected, atol=0.003)
 
 
+def thing():
+    """A tilted seat on two legs, in three colours, on transparency."""
+    image = Image.new("RGBA", (240, 240))
+    draw = ImageDraw.Draw(image)
+    draw.polygon([(40, 30), (90, 20), (110, 130), (50, 140)], fill=(200, 60, 50))
+    draw.polygon([(50, 130), (190, 110), (200, 150), (60, 170)], fill=(60, 140, 60))
+    draw.rectangle((70, 160, 85, 220), fill=(90, 60, 150))
+    draw.rectangle((170, 140, 185, 205), fill=(90, 60, 150))
+    return image
+
+
+def photo(colour="white", margin=40, of=None):
+    """The thing before a colour, with a margin around it."""
+    image = of or thing()
+    image = image.crop(image.getbbox())
+    found = Image.new("RGB", [side + 2 * margin for side in image.size], colour)
+    found.paste(image, (margin, margin), image)
+    return found
+
+
+def in_frame(image, colour, *widths):
+    """Within bars of these widths: left and right, above and below."""
+    size = [side + 2 * width for side, width in zip(image.size, widths, strict=True)]
+    found = Image.new("RGB", size, colour)
+    found.paste(image, widths)
+    return found
+
+
+def with_alpha(image, alpha):
+    image = image.convert("RGBA")
+    image.putalpha(Image.fromarray(np.asarray(alpha, dtype=np.uint8)))
+    return image
+
+
+def likeness(source, of=None):
+    """IoU of the framed object with that of the clean picture."""
+    masks = [
+        (load_image(image, 112, background="black") > 0.03).any(0)
+        for image in (source, of or thing())
+    ]
+    return ((masks[0] & masks[1]).sum() / (masks[0] | masks[1]).sum()).item()
+
+
+@contextmanager
+def noticing(*parts):
+    """What is noticed names each of these and nothing else."""
+    with warnings.catch_warnings(record=True, action="always") as noticed:
+        yield
+    said = [str(w.message) for w in noticed]
+    assert all(w.category is PictureWarning for w in noticed)
+    assert len(said) == len(parts) and not any("\n" in text for text in said)
+    assert all(part in text for part, text in zip(parts, said, strict=True)), said
+
+
+@pytest.mark.parametrize("colour", ["white", "black", "grey", "steelblue"])
+@pytest.mark.parametrize("margin", [0, 1])
+def test_a_crop_without_margin_is_cut_out_and_touching_said(colour, margin):
+    with noticing(*["border (bottom, left)"][margin:]):
+        assert likeness(photo(colour, margin)) > 0.94
+
+
+@pytest.mark.parametrize("quality", [60, 85])
+def test_the_ripples_of_jpeg_are_no_object(quality, tmp_path):
+    photo(margin=2).resize((500, 600)).save(tmp_path / "a.jpg", quality=quality)
+    expected = thing().crop(thing().getbbox()).resize((500, 600))
+    expected = ImageOps.expand(expected, 9)
+    assert likeness(tmp_path / "a.jpg", expected) > 0.94
+
+
+@pytest.mark.parametrize(
+    "colour, widths",
+    [
+        ("black", (1, 1)),
+        ("steelblue", (20, 20)),
+        ("grey", (90, 90)),
+        ("black", (0, 15)),
+        ("black", (0, 110)),
+        ("orange", (90, 0)),
+        ("orange", (12, 0)),
+    ],
+)
+def test_a_frame_and_bars_are_no_object(colour, widths):
+    with noticing("frame"):
+        assert likeness(in_frame(photo(), colour, *widths)) > 0.94
+
+
+def test_a_frame_in_a_frame_is_no_object():
+    image = in_frame(in_frame(photo("grey"), "white", 20, 20), "black", 9, 9)
+    with noticing("frame"):
+        assert likeness(image) > 0.94
+
+
+@pytest.mark.parametrize("transparent", [True, False])
+def test_furniture_from_the_front_is_no_frame(transparent):
+    image = Image.new("RGBA", (200, 240))
+    draw = ImageDraw.Draw(image)
+    draw.rectangle((30, 20, 170, 220), fill=(150, 110, 70))
+    for top in (30, 95, 160):
+        draw.rectangle((40, top, 160, top + 50), fill=(170, 130, 90), outline="black")
+        draw.ellipse((94, top + 20, 106, top + 32), fill="silver")
+    assert likeness(image if transparent else photo(of=image), image) > 0.94
+
+
+def test_one_transparent_pixel_is_no_cut_out():
+    alpha = np.full(photo().size[::-1], 255)
+    alpha[0, 0] = 0
+    assert likeness(with_alpha(photo(), alpha)) > 0.94
+
+
+def test_a_photo_with_rounded_corners_is_cut_out():
+    corners = Image.new("L", photo("grey").size)
+    end = [side - 1 for side in corners.size]
+    ImageDraw.Draw(corners).rounded_rectangle((0, 0, *end), 30, fill=255)
+    assert likeness(with_alpha(photo("grey"), corners)) > 0.94
+
+
+def test_a_photo_on_a_transparent_canvas_is_cut_out():
+    canvas = Image.new("RGBA", (400, 400))
+    canvas.paste(photo(), (90, 50))
+    assert likeness(canvas) > 0.94
+
+
+@pytest.mark.parametrize("level", [10, 60, 110, 200])
+def test_a_veil_over_the_background_leaves_no_trace(level):
+    pixels = np.array(thing())
+    pixels[..., 3] = np.maximum(pixels[..., 3], level)
+    pixels[pixels[..., 3] == level, :3] = 230
+    found = load_image(Image.fromarray(pixels), 64)
+    assert (found - load_image(thing(), 64)).abs().mean() < 0.01
+
+
+@pytest.mark.parametrize("level", [40, 100, 160])
+def test_a_half_transparent_object_is_taken_as_an_opaque_one(level):
+    pixels = np.array(thing())
+    pixels[..., 3] = np.where(pixels[..., 3] > 0, level, 0)
+    found = load_image(Image.fromarray(pixels), 64)
+    assert (found - load_image(thing(), 64)).abs().mean() < 0.01
+
+
+def test_an_inverted_alpha_is_named():
+    image = Image.new("RGB", thing().size, "white")
+    inverted = with_alpha(image, 255 - np.asarray(thing())[..., 3])
+    with pytest.raises(ValueError, match="invert its alpha"):
+        load_image(inverted, 32)
+
+
+def test_a_pale_object_on_white_is_whole():
+    pale = np.array(thing())
+    pale[..., :3] = np.where(pale[..., :3] == 150, 248, 235)
+    with noticing("hardly differs"):
+        assert likeness(photo(of=Image.fromarray(pale))) > 0.94
+
+
+def test_a_dark_object_before_a_dark_wall_is_named():
+    dark = np.array(thing())
+    dark[..., :3] //= 7
+    with noticing("hardly differs"):
+        load_image(photo((32, 32, 32), of=Image.fromarray(dark)), 32)
+
+
+@pytest.mark.parametrize("transparent", [True, False])
+def test_an_object_cut_off_at_the_border_is_named(transparent):
+    image = thing() if transparent else photo(of=thing())
+    with noticing("border (bottom)"):
+        load_image(image.crop((0, 0, image.width, 180)), 32)
+
+
+@pytest.mark.parametrize("transparent", [True, False])
+def test_two_objects_are_named(transparent):
+    both = Image.new("RGBA", (480, 240))
+    for left in (0, 240):
+        both.paste(thing(), (left, 0))
+    with noticing("2 separate objects"):
+        load_image(both if transparent else photo(of=both), 32)
+
+
+@pytest.mark.parametrize("colour", [(255, 255, 255), (200, 180, 150)])
+def test_a_hard_shadow_is_named_and_a_soft_one_is_none(colour):
+    image = photo(colour, 60)
+    shadow = Image.new("L", image.size)
+    ImageDraw.Draw(shadow).ellipse((90, 225, 270, 285), fill=110)
+    dark = Image.new("RGB", image.size)
+    thing_mask = Image.new("L", image.size)
+    cut = thing().crop(thing().getbbox())
+    thing_mask.paste(cut.getchannel("A"), (60, 60))
+    for blur, names in ((0, ["hard shadow"]), (12, [])):
+        soft = shadow.filter(ImageFilter.GaussianBlur(blur))
+        shown = Image.composite(dark, image, soft)
+        shown.paste(cut, (60, 60), cut)
+        with noticing(*names):
+            load_image(shown, 32)
+    assert likeness(shown) > 0.9
+
+
+def room():
+    """The thing before a wall and on a floor."""
+    image = Image.new("RGB", (400, 400), (225, 225, 220))
+    image.paste((120, 90, 60), (0, 250, 400, 400))
+    image.paste(thing(), (80, 100), thing())
+    return image
+
+
+def noise():
+    return np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("source, cause", [(room(), "floor"), (noise(), "not plain")])
+def test_without_rembg_a_background_is_refused_and_rembg_named(
+    source, cause, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "rembg", None)
+    with pytest.raises(ValueError, match=cause) as caught:
+        load_image(source, 32)
+    assert "pip install 'd2im[photos]'" in str(caught.value)
+    assert "176 MB" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def stand_in(monkeypatch, remove):
+    module = ModuleType("rembg")
+    module.new_session = lambda name: f"a session of {name}"
+    module.remove = remove
+    monkeypatch.setitem(sys.modules, "rembg", module)
+
+
+def test_with_rembg_an_object_on_a_floor_is_cut_out(monkeypatch):
+    def remove(image, session, only_mask):
+        assert session == "a session of u2net" and only_mask
+        mask = Image.new("L", (400, 400))
+        mask.paste(thing().getchannel("A"), (80, 100))
+        return mask.resize(image.size)
+
+    stand_in(monkeypatch, remove)
+    with noticing("rembg cuts the object out"):
+        assert likeness(room()) > 0.94
+
+
+@pytest.mark.parametrize("error", [OSError("no\nnetwork"), None])
+def test_a_failure_of_rembg_is_one_line(monkeypatch, error):
+    def remove(image, **_):
+        if error:
+            raise error
+        return Image.new("L", image.size)
+
+    stand_in(monkeypatch, remove)
+    with (
+        noticing("176 MB"),
+        pytest.raises(ValueError, match="rembg (failed: no network|found no object)"),
+    ):
+        load_image(room(), 32)
+
+
+def test_heic_is_read_where_pillow_heif_is_installed(tmp_path):
+    heif = pytest.importorskip("pillow_heif")
+    heif.from_pillow(photo().resize((512, 512))).save(tmp_path / "a.heic", quality=90)
+    expected = photo().resize((512, 512))
+    assert likeness(tmp_path / "a.heic", expected) > 0.94
+
+
+def test_without_pillow_heif_heic_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    (tmp_path / "a").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    with pytest.raises(ValueError, match="a is not .* pip install pillow-heif"):
+        load_image(tmp_path / "a", 32)
+
+
 def test_a_busy_background_is_refused():
-    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     with pytest.raises(ValueError, match="cut the object out"):
-        load_image(noise, 32)
+        cut_out(noise() / 255)
 
 
 @pytest.mark.parametrize(

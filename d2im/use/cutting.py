@@ -53,10 +53,9 @@ def cut_out(rgb: np.ndarray) -> np.ndarray:
         ValueError: there is nothing on it.
     """
     found, window = _search(rgb, FRAMES)
-    background = ~found
     if window != _whole(found):
         remark("a frame around the picture was taken off")
-    _remark_on_colours(rgb[window], found[window], background[window])
+    _remark_on_colours(rgb[window], found[window])
     remark_on_shape(found[window])
     return (found * 255).astype(np.uint8)
 
@@ -187,15 +186,7 @@ def _foreground(rgb):
             "elsewhere, as before a wall and a floor, or where the object is cut off: "
             + CUT_IT_OUT
         )
-    # A margin of the background's colours: an object may touch the border anywhere.
-    place, known = np.arange(len(rim)), np.flatnonzero(plain)
-    colours = [np.interp(place, known, c[known], period=len(rim)) for c in rim.T]
-    outer = rgb.copy()
-    outer[border] = ndimage.gaussian_filter1d(np.array(colours).T, 2, 0, mode="wrap")
-    sides = ((MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0))
-    outer = np.pad(outer, sides, mode="edge")
-    outer[MARGIN:-MARGIN, MARGIN:-MARGIN] = rgb
-
+    outer = _with_margin(rgb, border, plain)
     smooth = ndimage.gaussian_filter(outer, (1.5, 1.5, 0))
     change = np.linalg.norm(np.gradient(smooth, axis=(0, 1)), axis=0).max(-1)
     regions, count = ndimage.label(change < EDGE)
@@ -229,6 +220,17 @@ def _foreground(rgb):
     return found
 
 
+def _with_margin(rgb, border, plain):
+    """A picture within the background's colours: an object may touch its border."""
+    rim, place, known = rgb[border], np.arange(len(plain)), np.flatnonzero(plain)
+    colours = [np.interp(place, known, c[known], period=len(rim)) for c in rim.T]
+    outer = rgb.copy()
+    outer[border] = ndimage.gaussian_filter1d(np.array(colours).T, 2, 0, mode="wrap")
+    outer = np.pad(outer, [(MARGIN, MARGIN)] * 2 + [(0, 0)], mode="edge")
+    outer[MARGIN:-MARGIN, MARGIN:-MARGIN] = rgb
+    return outer
+
+
 def _off_an_even_one(rgb, colour, found):
     """What is faint, too, before a background of one colour all over: no shadow."""
     smooth = ndimage.gaussian_filter(rgb, (1.5, 1.5, 0))
@@ -247,10 +249,8 @@ def _off_an_even_one(rgb, colour, found):
 
 
 def _not_plain(share):
-    found = f"({share:.0%} of the border is)"
-    return f"the image has no alpha and its background is not plain {found}: " + (
-        CUT_IT_OUT
-    )
+    found = f"its background is not plain ({share:.0%} of the border is)"
+    return f"the image has no alpha and {found}: {CUT_IT_OUT}"
 
 
 def _most_alike(colours):
@@ -297,16 +297,17 @@ def remark_on_shape(mask: np.ndarray, sides: Iterable[str] = SIDES) -> None:
         remark(f"{several} separate objects are in the picture: leave only one in it")
 
 
-def _remark_on_colours(rgb, found, background):
+def _remark_on_colours(rgb, found):
     """Warn of an object hardly unlike its background, and of a hard shadow."""
-    clear = ndimage.binary_erosion(background, iterations=3, border_value=1)
-    before = nearest_inside(rgb, clear if clear.any() else background)
+    clear = ~ndimage.binary_dilation(found, iterations=3)
+    before = nearest_inside(rgb, clear if clear.any() else ~found)
     unlike = np.abs(rgb - before).max(-1)[found]
     if np.quantile(unlike, 0.3) < FAINT:
         remark(
             "the object hardly differs from its background: parts of it may be "
             "missing; light it better, or cut it out and save it with alpha"
         )
+        return
     # A shadow with an edge is the background's colour, evenly darker, at the outline.
     ratio = ndimage.gaussian_filter(rgb, (1.5, 1.5, 0)) / np.maximum(before, 0.02)
     darker = ratio.mean(-1)
@@ -317,7 +318,7 @@ def _remark_on_colours(rgb, found, background):
     flat = found & grey & (steps < EDGE)
     parts, count = ndimage.label(flat & (darker > 0.3) & (darker < 0.93))
     sizes = ndimage.sum(parts > 0, parts, np.arange(1, count + 1))
-    outline = ndimage.binary_dilation(background, iterations=5)
+    outline = ~ndimage.binary_erosion(found, iterations=5, border_value=1)
     for part in 1 + np.flatnonzero(sizes > SHADOW * found.sum()):
         here = parts == part
         rim = here & ~ndimage.binary_erosion(here)

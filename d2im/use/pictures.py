@@ -133,6 +133,8 @@ def _cut(rgba):
         alpha = np.where(near, np.minimum(alpha * (255 / full), 255), 0)
         rgba.putalpha(Image.fromarray(alpha.round().astype(np.uint8)))
         return rgba
+    else:
+        cutting.remark_on_shape(found, ())
     rgba.putalpha(Image.fromarray((found * 255).astype(np.uint8)))
     return rgba
 
