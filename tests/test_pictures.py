@@ -455,6 +455,47 @@ def test_a_studio_picture_is_framed_and_cut_out(path):
     assert np.abs(middle - 56).max() < 6
 
 
+CASES = Path(__file__).parents[2] / "shared" / "cases" / "pictures"
+TOUCHES, FRAME, FAINTLY = "touches the picture's border", "frame", "hardly differs"
+# A streak of a shadow's dark core stays: IoU 0.97 as it lies, less once it is framed.
+SHADOWS = "photo_one_transparent_px.png", "photo_opaque_rgba.png", "soft_shadow.jpg"
+WHOLE = {  # the chair of ref_rgba.png, and what is noticed
+    **dict.fromkeys(["alpha_box_only.png", "alpha_halo_green.png", "on_black.png"]),
+    **dict.fromkeys(["bg_alpha140.png", "glass_alpha160.png", "gray16.png"]),
+    **dict.fromkeys(["one_transparent_px.png", "pifu_192x256.jpg", "real.heic"]),
+    **dict.fromkeys(["ref_rgba.png", "rgb16.png", *SHADOWS]),
+    **{"black_frame.png": FRAME, "letterbox.png": FRAME},
+    **{"tight_chair.png": TOUCHES, "dark_on_dark.png": FAINTLY},
+}
+OTHERS = {
+    "cut_bottom.png": r"border \(bottom\)",
+    "cut_bottom_alpha.png": r"border \(bottom\)",
+    "two_objects.png": "2 separate objects",
+    "alpha_inverted.png": "invert its alpha",
+    "wall_floor.jpg": "a wall and a floor",
+    "truncated.jpg": "truncated.jpg is not a readable image: .*truncated",
+}
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="the small pictures are not at hand")
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_picture_of_the_chair_shows_the_chair(name):
+    if name.endswith("heic"):
+        pytest.importorskip("pillow_heif")
+    with noticing(*filter(None, [WHOLE[name]])):
+        assert likeness(CASES / name, Image.open(CASES / "ref_rgba.png")) > (
+            0.88 if name in SHADOWS else 0.93
+        )
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="the small pictures are not at hand")
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_picture_that_lacks_something_has_its_line(name, monkeypatch):
+    monkeypatch.setitem(sys.modules, "rembg", None)
+    with pytest.raises((PictureWarning, ValueError), match=OTHERS[name]):
+        load_image(CASES / name, 32)
+
+
 @pytest.mark.parametrize("mode", ["CMYK", "P", "LA", "GIF"])
 def test_every_mode_of_picture_gives_a_result(mode, tmp_path):
     first = Image.fromarray(picture(alpha=False)).resize((200, 200))
