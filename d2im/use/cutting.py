@@ -1,4 +1,7 @@
-"""An object cut out of its picture: plain backgrounds, frames, and what was noticed."""
+"""An object cut out of its picture: plain backgrounds, frames, and what was noticed.
+
+Lengths in pixels are those of a picture whose longer side has 640.
+"""
 
 import warnings
 from collections.abc import Iterable

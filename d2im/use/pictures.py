@@ -47,10 +47,14 @@ def load_image(
 ) -> torch.Tensor:
     """Bring a picture into the form that a model takes.
 
+    What may have spoiled it is a PictureWarning: an object that touches the border, a
+    second one, a hard shadow.
+
     Args: source: path of an image file; PIL image; or uint8 array (H, W, 3) or (H, W,
             4). Transparency tells the object from its background; without it a plain
-            background is found and removed. Or a float array or tensor (3, H, W) in [0,
-            1], square, which is taken as it is: framed, on the model's background.
+            background is found and removed, any other one by rembg where that is
+            installed. Or a float array or tensor (3, H, W) in [0, 1], square, which is
+            taken as it is: framed, on the model's background.
         size: pixels of the result.
         camera: Camera whose distance the object is framed for; by default a usual one.
         framed: the picture is square and its object stands as in training's already:
