@@ -181,6 +181,7 @@ def test_a_veil_over_the_background_leaves_no_trace(level):
     pixels[pixels[..., 3] == level, :3] = 230
     found = load_image(Image.fromarray(pixels), 64)
     assert (found - load_image(thing(), 64)).abs().mean() < 0.01
+    assert found[:, 0].min() == 1
 
 
 @pytest.mark.parametrize("level", [40, 100, 160])
@@ -191,9 +192,16 @@ def test_a_half_transparent_object_is_taken_as_an_opaque_one(level):
     assert (found - load_image(thing(), 64)).abs().mean() < 0.01
 
 
-def test_an_inverted_alpha_is_named():
-    image = Image.new("RGB", thing().size, "white")
-    inverted = with_alpha(image, 255 - np.asarray(thing())[..., 3])
+def test_a_half_transparent_part_is_taken_as_an_opaque_one():
+    pixels = np.array(thing())
+    pixels[..., 3] = np.where(pixels[..., 1] == 140, 90, pixels[..., 3])  # the seat
+    assert likeness(Image.fromarray(pixels)) > 0.94
+
+
+@pytest.mark.parametrize("tight", [True, False])
+def test_an_inverted_alpha_is_named(tight):
+    image = thing().crop(thing().getbbox()) if tight else thing()
+    inverted = with_alpha(image, 255 - np.asarray(image)[..., 3])
     with pytest.raises(ValueError, match="invert its alpha"):
         load_image(inverted, 32)
 

@@ -122,14 +122,15 @@ def _cut(rgba):
     full = np.quantile(alpha, 1 - cutting.SMALLEST)  # of glass less than 255
     if full < VEIL:
         raise ValueError(NOTHING)
+    alpha = _with_glass(alpha, full)
     mask = alpha > full / 2
     filled = ndimage.binary_fill_holes(mask)
-    if len(touched) == 4 and filled.mean() > OPAQUE:  # the alpha may say nothing
-        if (filled & ~mask).mean() > 1 - OPAQUE:
-            raise ValueError(
-                "the image is opaque at its border and transparent in its middle: "
-                "invert its alpha"
-            )
+    if len(touched) == 4 and _is_inverted(mask, filled):
+        raise ValueError(
+            "the image is opaque at its border and transparent in its middle: invert "
+            "its alpha"
+        )
+    if len(touched) == 4 and filled.mean() > OPAQUE:  # the alpha says nothing
         found = _cut_photo(cutting.nearest_inside(rgb, mask)) > 0
     elif (found := cutting.cut_inside(rgb, filled)) is None:
         cutting.remark_on_shape(mask, touched)
@@ -141,6 +142,28 @@ def _cut(rgba):
         cutting.remark_on_shape(found, ())
     rgba.putalpha(Image.fromarray((found * 255).astype(np.uint8)))
     return rgba
+
+
+def _with_glass(alpha, full):
+    """An alpha whose half-transparent parts are opaque, if they end as sharply."""
+    glass = ndimage.binary_opening((alpha >= 2 * VEIL) & (alpha <= full / 2))
+    seen = alpha >= VEIL
+    outline = seen & ~ndimage.binary_erosion(seen, border_value=1)
+    sharp = ndimage.binary_dilation(alpha >= 3 * VEIL, iterations=SOFT)[outline]
+    if sharp.sum() <= 0.9 * outline.sum():  # a shadow or a halo fades, a veil is all
+        return alpha
+    return np.where(glass, full, alpha)
+
+
+def _is_inverted(mask, filled):
+    """Whether a mask is the background's: a hole, or corners around what touches."""
+    if filled.mean() > OPAQUE:
+        return (filled & ~mask).mean() > 1 - OPAQUE
+    clear, _ = ndimage.label(~mask)
+    sides = [set(side) - {0} for side in (clear[0], clear[-1], *clear.T[[0, -1]])]
+    return mask[:: mask.shape[0] - 1, :: mask.shape[1] - 1].all() and bool(
+        set.intersection(*sides)
+    )
 
 
 def _cut_photo(rgb):
