@@ -1,6 +1,6 @@
 """How often an object is cut out whole, by what its picture is like.
 
-    python benchmarks/cut_outs.py --views 60
+    python benchmarks/cut_outs.py --views 26
 
 Renders of procedural shapes are put before backgrounds, into frames and into formats. A
 cut-out counts where its framed mask has an IoU of 0.95 with that of the clean picture.
@@ -187,7 +187,7 @@ def mask_of(image, camera):
 
 def main():
     parser = common.arguments(__doc__)
-    parser.add_argument("--views", type=int, default=60)
+    parser.add_argument("--views", type=int, default=26)
     options = common.opening(parser)
     rng = np.random.default_rng(0)
     found = {kind: [] for kind in KINDS}
