@@ -5,6 +5,7 @@ Help costs no import of torch: each command brings in its module when it works.
 
 import argparse
 import sys
+import warnings
 from pathlib import Path
 
 from . import __version__
@@ -39,6 +40,10 @@ def _failed(error, code=1):
     return code
 
 
+def _note(warning, *_):
+    print(f"note: {one_line(warning)}", file=sys.stderr)
+
+
 def _command(commands, function, about, usage=None):
     """A parser of its own for a command, and its `add_argument`."""
     name = function.__name__
@@ -64,6 +69,7 @@ def _reconstruct(commands):
 def reconstruct(image, out, model, camera, camera_model, resolution, mesh, maps):
     from .networks import Camera, CameraNet, D2IMNet
     from .use import reconstruction as use
+    from .use.pictures import PictureWarning
 
     use.mesh_kind(out)  # before the work
     network = D2IMNet.from_pretrained(model or use.MODEL)
@@ -72,7 +78,9 @@ def reconstruct(image, out, model, camera, camera_model, resolution, mesh, maps)
     else:
         camera = CameraNet.from_pretrained(camera_model or use.CAMERA_MODEL).camera
     options = {"resolution": resolution, "base_mesh": mesh == "base"}
-    found = use.reconstruct(network, image, camera, **options)
+    with warnings.catch_warnings(action="always", category=PictureWarning):
+        warnings.showwarning = _note
+        found = use.reconstruct(network, image, camera, **options)
     found.export(out, mesh)
     if maps:
         found.export_maps(maps)
