@@ -517,7 +517,7 @@ def odd_array(array, rng):
         lambda: array.astype(complex),
         lambda: np.array([{}], dtype=object),
     ]
-    with np.errstate(all="ignore"), contextlib.suppress(TypeError):
+    with np.errstate(all="ignore"), contextlib.suppress(TypeError, ValueError):
         return kinds[rng.integers(len(kinds))]()
     return array  # of texts, some are not
 
