@@ -38,7 +38,7 @@ OUTSIDE_RAYS = (
 LOST = 3e-3  # of these that may meet less: edges of sheets, rays between triangles
 # An opening stays open if it is this share of its body's area, and deeper than this
 # share of its width: shallow ones are slabs without a bottom.
-LID_SHARE, SHALLOW = 0.06, 0.25
+LID_SHARE, SHALLOW, SEEN_LID = 0.06, 0.25, 0.8
 SPECKS = 0.01  # of the area, all together
 FLOOR = 0.02  # what opens downward so near to the ground is closed, world units
 
@@ -125,7 +125,7 @@ def load_mesh(
     # After normalising, since its tolerances are absolute.
     arrays = np.array(mesh.vertices, dtype=float), np.array(mesh.faces, dtype=int)
     vertices, faces, own, welded = _weld(*arrays, attributes["part"])
-    if not (igl.doublearea(vertices, faces) > 1e-16).any():
+    if not len(faces) or igl.doublearea(vertices, faces).max() < 1e-16:
         raise ValueError(f"{path}: all faces are degenerate; d2im needs a surface")
     done = welded | {"specks": _warn_of_specks(path, vertices, faces)}
     part = attributes["part"][own]
@@ -434,8 +434,8 @@ def _orient(vertices, faces, patch):
 
     def within(those, others):
         """Which of some patches lie wholly inside others."""
-        ask, rest = those[where], np.ascontiguousarray(faces[others[patch]])
-        winding = np.abs(igl.fast_winding_number(vertices, rest, points[ask]))
+        ask = those[where]
+        winding = np.abs(_winding(vertices, faces[others[patch]], points[ask]))
         return those & (np.bincount(where[ask], winding < 0.5, minlength=count) == 0)
 
     if hollow.any() and not hollow.all():  # wholly inside another: it is its cavity
@@ -492,11 +492,9 @@ def _classify(vertices, faces, patch, thin):
     order = np.argsort(patch, kind="stable")
     groups = np.split(order, np.bincount(patch).cumsum()[:-1])
     for k in np.unique(patch[_boundary(faces, patch)[1]]):
-        some = np.ascontiguousarray(faces[groups[k]])
-        alone[k] = igl.fast_winding_number(vertices, some, there[where == k]).mean()
+        alone[k] = _winding(vertices, faces[groups[k]], there[where == k]).mean()
     if (alone < 1).any():
-        thick = np.ascontiguousarray(faces[~thin])
-        winding = igl.fast_winding_number(vertices, thick, there)
+        winding = _winding(vertices, faces[~thin], there)
         deep = winding > 2 - CLOSED
         buried = np.bincount(where, deep) / np.bincount(where)
         # A sheet may go through a body: its free side tells.
@@ -607,30 +605,29 @@ def _volumes(vertices, faces, body, rims):
 def _containers(vertices, faces, body, rims, caps):
     """Which bodies are to stay open: with "keep" all that have a hole.
 
-    With "auto" a cup, a shade, a bookcase: what has a large and deep opening that is
-    seen and does not stand on the ground.
+    With "auto" a cup, a shade, a bookcase: what has a large and deep opening that
+    nothing hides. Those of downward openings alone are furniture without underside.
     """
     stays = np.zeros(body.max() + 1, dtype=bool)
     if caps == "keep":
         stays[body[[face for face, *_ in rims]]] = True
         return stays
     volume, area = _volumes(vertices, faces, body, rims)
-    scene, ground = ray_scene(vertices[faces]), vertices[faces][..., 1].min() + FLOOR
+    scene = ray_scene(vertices[faces])
     rng = np.random.default_rng(0)
     for face, loop, bridged in rims:
         k, ring = body[face], vertices[loop]
         normal, size, width = _lid(ring)
-        on_ground = normal[1] < -0.9 and ring[:, 1].max() < ground
         is_small = len(ring) == 3 or size < LID_SHARE * area[k]
         is_shallow = abs(volume[k]) < SHALLOW * width * size
-        if stays[k] or bridged or is_small or is_shallow or on_ground:
+        if stays[k] or bridged or is_small or is_shallow or normal[1] < -0.9:
             continue
         # From just below the lid: another body's face may lie on it.
         starts = ring.mean(axis=0) - 1e-3 * normal
         starts = starts + rng.random((256, 1)) * (rng.choice(ring, 256) - starts)
         rays = _unit(rng.standard_normal((256, 3))) + normal  # about cosine
         left = scene.run(starts.astype("f4"), rays.astype("f4")) < 0
-        stays[k] = left.mean() > 0.1
+        stays[k] = left.mean() > SEEN_LID
     return stays
 
 
@@ -645,12 +642,12 @@ def _cap(vertices, faces, body, rims, all_bodies):
         area = np.maximum(_length(normal), 1e-300)
         off = OFF_SURFACE * normal / area
         sides = (vertices[new].mean(axis=1) + np.stack([off, -off])).reshape(-1, 3)
-        winding = igl.fast_winding_number(vertices, faces, sides).reshape(2, -1)
+        winding = _winding(vertices, faces, sides).reshape(2, -1)
         for k, cap in enumerate(caps):
             gap = (np.abs(winding[:, of == k] - 0.5) < 0.25).all(axis=0)
             wanted[k] = np.average(gap, weights=area[of == k, 0]) > 0.8
             if wanted[k]:
-                added = igl.fast_winding_number(vertices, cap, sides)
+                added = _winding(vertices, cap, sides)
                 winding += added.reshape(2, -1)
     own = np.array([rim[0] for rim in rims])[of][wanted[of]]
     own = np.concatenate([np.arange(len(faces)), own])
@@ -718,8 +715,8 @@ def _unite(vertices, faces, body):
     # Bodies that cross themselves may come out otherwise than by winding number.
     points, normals, _ = _probes(vertices, faces, np.zeros_like(own), 1000)
     points = np.concatenate([points + s * 1e-3 * normals for s in (1, -1)])
-    was = igl.fast_winding_number(vertices, faces, points) > 0.5
-    now = igl.fast_winding_number(new, merged, points) > 0.5
+    was = _winding(vertices, faces, points) > 0.5
+    now = _winding(new, merged, points) > 0.5
     if np.mean(was != now) > 5e-3:
         return vertices, faces, own, 0, len(groups)
     own = np.concatenate([np.asarray(union.face_id, int), left])
@@ -734,7 +731,7 @@ def _is_solid(vertices, faces):
     points = np.vstack([near, rng.uniform(-1.1 * RADIUS, 1.1 * RADIUS, (PROBES, 3))])
     kind = igl.SIGNED_DISTANCE_TYPE_PSEUDONORMAL
     sdf = igl.signed_distance(points, vertices, faces, kind)[0]
-    winding = igl.fast_winding_number(vertices, faces, points)
+    winding = _winding(vertices, faces, points)
     return bool(((sdf < 0) == (winding > 0.5))[np.abs(sdf) > OFF_SURFACE / 2].all())
 
 
@@ -752,6 +749,13 @@ def _probes(vertices, faces, patch, total=PROBES):
     weights = rng.dirichlet(np.ones(3), len(face))[..., None]
     points = (weights * vertices[faces[face]]).sum(axis=1)
     return points, cross[face] / area[face, None], where
+
+
+def _winding(vertices, faces, points):
+    """The winding number at points (P, 3); libigl crashes where there is no face."""
+    if not len(faces):
+        return np.zeros(len(points))
+    return igl.fast_winding_number(vertices, np.ascontiguousarray(faces), points)
 
 
 def _cross(vertices, faces):
