@@ -19,11 +19,13 @@ CELL = 1 / 128  # world units
 # drawers, narrower than any compartment.
 OPENING = 0.02
 SAMPLES = 6  # of the surface in a cell's square
-REACH = 12  # cells that a probe looks ahead
-RAYS = 12  # of a probe, on either side
+LEAST = 27  # cells of a hollow with room for the ball
+REACH = 8  # cells that a probe looks ahead
+RAYS = 8  # of a probe, on either side
 MOST_PROBES = 200  # of a face
+POINTS = 4000  # by which the filled share is told
 OFF_SURFACE = 1e-4  # where a probe starts, world units
-OUTSIDE, HOLLOW = 1, 2  # labels of cells with room: can be reached, or cannot
+OUTSIDE, HOLLOW = 1, 2  # labels of air with room: can be reached, or cannot
 
 
 def fill_interior(
@@ -37,45 +39,53 @@ def fill_interior(
     Returns: the mesh, itself where nothing is to fill, else one of fewer faces, and the
         share of its inside that was air.
     """
-    vertices = np.array(mesh.vertices, dtype=float)
-    faces = np.array(mesh.faces, dtype=np.int64)
     labels, low = _rooms(mesh, opening)
-    hollow = low + CELL * (np.argwhere(labels == HOLLOW) + 0.5)
-    if len(hollow):  # the inside of a solid cannot be reached either
-        air = igl.fast_winding_number(vertices, faces, hollow) < 0.5
-        hollow = hollow[air]
-    if not len(hollow):
+    if not (labels == HOLLOW).any():
         return mesh, 0.0
-    scene, index = ray_scene(vertices[faces]), np.arange(len(faces))
-    outer, mixed = _are_seen(scene, vertices, faces, labels, low)
-    if mixed.any():  # such as a board that goes on from outside into the hollow: cut it
-        fine, cut, own = trimesh.remesh.subdivide_to_size(
-            vertices, faces[mixed], 2 * CELL, max_iter=16, return_index=True
-        )
-        index = np.concatenate([index[~mixed], index[mixed][own]])
-        faces = np.concatenate([faces[~mixed], cut + len(vertices)])
-        seen = _are_seen(scene, fine, cut, labels, low)[0]
-        outer = np.concatenate([outer[~mixed], seen])
-        vertices = np.concatenate([vertices, fine])
-    kept = {name: of[index[outer]] for name, of in mesh.face_attributes.items()}
-    filled = trimesh.Trimesh(
-        vertices, faces[outer], face_attributes=kept, metadata=mesh.metadata, process=False
-    )
+    triangles = np.array(mesh.triangles)
+    scene, index = ray_scene(triangles), np.arange(len(triangles))
+    done, own, cut = [], [], False
+    while len(triangles):
+        outer, mixed = _are_seen(scene, triangles, labels, low)
+        done.append(triangles[outer & ~mixed])
+        own.append(index[outer & ~mixed])
+        # A board may go on from outside into the hollow: halve what is seen in part.
+        triangles, index = triangles[mixed], index[mixed]
+        cut |= len(triangles) > 0
+        triangles, index = np.concatenate(_halves(triangles)), np.tile(index, 2)
+    own = np.concatenate(own)
+    if cut:
+        corners = np.concatenate(done).reshape(-1, 3)
+        vertices, faces = corners, np.arange(len(corners)).reshape(-1, 3)
+    else:
+        vertices, faces = mesh.vertices, mesh.faces[own]
+    colors = {name: of[own] for name, of in mesh.face_attributes.items()}
+    filled = trimesh.Trimesh(vertices, faces, face_attributes=colors, process=False)
+    filled.metadata.update(mesh.metadata)
+    if cut:
+        filled.merge_vertices()
     filled.remove_unreferenced_vertices()
-    low, high = filled.bounds
-    points = np.random.default_rng(0).uniform(low, high, (20_000, 3))
-    inside = [
-        igl.fast_winding_number(
-            np.array(m.vertices, float), np.array(m.faces, np.int64), points
-        )
-        > 0.5
-        for m in (mesh, filled)
-    ]
-    return filled, float(1 - inside[0].sum() / max(inside[1].sum(), 1))
+    points = np.random.default_rng(0).uniform(*mesh.bounds, (POINTS, 3))
+    before, after = (np.sum(_winding(m, points) > 0.5) for m in (mesh, filled))
+    return filled, float(1 - before / max(after, 1))
+
+
+def _winding(mesh, points):
+    vertices = np.array(mesh.vertices, dtype=float)
+    return igl.fast_winding_number(vertices, np.array(mesh.faces, np.int64), points)
+
+
+def _halves(triangles):
+    """Triangles (T, 3, 3) cut at the middle of their longest edges, in two lists."""
+    length = np.linalg.norm(np.roll(triangles, -1, axis=1) - triangles, axis=2)
+    turn = (length.argmax(axis=1)[:, None] + np.arange(3)) % 3
+    a, b, c = np.moveaxis(np.take_along_axis(triangles, turn[..., None], 1), 1, 0)
+    middle = (a + b) / 2
+    return np.stack([a, middle, c], axis=1), np.stack([middle, b, c], axis=1)
 
 
 def _rooms(mesh, opening):
-    """Cells that have room for a ball, labelled, and the grid's low corner."""
+    """Air with room for a ball in cells, labelled, and the grid's low corner."""
     count = int(SAMPLES * mesh.area / CELL**2)
     points, _ = sample_surface(mesh, count, np.random.default_rng(0))
     margin = opening / 2 + 3 * CELL
@@ -85,57 +95,63 @@ def _rooms(mesh, opening):
     empty[tuple(((points - low) / CELL).astype(int).T)] = False
     room = ndimage.distance_transform_edt(empty) * CELL > opening / 2
     parts, _ = ndimage.label(room)
-    return np.where(parts == parts[0, 0, 0], OUTSIDE, HOLLOW) * (parts > 0), low
+    outside = parts[0, 0, 0]
+    size = np.bincount(parts.ravel())
+    cells = np.flatnonzero((parts != outside) & (parts > 0) & (size[parts] >= LEAST))
+    number, first = np.unique(parts.flat[cells], return_index=True)
+    labels = np.zeros(len(size), dtype=np.int8)
+    labels[outside] = OUTSIDE
+    if len(number):  # the inside of a body cannot be reached either
+        first = np.stack(np.unravel_index(cells[first], shape), axis=1)
+        air = _winding(mesh, low + CELL * (first + 0.5)) < 0.5
+        labels[number[air]] = HOLLOW
+    return labels[parts], low
 
 
-def _are_seen(scene, vertices, faces, labels, low):
-    """Which faces border air that can be reached, and which do so only in part.
+def _are_seen(scene, triangles, labels, low):
+    """Which triangles border air that can be reached, and which are to be cut.
 
-    A probe looks along rays to both sides of a face. What the larger part of them meets
-    first, of cells with a label, is what it borders.
+    A probe looks along rays to both sides. What the larger part of them meets first, of
+    cells with a label, is what it borders.
     """
-    rng = np.random.default_rng(0)
-    corners = vertices[faces]
-    cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    rng, corners = np.random.default_rng(0), np.moveaxis(triangles, 1, 0)
+    cross = np.cross(corners[1] - corners[0], corners[2] - corners[0])
     double_area = np.linalg.norm(cross, axis=1)
     count = np.clip(double_area / 8 / CELL**2, 1, MOST_PROBES).astype(int)
-    face = np.repeat(np.arange(len(faces)), count)
+    face = np.repeat(np.arange(len(triangles)), count)
     weights = rng.dirichlet(np.ones(3), len(face))[..., None]
-    points = (weights * corners[face]).sum(axis=1)
+    points = (weights * triangles[face]).sum(axis=1)
     normals = (cross / np.maximum(double_area, 1e-300)[:, None])[face]
     reach = ndimage.binary_dilation(labels == HOLLOW, iterations=4)
     ask = np.flatnonzero(reach[_cells(points, labels, low)])
     seen = np.ones(len(face), dtype=bool)
-    for some in np.array_split(ask, 1 + len(ask) // 20_000):
-        keep = np.zeros(len(some), dtype=bool)
-        for side in (1, -1):
-            first = _first_label(
-                scene, points[some], side * normals[some], labels, low, rng
-            )
-            out, hollow = ((first == kind).sum(axis=1) for kind in (OUTSIDE, HOLLOW))
-            keep |= (out > 0) & (out >= hollow)
-        seen[some] = keep
-    share = np.bincount(face, seen) / count
-    long = np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=2).max(axis=1)
-    return share > 0.5, (share > 0) & (share < 1) & (long > 2 * CELL)
+    seen[ask] = False
+    for side in (1, -1):
+        first = _first_labels(scene, points[ask], side * normals[ask], labels, low, rng)
+        out, hollow = ((first == kind).sum(axis=1) for kind in (OUTSIDE, HOLLOW))
+        seen[ask] |= (out > 0) & (out >= hollow)
+    share = np.bincount(face, seen, len(triangles)) / count
+    edges = np.linalg.norm(triangles - np.roll(triangles, 1, axis=1), axis=2)
+    return share > 0.5, (0.02 < share) & (share < 0.98) & (edges.max(1) > 2 * CELL)
 
 
-def _first_label(scene, points, normals, labels, low, rng):
+def _first_labels(scene, points, normals, labels, low, rng):
     """The first label that cosine-distributed rays come to: (P, RAYS), 0 for none."""
     rays = rng.standard_normal((len(points), RAYS, 3))
     rays = rays / np.linalg.norm(rays, axis=2, keepdims=True) + normals[:, None]
-    rays /= np.linalg.norm(rays, axis=2, keepdims=True) + 1e-9
-    starts = np.broadcast_to((points + OFF_SURFACE * normals)[:, None], rays.shape)
-    flat = (a.reshape(-1, 3).astype("f4") for a in (starts, rays))
-    free = scene.run(*flat, query="DISTANCE").reshape(len(points), RAYS)
-    first = np.where(free > 1e6, OUTSIDE, 0)  # unless there is another before
-    for step in np.arange(REACH, 0, -1) * CELL:
-        label = labels[_cells(starts + step * rays, labels, low)]
-        first = np.where((label > 0) & (step < free), label, first)
-    return first
+    rays = (rays / np.linalg.norm(rays, axis=2, keepdims=True)).reshape(-1, 3)
+    starts = (points + OFF_SURFACE * normals).repeat(RAYS, axis=0)
+    free = scene.run(starts.astype("f4"), rays.astype("f4"), query="DISTANCE")
+    first = np.zeros(len(rays), dtype=np.int8)
+    left = np.arange(len(rays))
+    for step in np.arange(1, REACH + 1) * CELL:
+        left = left[(first[left] == 0) & (free[left] > step)]
+        first[left] = labels[_cells(starts[left] + step * rays[left], labels, low)]
+    first[left[(first[left] == 0) & (free[left] > 1e6)]] = OUTSIDE  # it left the mesh
+    return first.reshape(len(points), RAYS)
 
 
 def _cells(points, labels, low):
-    """Indices of the cells that points (..., 3) lie in, of those outside the nearest."""
+    """Indices of the cells that points (..., 3) lie in, the nearest of a far one's."""
     cells = ((points - low) / CELL).astype(int)
     return tuple(np.moveaxis(cells.clip(0, np.array(labels.shape) - 1), -1, 0))

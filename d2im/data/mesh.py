@@ -21,7 +21,9 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from ..camera import yaw_rotation
+from .dataset import check_repair
 from .formats import SUFFIXES, read_surface
+from .interior import OPENING, fill_interior
 from .rendering import ray_scene
 
 RADIUS = 0.5  # of the farthest vertex, world units
@@ -77,6 +79,7 @@ class MeshReport:
     panels: int = 0  # other open parts, which enclose something together
     undone: int = 0  # repairs undone, since they removed what is seen
     specks: int = 0  # pieces far away that set the scale
+    filled: float = 0.0  # share of the inside that was air
     solid: bool = False  # the result is one closed surface without overlap
 
     def __str__(self):
@@ -92,18 +95,27 @@ def load_mesh(
     yaw: float = 0.0,
     thickness: float = 0.005,
     caps: str = "auto",
+    interior: str = "keep",
+    opening: float = OPENING,
 ) -> trimesh.Trimesh:
     """Read a mesh file and bring it into the world frame.
 
     Scenes are flattened with their transforms, UV seams merged, duplicate and
     degenerate faces dropped, parts turned outward, holes closed, open sheets thickened
-    and overlapping closed bodies united.
+    and overlapping closed bodies united. Nothing is dropped that is seen from outside:
+    a repair that would is undone.
 
     Args: path: a GLB, GLTF, OBJ, PLY, STL or OFF file, in any unit.
         up, front: the file's axes toward the world's +y and +z, such as "z" and "-y"
             (Blender's). Where `front` is None: "-y" if up is along z, else "z".
         yaw: degrees about the y axis after that, from front (+z) toward +x.
         thickness: of open sheets, world units; None refuses them.
+        caps: "close" closes all holes; "keep" closes none and makes what has one
+            `thickness` thick; "auto" does so to cups, shades and bookcases alone, whose
+            opening is large, deep and seen, and not from below.
+        interior: "fill" counts as inside what cannot be reached from outside, and
+            leaves out the surface in there; "keep" leaves cavities.
+        opening: what "fill" takes for closed, world units, see `fill_interior`.
     Returns: trimesh.Trimesh, y up, normalised. `face_attributes` hold "part" (F,) ints
         and, where the file has materials, "color" (F, 3) in [0, 1], display RGB.
         `metadata["solid"]`: it is one closed surface without overlap;
@@ -113,6 +125,9 @@ def load_mesh(
             these are refused; or axes that are none.
     """
     turn = _turn(up, front, yaw)
+    check_repair(caps, interior)
+    if not 0 < opening < RADIUS:
+        raise ValueError(f"opening must be in (0, 0.5), got {opening!r}")
     if thickness is not None and not 0 < thickness < RADIUS:
         raise ValueError(f"thickness must be in (0, 0.5) or None, got {thickness!r}")
     path = Path(path)
@@ -141,6 +156,12 @@ def load_mesh(
     mesh = trimesh.Trimesh(vertices, faces, face_attributes=attributes, process=False)
     mesh.remove_unreferenced_vertices()
     mesh = normalise(mesh)
+    if interior == "fill":
+        hollow = mesh
+        mesh, done["filled"] = fill_interior(mesh, opening)
+        if mesh is not hollow and done["solid"]:
+            arrays = np.array(mesh.vertices), np.array(mesh.faces, dtype=int)
+            done["solid"] = mesh.is_watertight and _is_solid(*arrays)
     report = MeshReport(count, thickness=thickness or 0.0, **done)
     mesh.metadata.update(solid=report.solid, report=report)
     return mesh
@@ -216,7 +237,9 @@ def _repair(vertices, faces, thickness, caps):
     faces = _orient(vertices, faces, patch)
     done = {"parts": int(patch.max()) + 1}
     done["turned"] = int((faces[: len(before[1]), 0] != before[1][:, 0]).sum())
-    kinds = _classify(vertices, faces, patch, np.zeros(len(faces), dtype=bool))
+    thin = np.zeros(len(faces), dtype=bool)
+    # Where holes are closed, what is seen through them is not.
+    kinds = _classify(vertices, faces, patch, thin, seen_stays=caps != "close")
     none = np.zeros_like(kinds[0])
     tries = (kinds, caps), ((kinds[0], none, kinds[2]), caps), ((none,) * 3, None)
     for done["undone"], (kinds, caps) in enumerate(tries):
@@ -477,7 +500,7 @@ def _close_slabs(vertices, faces, patch):
     return np.concatenate([faces, *caps]), patch[own], own
 
 
-def _classify(vertices, faces, patch, thin):
+def _classify(vertices, faces, patch, thin, seen_stays=True):
     """Which patches are nearly closed, and of the others walls and sheets.
 
     Behind a body's faces their own winding number is 1, behind a flat sheet's 1/2. With
@@ -504,7 +527,7 @@ def _classify(vertices, faces, patch, thin):
     wall, sheet = ~body & (buried > HIDDEN), ~body & (behind < CLOSED)
     if wall.all():  # sheets upon each other, in no body
         return body, sheet, wall
-    if wall.any():
+    if wall.any() and seen_stays:
         ask = np.flatnonzero(wall[where])
         rays = np.random.default_rng(1).standard_normal((len(ask), 32, 3))
         starts = points[ask, None] + OFF_SURFACE * rays / _length(rays)
