@@ -53,9 +53,9 @@ NEEDED_COLUMNS = (
     "id split family seed source up yaw faces seconds status reason".split()
 )
 STATE_COLUMNS = ["source_bytes", "source_time", "source_hash"]
-# How a mesh file's openings and hollows were taken, and what was done to it.
+INDEX_COLUMNS = [*NEEDED_COLUMNS, *STATE_COLUMNS]
+# Of mesh files alone: how openings and hollows were taken, and what was done.
 REPAIR_COLUMNS = ["caps", "interior", "repair"]
-INDEX_COLUMNS = [*NEEDED_COLUMNS, *STATE_COLUMNS, *REPAIR_COLUMNS]
 REPAIRS = {"caps": ("auto", "close", "keep"), "interior": ("fill", "keep")}
 BEFORE = {"caps": "close", "interior": "keep"}  # where these columns are missing
 LONGEST_ID = 180  # bytes; a file's name may have 255, a temporary one's ends among them
@@ -446,7 +446,8 @@ def _stored_row(path):
                 raise ValueError("no row")
             found = np.lib.format.read_array(io.BytesIO(archive.read(info)))
         found = json.loads(str(found))
-        row |= {key: str(found[key]) for key in row if key in found}
+        known = (*row, *REPAIR_COLUMNS)
+        row |= {key: str(found[key]) for key in known if key in found}
         if not row["status"]:
             raise ValueError("no status")
     except (*DAMAGE, EOFError, KeyError, MemoryError, zlib.error):
@@ -458,7 +459,8 @@ def _is_made(item, row, path):
     """Whether an example stands for an item as it is now; note its file's new time."""
     if row is None or row["status"] != "ok" or not path.is_file():
         return False
-    if any(str(value) != row.get(key) for key, value in item.items()):
+    # A column that an older index lacks is as the folder's settings have it.
+    if any(str(value) != row.get(key, str(value)) for key, value in item.items()):
         return False
     source = item.get("source", "")
     if not os.path.isfile(source):
@@ -661,7 +663,8 @@ def _make_one(row, path, config):
     detailed, coarse = source_meshes(row)
     example = make_example(detailed, coarse, rng, config)
     row |= state | {"status": "ok", "faces": len(detailed.faces)}
-    row["repair"] = str(detailed.metadata.get("report", ""))
+    if "report" in detailed.metadata:
+        row["repair"] = str(detailed.metadata["report"])
     # The file carries its row, so that a killed run finds it again without its index.
     write_example(path, {**example, "row": np.array(json.dumps(row, default=_plain))})
     return row
