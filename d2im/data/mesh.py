@@ -34,6 +34,7 @@ HIDDEN = 0.9  # of a wall's probes lie in bodies
 CLOSED = 0.75  # mean winding number behind a patch: 1/2 of a flat sheet, 1 of a body
 MANY_FACES = 100_000  # of a file, above which its memory is worth 0.1 s
 LONGEST_RIM = 400  # edges of a hole; the time to close it grows with their cube
+MOST_BODIES = 1000  # to unite: of the 3,000 leaves of a bush manifold3d dies
 OUTSIDE_RAYS = (
     1000  # from each of 26 directions, to see whether a repair loses anything
 )
@@ -483,6 +484,8 @@ def _close_slabs(vertices, faces, patch):
     name = np.empty(len(apart), dtype=np.int64)
     name[split] = faces
     ground, caps, own = vertices[faces][..., 1].min() + FLOOR, [], []
+    order = np.argsort(patch, kind="stable")
+    groups = np.split(order, np.bincount(patch).cumsum()[:-1])
     for face, loop, _ in rims:
         ring, k = apart[loop], patch[face]
         normal, size, width = _lid(ring)
@@ -491,7 +494,7 @@ def _close_slabs(vertices, faces, patch):
             continue
         on_ground = abs(normal[1]) > 0.9 and ring[:, 1].max() < ground
         if abs(volume[k]) < SHALLOW * width * size or on_ground:
-            rim = np.flatnonzero((patch == k) & (np.isin(split, loop).sum(axis=1) > 1))
+            rim = groups[k][np.isin(split[groups[k]], loop).sum(axis=1) > 1]
             upright = np.abs(_unit(_cross(apart, split[rim])) @ normal) < 0.3
             if upright.all():
                 caps.append(name[loop[_least_area(ring)]])
@@ -514,8 +517,10 @@ def _classify(vertices, faces, patch, thin, seen_stays=True):
     there = points - OFF_SURFACE * normals
     order = np.argsort(patch, kind="stable")
     groups = np.split(order, np.bincount(patch).cumsum()[:-1])
+    each = len(where) // count  # probes
     for k in np.unique(patch[_boundary(faces, patch)[1]]):
-        alone[k] = _winding(vertices, faces[groups[k]], there[where == k]).mean()
+        own = slice(k * each, (k + 1) * each)
+        alone[k] = _winding(vertices, faces[groups[k]], there[own]).mean()
     if (alone < 1).any():
         winding = _winding(vertices, faces[~thin], there)
         deep = winding > 2 - CLOSED
@@ -726,7 +731,7 @@ def _unite(vertices, faces, body):
         else:
             rest.append(some)
     own = np.arange(len(faces))
-    if not solids:
+    if not 0 < len(solids) + len(cavities) <= MOST_BODIES:
         return vertices, faces, own, 0, len(groups)
     union = manifold3d.Manifold.batch_boolean(solids, manifold3d.OpType.Add)
     union = manifold3d.Manifold.batch_boolean(
