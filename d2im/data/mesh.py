@@ -190,6 +190,26 @@ def _warn_of_specks(path, vertices, faces):
     return len(far)
 
 
+def turned_outward(mesh: trimesh.Trimesh) -> tuple[trimesh.Trimesh, dict[str, int]]:
+    """A mesh's faces as `load_mesh` turns them, once each, and nothing else changed.
+
+    Args: mesh: trimesh.Trimesh, in any frame and unit.
+    Returns: trimesh.Trimesh, and how many faces were "turned", how many "duplicate".
+    Raises: ValueError: the mesh has zero size.
+    """
+    scaled = normalise(mesh)  # tolerances are absolute
+    arrays = np.array(scaled.vertices, dtype=float), np.array(mesh.faces, dtype=int)
+    vertices, faces, _, done = _weld(*arrays, np.zeros(len(mesh.faces), dtype=int))
+    if not len(faces):
+        return mesh, {}
+    turned = _orient(vertices, *_one_way(vertices, faces))
+    outward = trimesh.Trimesh(vertices, turned, process=False)
+    unit = mesh.scale / scaled.scale  # diagonals
+    outward.vertices = vertices * unit + (mesh.bounds[0] - unit * scaled.bounds[0])
+    changed = int((turned[:, 0] != faces[:, 0]).sum())
+    return outward, {"turned": changed, "duplicate": done["duplicate"]}
+
+
 def normalise(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
     """Centre a mesh on its bounding box, its farthest vertex at radius 0.5.
 
@@ -382,9 +402,10 @@ def _scoped(corners, scope):
     return _ids(rows).reshape(-1, 3)
 
 
-def _open_edges(faces):
+def _open_edges(faces, body=None):
     """The body of each face, joined by edges, and each body's edges without 2 faces."""
-    body = igl.facet_components(np.ascontiguousarray(faces))[1]
+    if body is None:
+        body = igl.facet_components(np.ascontiguousarray(faces))[1]
     edges = np.sort(faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
     index = _ids(edges)
     odd = np.bincount(index)[index] != 2
@@ -519,8 +540,8 @@ def _classify(vertices, faces, patch, thin, seen_stays=True):
     groups = np.split(order, np.bincount(patch).cumsum()[:-1])
     each = len(where) // count  # probes
     for k in np.unique(patch[_boundary(faces, patch)[1]]):
-        own = slice(k * each, (k + 1) * each)
-        alone[k] = _winding(vertices, faces[groups[k]], there[own]).mean()
+        some, own = faces[groups[k]], there[k * each : (k + 1) * each]
+        alone[k] = _winding(vertices, some, own).mean() if len(some) > 2 else 0.5
     if (alone < 1).any():
         winding = _winding(vertices, faces[~thin], there)
         deep = winding > 2 - CLOSED
@@ -719,7 +740,13 @@ def _unite(vertices, faces, body):
     order = np.argsort(body, kind="stable")
     groups = np.split(order, np.bincount(body).cumsum()[:-1])
     groups = [some for some in groups if len(some)]
+    own, is_open = np.arange(len(faces)), _open_edges(faces, body)[1] > 0
+    if len(groups) - is_open.sum() > MOST_BODIES:
+        return vertices, faces, own, 0, len(groups)
     for some in groups:
+        if is_open[body[some[0]]]:
+            rest.append(some)
+            continue
         used, index = np.unique(faces[some], return_inverse=True)
         corners = index.reshape(-1, 3).astype(np.uint64)
         cavity = np.linalg.det(vertices[faces[some]]).sum() < 0
@@ -730,8 +757,7 @@ def _unite(vertices, faces, body):
             (cavities if cavity else solids).extend(solid.decompose())
         else:
             rest.append(some)
-    own = np.arange(len(faces))
-    if not 0 < len(solids) + len(cavities) <= MOST_BODIES:
+    if not solids:
         return vertices, faces, own, 0, len(groups)
     union = manifold3d.Manifold.batch_boolean(solids, manifold3d.OpType.Add)
     union = manifold3d.Manifold.batch_boolean(
@@ -770,7 +796,8 @@ def _probes(vertices, faces, patch, total=PROBES):
     area = np.maximum(_length(cross)[:, 0], 1e-300)
     order = np.argsort(patch, kind="stable")
     below = area[order].cumsum()
-    where = np.repeat(np.arange(count), max(16, total // count))
+    each = np.clip(100_000 // count, 4, max(16, total // count))
+    where = np.repeat(np.arange(count), each)
     top = below[np.bincount(patch).cumsum() - 1][where]
     height = top - rng.random(len(where)) * np.bincount(patch, area)[where]
     face = order[np.searchsorted(below, height).clip(max=len(faces) - 1)]
