@@ -20,7 +20,7 @@ CELL = 1 / 128  # world units
 OPENING = 0.02
 SAMPLES = 6  # of the surface in a cell's square
 LEAST = 27  # cells of a hollow with room for the ball
-REACH = 8  # cells that a probe looks ahead
+BEYOND = 4  # cells that a probe looks ahead beyond the ball's radius
 RAYS = 8  # of a probe, on either side
 MOST_PROBES = 200  # of a face
 POINTS = 4000  # by which the filled share is told
@@ -44,9 +44,10 @@ def fill_interior(
         return mesh, 0.0
     triangles = np.array(mesh.triangles)
     scene, index = ray_scene(triangles), np.arange(len(triangles))
+    reach = int(opening / 2 / CELL) + BEYOND
     done, own, cut = [], [], False
     while len(triangles):
-        outer, mixed = _are_seen(scene, triangles, labels, low)
+        outer, mixed = _are_seen(scene, triangles, labels, low, reach)
         done.append(triangles[outer & ~mixed])
         own.append(index[outer & ~mixed])
         # A board may go on from outside into the hollow: halve what is seen in part.
@@ -108,7 +109,7 @@ def _rooms(mesh, opening):
     return labels[parts], low
 
 
-def _are_seen(scene, triangles, labels, low):
+def _are_seen(scene, triangles, labels, low, reach):
     """Which triangles border air that can be reached, and which are to be cut.
 
     A probe looks along rays to both sides. What the larger part of them meets first, of
@@ -122,12 +123,14 @@ def _are_seen(scene, triangles, labels, low):
     weights = rng.dirichlet(np.ones(3), len(face))[..., None]
     points = (weights * triangles[face]).sum(axis=1)
     normals = (cross / np.maximum(double_area, 1e-300)[:, None])[face]
-    reach = ndimage.binary_dilation(labels == HOLLOW, iterations=4)
-    ask = np.flatnonzero(reach[_cells(points, labels, low)])
+    near = ndimage.binary_dilation(labels == HOLLOW, iterations=reach)
+    ask = np.flatnonzero(near[_cells(points, labels, low)])
     seen = np.ones(len(face), dtype=bool)
     seen[ask] = False
     for side in (1, -1):
-        first = _first_labels(scene, points[ask], side * normals[ask], labels, low, rng)
+        rays = _rays(side * normals[ask], rng)
+        starts = points[ask] + side * OFF_SURFACE * normals[ask]
+        first = _first_labels(scene, starts, rays, labels, low, 2 * reach)
         out, hollow = ((first == kind).sum(axis=1) for kind in (OUTSIDE, HOLLOW))
         seen[ask] |= (out > 0) & (out >= hollow)
     share = np.bincount(face, seen, len(triangles)) / count
@@ -135,20 +138,24 @@ def _are_seen(scene, triangles, labels, low):
     return share > 0.5, (0.02 < share) & (share < 0.98) & (edges.max(1) > 2 * CELL)
 
 
-def _first_labels(scene, points, normals, labels, low, rng):
-    """The first label that cosine-distributed rays come to: (P, RAYS), 0 for none."""
-    rays = rng.standard_normal((len(points), RAYS, 3))
+def _rays(normals, rng):
+    """Cosine-distributed directions about normals (P, 3): (P, RAYS, 3)."""
+    rays = rng.standard_normal((len(normals), RAYS, 3))
     rays = rays / np.linalg.norm(rays, axis=2, keepdims=True) + normals[:, None]
-    rays = (rays / np.linalg.norm(rays, axis=2, keepdims=True)).reshape(-1, 3)
-    starts = (points + OFF_SURFACE * normals).repeat(RAYS, axis=0)
+    return rays / np.linalg.norm(rays, axis=2, keepdims=True)
+
+
+def _first_labels(scene, starts, rays, labels, low, reach):
+    """The first label that rays (P, RAYS, 3) come to: (P, RAYS), 0 for none."""
+    shape, rays = rays.shape[:2], rays.reshape(-1, 3)
+    starts = starts.repeat(RAYS, axis=0)
     free = scene.run(starts.astype("f4"), rays.astype("f4"), query="DISTANCE")
-    first = np.zeros(len(rays), dtype=np.int8)
-    left = np.arange(len(rays))
-    for step in np.arange(1, REACH + 1) * CELL:
+    first, left = np.zeros(len(rays), dtype=np.int8), np.arange(len(rays))
+    for step in np.arange(1, reach + 1) * CELL:
         left = left[(first[left] == 0) & (free[left] > step)]
         first[left] = labels[_cells(starts[left] + step * rays[left], labels, low)]
     first[left[(first[left] == 0) & (free[left] > 1e6)]] = OUTSIDE  # it left the mesh
-    return first.reshape(len(points), RAYS)
+    return first.reshape(shape)
 
 
 def _cells(points, labels, low):

@@ -42,6 +42,7 @@ LOST = 3e-3  # of these that may meet less: edges of sheets, rays between triang
 # An opening stays open if it is this share of its body's area, and deeper than this
 # share of its width: shallow ones are slabs without a bottom.
 LID_SHARE, SHALLOW, SEEN_LID = 0.06, 0.25, 0.8
+ROOMY = 0.08  # volume by area^1.5 of what is no sheet: a cup 0.10, a ball 0.094
 SPECKS = 0.01  # of the area, all together
 FLOOR = 0.02  # what opens downward so near to the ground is closed, world units
 
@@ -280,7 +281,10 @@ def _mended(vertices, faces, patch, kinds, thickness, caps):
     body = igl.facet_components(faces)[1]  # joined by edges
     vertices, faces = _split(vertices, faces, body)
     rims = _rims(vertices, faces, body) if caps else []
-    if rims and caps != "close" and thickness is not None:
+    if rims and caps == "close":  # what encloses much is no sheet
+        volume, area = _volumes(vertices, faces, body, rims)
+        flat &= ~(np.abs(volume) > ROOMY * area**1.5)[body]
+    elif rims and thickness is not None:
         stays = _containers(vertices, faces, body, rims, caps)
         stays &= np.bincount(body, flat) == 0
         if stays.any():  # their patches may share edges: each is thickened alone
