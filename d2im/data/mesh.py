@@ -406,10 +406,9 @@ def _scoped(corners, scope):
     return _ids(rows).reshape(-1, 3)
 
 
-def _open_edges(faces, body=None):
+def _open_edges(faces):
     """The body of each face, joined by edges, and each body's edges without 2 faces."""
-    if body is None:
-        body = igl.facet_components(np.ascontiguousarray(faces))[1]
+    body = igl.facet_components(np.ascontiguousarray(faces))[1]
     edges = np.sort(faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
     index = _ids(edges)
     odd = np.bincount(index)[index] != 2
@@ -744,13 +743,11 @@ def _unite(vertices, faces, body):
     order = np.argsort(body, kind="stable")
     groups = np.split(order, np.bincount(body).cumsum()[:-1])
     groups = [some for some in groups if len(some)]
-    own, is_open = np.arange(len(faces)), _open_edges(faces, body)[1] > 0
+    own, is_open = np.arange(len(faces)), np.zeros(body.max() + 1, dtype=bool)
+    is_open[body[_boundary(faces, body)[1]]] = True
     if len(groups) - is_open.sum() > MOST_BODIES:
         return vertices, faces, own, 0, len(groups)
     for some in groups:
-        if is_open[body[some[0]]]:
-            rest.append(some)
-            continue
         used, index = np.unique(faces[some], return_inverse=True)
         corners = index.reshape(-1, 3).astype(np.uint64)
         cavity = np.linalg.det(vertices[faces[some]]).sum() < 0
