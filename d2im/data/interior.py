@@ -11,7 +11,7 @@ import numpy as np
 import trimesh
 from scipy import ndimage
 
-from ..sampling import sample_surface
+from ..sampling import is_solid, sample_surface
 from .rendering import ray_scene
 
 CELL = 1 / 128  # world units
@@ -65,6 +65,8 @@ def fill_interior(
     filled.metadata.update(mesh.metadata)
     if cut:
         filled.merge_vertices()
+    # Where whole inner surfaces went, one solid is left.
+    filled.metadata["solid"] = bool(not cut and is_solid(mesh) and filled.is_watertight)
     filled.remove_unreferenced_vertices()
     points = np.random.default_rng(0).uniform(*mesh.bounds, (POINTS, 3))
     before, after = (np.sum(_winding(m, points) > 0.5) for m in (mesh, filled))

@@ -159,11 +159,9 @@ def load_mesh(
     mesh.remove_unreferenced_vertices()
     mesh = normalise(mesh)
     if interior == "fill":
-        hollow = mesh
+        mesh.metadata["solid"] = done["solid"]
         mesh, done["filled"] = fill_interior(mesh, opening)
-        if mesh is not hollow and done["solid"]:
-            arrays = np.array(mesh.vertices), np.array(mesh.faces, dtype=int)
-            done["solid"] = mesh.is_watertight and _is_solid(*arrays)
+        done["solid"] = mesh.metadata["solid"]
     report = MeshReport(count, thickness=thickness or 0.0, **done)
     mesh.metadata.update(solid=report.solid, report=report)
     return mesh
