@@ -170,9 +170,9 @@ def load_mesh(
 def _warn_of_specks(path, vertices, faces):
     """Warn of small pieces far off, which set the scale; how many there are."""
     body = igl.facet_components(faces)[1]
-    area = np.bincount(body, igl.doublearea(vertices, faces))
-    if len(area) < 2:
+    if not body.any():
         return 0
+    area = np.bincount(body, igl.doublearea(vertices, faces))
     centre = np.stack([np.bincount(body, c) for c in vertices[faces].mean(axis=1).T], 1)
     centre /= np.bincount(body)[:, None]
     order = np.argsort(area)
@@ -264,7 +264,9 @@ def _repair(vertices, faces, thickness, caps):
     tries = (kinds, caps), ((kinds[0], none, kinds[2]), caps), ((none,) * 3, None)
     for done["undone"], (kinds, caps) in enumerate(tries):
         found = _mended(vertices, faces, patch, kinds, thickness, caps)
-        if caps is None or not _loses(before, found, thickness or 0.0):
+        risks = [found[3].get(kind) for kind in ("walls", "sheets", "containers")]
+        is_risky = any(risks) or found[3]["united"]
+        if caps is None or not is_risky or not _loses(before, found, thickness or 0.0):
             break
     found[3]["holes"] = found[3].get("holes", 0) + slabs
     return *found[:2], own[found[2]], done | found[3]
@@ -499,13 +501,16 @@ def _close_slabs(vertices, faces, patch):
 
     Returns: faces, the patches, and the face that each is of (F,).
     """
+    own = np.arange(len(faces))
+    if not len(_boundary(faces, patch)[1]):
+        return faces, patch, own
     apart, split = _split(vertices, faces, patch)
     rims = _rims(apart, split, patch)
     count = np.bincount(patch[[face for face, *_ in rims]]) if rims else []
     volume, area = _volumes(apart, split, patch, rims)
     name = np.empty(len(apart), dtype=np.int64)
     name[split] = faces
-    ground, caps, own = vertices[faces][..., 1].min() + FLOOR, [], []
+    ground, caps, added = vertices[faces][..., 1].min() + FLOOR, [], []
     order = np.argsort(patch, kind="stable")
     groups = np.split(order, np.bincount(patch).cumsum()[:-1])
     for face, loop, _ in rims:
@@ -520,8 +525,8 @@ def _close_slabs(vertices, faces, patch):
             upright = np.abs(_unit(_cross(apart, split[rim])) @ normal) < 0.3
             if upright.all():
                 caps.append(name[loop[_least_area(ring)]])
-                own += [face] * len(caps[-1])
-    own = np.concatenate([np.arange(len(faces)), np.array(own, dtype=int)])
+                added += [face] * len(caps[-1])
+    own = np.concatenate([own, np.array(added, dtype=int)])
     return np.concatenate([faces, *caps]), patch[own], own
 
 
@@ -756,8 +761,8 @@ def _unite(vertices, faces, body):
             (cavities if cavity else solids).extend(solid.decompose())
         else:
             rest.append(some)
-    if not solids:
-        return vertices, faces, own, 0, len(groups)
+    if not solids or len(solids) == len(groups) == 1:
+        return vertices, faces, own, len(solids), len(groups) - len(solids)
     union = manifold3d.Manifold.batch_boolean(solids, manifold3d.OpType.Add)
     union = manifold3d.Manifold.batch_boolean(
         [union, *cavities], manifold3d.OpType.Subtract
