@@ -23,7 +23,7 @@ LEAST = 27  # cells of a hollow with room for the ball
 BEYOND = 4  # cells that a probe looks ahead beyond the ball's radius
 RAYS = 8  # of a probe, on either side
 MOST_PROBES = 200  # of a face
-POINTS = 4000  # by which the filled share is told
+POINTS = 1500  # by which the filled share is told
 OFF_SURFACE = 1e-4  # where a probe starts, world units
 OUTSIDE, HOLLOW = 1, 2  # labels of air with room: can be reached, or cannot
 
