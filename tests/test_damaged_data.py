@@ -122,7 +122,7 @@ def test_every_flipped_bit_of_an_examples_arrays_is_noticed(tmp_path, rng):
     prepare([("stool", 0)], tmp_path, **SMALL)
     path = tmp_path / "stool-000000.npz"
     whole, known = path.read_bytes(), read_example(path)
-    for place in rng.integers(len(whole), size=200):
+    for place in rng.integers(len(whole), size=100):
         data = bytearray(whole)
         data[place] ^= 1 << rng.integers(8)
         path.write_bytes(data)
