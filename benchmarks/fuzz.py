@@ -105,6 +105,14 @@ def mesh_kind(name, **options):
     return make, lambda folder: load_mesh(folder / name)
 
 
+def make_mesh(folder):
+    trimesh.creation.box().export(folder / "box.stl")
+
+
+def read_victim(folder):
+    load_mesh(folder / (folder.parent / "victim").read_text())
+
+
 def picture_kind(name, mode="RGBA", **options):
     def make(folder):
         pixels = np.full((64, 64, 4), 255, np.uint8)
@@ -330,6 +338,7 @@ KINDS = {
     "stl": (*mesh_kind("mesh.stl"), "*", False),
     "stl text": (*mesh_kind("mesh.stl", kind="stl_ascii"), "*", False),
     "off": (*mesh_kind("mesh.off"), "*", False),
+    "meshes": (make_mesh, read_victim, "*", False),  # or a user's, see --meshes
     "png": (*picture_kind("picture.png"), "*", False),
     "png, palette": (*picture_kind("picture.png", "P"), "*", False),
     "jpeg": (*picture_kind("picture.jpg", "RGB"), "*", False),
@@ -508,7 +517,7 @@ def odd_array(array, rng):
         lambda: array.astype(complex),
         lambda: np.array([{}], dtype=object),
     ]
-    with np.errstate(all="ignore"), contextlib.suppress(TypeError):
+    with np.errstate(all="ignore"), contextlib.suppress(TypeError, ValueError):
         return kinds[rng.integers(len(kinds))]()
     return array  # of texts, some are not
 
@@ -621,10 +630,9 @@ def attempt(kind, number, seed, source, place):
         names = {p.name for p in files} | {str(folder)}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            whole = None
-            if sealed:
-                whole = read(folder)
+            whole = read(folder) if sealed else None
             victim = files[rng.integers(len(files))]
+            (folder.parent / "victim").write_text(str(victim.relative_to(folder)))
             how = damage(victim, rng) if number is not None else ""
             label = f"{getattr(how, '__name__', '')} {victim.relative_to(folder)}"
             reset_peak()
@@ -679,14 +687,19 @@ def main():
     parser.add_argument("--count", type=int, default=1000, help="files in all (1000)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kind", choices=KINDS, help="one kind alone")
+    about = "small mesh files to damage, and nothing else"
+    parser.add_argument("--meshes", type=Path, metavar="FOLDER", help=about)
     parser.add_argument("--number", type=int, help="one case of it alone")
     options = common.opening(parser)
     kinds = [options.kind] if options.kind else list(KINDS)
+    kinds = ["meshes"] if options.meshes else kinds
     numbers = range(-(-options.count // len(kinds)))
     numbers = numbers if options.number is None else [options.number]
     verdicts, seconds, peaks = defaultdict(Counter), Counter(), Counter()
     with tempfile.TemporaryDirectory() as place:
         sources = make_all(Path(place))
+        if options.meshes:
+            shutil.copytree(options.meshes, sources["meshes"], dirs_exist_ok=True)
         for number in numbers:
             for kind in kinds:
                 start = time.perf_counter()

@@ -285,7 +285,7 @@ MUTATIONS = [
     ),
     (
         "what an object encloses stays",
-        "use/pictures.py",
+        "use/cutting.py",
         "for reach in (np.inf, 4):",
         "for reach in (4,):",
         "pictures",

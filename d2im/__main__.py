@@ -5,6 +5,7 @@ Help costs no import of torch: each command brings in its module when it works.
 
 import argparse
 import sys
+import warnings
 from pathlib import Path
 
 from . import __version__
@@ -39,6 +40,10 @@ def _failed(error, code=1):
     return code
 
 
+def _note(warning, *_):
+    print(f"note: {one_line(warning)}", file=sys.stderr)
+
+
 def _command(commands, function, about, usage=None):
     """A parser of its own for a command, and its `add_argument`."""
     name = function.__name__
@@ -64,6 +69,7 @@ def _reconstruct(commands):
 def reconstruct(image, out, model, camera, camera_model, resolution, mesh, maps):
     from .networks import Camera, CameraNet, D2IMNet
     from .use import reconstruction as use
+    from .use.pictures import PictureWarning
 
     use.mesh_kind(out)  # before the work
     network = D2IMNet.from_pretrained(model or use.MODEL)
@@ -72,7 +78,9 @@ def reconstruct(image, out, model, camera, camera_model, resolution, mesh, maps)
     else:
         camera = CameraNet.from_pretrained(camera_model or use.CAMERA_MODEL).camera
     options = {"resolution": resolution, "base_mesh": mesh == "base"}
-    found = use.reconstruct(network, image, camera, **options)
+    with warnings.catch_warnings(action="always", category=PictureWarning):
+        warnings.showwarning = _note
+        found = use.reconstruct(network, image, camera, **options)
     found.export(out, mesh)
     if maps:
         found.export_maps(maps)
@@ -95,6 +103,10 @@ def _prepare(commands):
     add("--workers", type=int, default=1, help="processes (1)")
     add("--up", default="y", help="the meshes' up axis (y)")
     add("--yaw", type=float, default=0.0, help="degrees to turn them by (0)")
+    about = "what becomes of open cups and bookcases, and of holes (auto)"
+    add("--caps", choices=["auto", "close", "keep"], help=about)
+    about = "whether hollows that cannot be seen count as inside (fill)"
+    add("--interior", choices=["fill", "keep"], help=about)
     add("--timeout", type=float, default=600.0, help="seconds for one (600)")
     about = "of memory for one (1 to 4, by what there is)"
     add("--memory-gb", type=float, metavar="GB", help=about)
@@ -111,6 +123,7 @@ def prepare(meshes, procedural, **options):
     else:
         source = meshes if len(meshes) > 1 or Path(meshes[0]).is_file() else meshes[0]
     out = options.pop("out")
+    options = {name: value for name, value in options.items() if value is not None}
     rows = prepare(source, out, **options)
     failed = sum(row["status"] != "ok" for row in rows)
     print(f"{out}: {len(rows) - failed} examples, {failed} failed, see index.csv")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-EACH = 10  # cases of a kind
+EACH = 6  # cases of a kind
 
 
 @pytest.fixture(scope="module")

@@ -206,6 +206,20 @@ def test_the_command_line_turns_a_picture_into_a_mesh(ball_model, tmp_path, caps
     assert "no model folder" in capsys.readouterr().err
 
 
+def test_the_command_line_says_what_it_noticed_in_a_picture(
+    ball_model, tmp_path, capsys
+):
+    ball_model.save_pretrained(tmp_path / "model")
+    Image.fromarray(picture()[:40]).save(tmp_path / "photo.png")  # cut off below
+    arguments = ["reconstruct", "photo.png", "-o", "a.ply", "--model", "model"]
+    paths = ("photo.png", "a.ply", "model")
+    arguments = [str(tmp_path / a) if a in paths else a for a in arguments]
+    assert main([*arguments, "--resolution", "16", "--camera", "0", "0", "1"]) == 0
+    said = capsys.readouterr().err
+    assert said.startswith("note: ") and "border (bottom)" in said
+    assert said.count("\n") == 1
+
+
 def test_the_command_line_takes_the_camera_from_a_net(
     ball_model, tmp_path, monkeypatch
 ):

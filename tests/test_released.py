@@ -282,3 +282,25 @@ def test_imagenet_weights_are_fetched_once_and_checked(weights, tmp_path, monkey
         with pytest.raises(ConnectionError, match="give its path"):
             load_imagenet_weights(D2IMNet.preset("paper"))
     assert [p.name for p in (tmp_path / "cache").rglob("*.*")] == [name]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: {"conv1.weight": t * torch.nan}, "conv1.weight holds NaN or inf"),
+        (lambda t: {"conv1.weight": -t / 0}, "conv1.weight holds NaN or infinite"),
+        (lambda t: {"conv1.weight": t.to_sparse()}, "is not an encoder"),
+        (lambda t: {5: t}, "5 is "),
+    ],
+    ids=["nan", "infinite", "sparse", "a number for a name"],
+)
+def test_weights_that_cannot_be_are_named(tmp_path, change, message):
+    model, path = D2IMNet(**TINY), tmp_path / "weights.pth"
+    known = model.image_encoder.state_dict()
+    torch.save({**known, **change(known["conv1.weight"])}, path)
+    with pytest.raises(ValueError, match=f"{path}.*{message}") as error:
+        load_imagenet_weights(model, path)
+    assert "\n" not in str(error.value)
+    torch.save({"state_dict": {5: torch.zeros(1)}}, path)
+    with pytest.raises(ValueError, match=f"{path} is not the authors'"):
+        load_released_checkpoint(path)

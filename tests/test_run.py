@@ -859,8 +859,38 @@ def test_a_cell_that_is_no_text_is_no_notebook(tmp_path, source):
         tree = json.loads(path.read_text())
         tree["cells"][place]["source"] = source
         (tmp_path / "b.ipynb").write_text(json.dumps(tree))
-        with pytest.raises(ValueError, match="^b.ipynb is not a notebook$"):
+        with pytest.raises(ValueError, match="^b.ipynb is not a notebook"):
             run.declared_parameters(tmp_path / "b.ipynb")
+
+
+@pytest.mark.parametrize(
+    ("place", "change"),
+    [
+        ([], {"nbformat_minor": "x"}),
+        (["metadata"], {"kernelspec": []}),
+        (["metadata"], {"papermill": []}),
+        (["cells", 2], {"cell_type": None}),
+        (["cells", 2], {"cell_type": "odd"}),
+        (["cells", 2], {"outputs": None}),
+        (["cells", 2], {"outputs": [{}]}),
+        (["cells", 2], {"id": 5}),
+        (["cells", 2, "metadata"], {"papermill": [1]}),
+    ],
+    ids=str,
+)
+def test_a_notebook_that_cannot_be_run_is_told_before(tmp_path, place, change):
+    path = write(tmp_path, "01_a", "rate = 1", "print(rate)")
+    part = tree = json.loads(path.read_text())
+    for key in place:
+        part = part[key]
+    part |= change
+    for key in [key for key, value in change.items() if value is None]:
+        del part[key]
+    path.write_text(json.dumps(tree))
+    with pytest.raises(ValueError, match=r"01_a.ipynb is not a notebook \(") as error:
+        at(tmp_path, run.run_notebooks, ["01"], "a")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "reports").exists()
 
 
 @pytest.mark.parametrize(
@@ -907,6 +937,8 @@ WHOLE = {
         {"outputs": {"figures": [{"file": "a"}]}},
         {"outputs": {"figures": [{"file": 1, "caption": "a"}]}},
         {"outputs": {"figures": 7}},
+        {"outputs": {"figures": [{"file": "../a.png", "caption": "a"}]}},
+        {"notebook": "../03_use"},
         {"outputs": {"summary": [1]}},
     ],
     ids=str,

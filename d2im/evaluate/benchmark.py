@@ -9,6 +9,7 @@ noticed. Predictions that are missing or broken are scored as the worst, never d
 
 from __future__ import annotations
 
+import glob
 import json
 import time
 import zlib
@@ -127,17 +128,28 @@ def read_prediction(
 ) -> tuple[trimesh.Trimesh | None, str]:
     """Read the mesh <name>.obj, .ply, ... of another program, in the world frame.
 
+    Its faces are turned outward and taken once each, as `load_mesh` does; where that
+    changed any, the mesh's `metadata["note"]` says so.
+
     Args: source: the shape's example, where the mesh is in the frame of its source.
     Returns: trimesh.Trimesh or None, and why there is none.
     """
-    paths = [Path(folder) / f"{name}{suffix}" for suffix in SUFFIXES]
-    path = next((p for p in paths if p.is_file()), None)
+    # Of the extra "data", which a machine that only trains lacks.
+    from ..data.formats import read_surface
+    from ..data.mesh import turned_outward
+
+    named = sorted(Path(folder).glob(f"{glob.escape(name)}.*"))
+    named = {p.suffix.lower(): p for p in reversed(named) if p.stem == name}
+    path = next((named[s] for s in SUFFIXES if s in named and named[s].is_file()), None)
     if path is None:
         return None, "missing file"
     try:
-        mesh = trimesh.load_scene(path, process=False).to_mesh()
-        if np.isfinite(mesh.vertices).all():
-            mesh.merge_vertices(merge_tex=True, merge_norm=True)
+        read = read_surface(path)
+        mesh = trimesh.Trimesh(read.vertices, read.faces, process=False)
+        if mesh.area > 0:
+            mesh, done = turned_outward(mesh)
+            told = [f"{n} of its faces {what}" for what, n in done.items() if n]
+            mesh.metadata["note"] = ", ".join(told)
         return to_world(mesh, source) if source else mesh, ""
     except Exception as error:  # whatever a foreign file makes a reader say
         return None, " ".join(f"unreadable: {error}".split())
@@ -266,7 +278,8 @@ def score_all(jobs: Iterable[tuple], workers: int = 1, **options) -> list[dict]:
     Args: jobs: iterable of info (dict: id, family, split, view, method), mesh or None,
             why there is none, truth, camera.
         workers: processes. options: of `metrics.evaluate`.
-    Returns: list of dicts: info, status ("ok" or the reason), and {measure: Result}.
+    Returns: list of dicts: info, status ("ok" or the reason), note (what was turned in
+        another's mesh), and {measure: Result}.
     """
     return Parallel(workers)(delayed(_score)(*job, **options) for job in jobs)
 
@@ -274,7 +287,8 @@ def score_all(jobs: Iterable[tuple], workers: int = 1, **options) -> list[dict]:
 def _score(info, mesh, why, truth, camera, **options):
     stream = zlib.crc32(info["id"].encode())  # each shape's samples are its own
     results, failure = evaluate(mesh, truth, camera=camera, stream=stream, **options)
-    return info | {"status": why or failure or "ok"} | results
+    note = "" if mesh is None else mesh.metadata.get("note", "")
+    return info | {"status": why or failure or "ok", "note": note} | results
 
 
 def check_list(write: bool = False) -> int:

@@ -26,7 +26,8 @@ RESAMPLES = 5000
 FEW = 50  # below it the percentiles of a bootstrap cover too little: 0.88 at 10
 COLUMNS = """group method measure mean median low high shapes pictures failures left_out
 without protocol""".split()  # of `summarise`
-TEXTS = ("id", "family", "split", "view", "method", "status")  # of a row; then measures
+TEXTS = ("id", "family", "split", "view", "method", "status")  # of a row
+OTHER = (*TEXTS, "note")  # that are no measures
 
 
 def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
@@ -148,7 +149,7 @@ def read_rows(file: str | Path) -> list[dict]:
     rows = []
     for line in lines:
         try:
-            row = {k: float(v) for k, v in line.items() if k not in TEXTS and v}
+            row = {k: float(v) for k, v in line.items() if k not in OTHER and v}
         except (TypeError, ValueError) as error:
             raise ValueError(f"{file}: a measure is no number ({error})") from error
         rows.append({name: line[name] for name in TEXTS} | row)

@@ -117,13 +117,20 @@ def declared_parameters(notebook: str | Path) -> dict:
     """
     name = Path(notebook).name
     try:
-        cells = nbformat.read(notebook, as_version=4).cells
+        text = Path(notebook).read_text(encoding="utf-8")
+        whole = nbformat.convert(nbformat.reader.reads(text), 4)
+        nbformat.validate(whole)
+        cells = whole.cells
+        for part in (whole, *cells):  # which no scheme knows
+            if not isinstance(part.metadata.get("papermill", {}), dict):
+                raise ValueError("papermill's metadata are none")
         tagged = [c.source for c in cells if "parameters" in c.metadata.get("tags", [])]
         source = "".join([*tagged, *(c.source[:0] for c in cells)])  # all are text
     except OSError:
         raise
     except Exception as error:  # of damaged JSON, nbformat raises anything
-        raise ValueError(f"{name} is not a notebook") from error
+        cause = " ".join(str(error).split())[:100]
+        raise ValueError(f"{name} is not a notebook ({cause})") from error
     if len(tagged) > 1:
         raise ValueError(f"{name} has {len(tagged)} parameters cells, not one")
     try:
@@ -268,6 +275,8 @@ def _record(folder):
         for entry in entries:
             if not all(isinstance(entry[key], kind) for key, kind in ENTRY.items()):
                 raise ValueError("an entry is not whole")
+            if Path(entry["notebook"]).name != entry["notebook"]:
+                raise ValueError("a notebook lies elsewhere")
             if not (math.isfinite(entry["seconds"]) and entry["seconds"] >= 0):
                 raise ValueError("a time is none")
             if not entry["defaults"].keys() <= entry["parameters"].keys():
@@ -297,6 +306,9 @@ def _check_outputs(made):
     names = list(dict(made.get("summary", {})))
     if not all(isinstance(text, str) for text in (*texts, *figures, *names)):
         raise ValueError("a text is none")
+    for path in map(Path, figures[:: len(FIGURE)]):
+        if path.is_absolute() or ".." in path.parts:
+            raise ValueError("a figure lies elsewhere")
 
 
 def run_notebooks(

@@ -11,17 +11,25 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy import ndimage
 
 from ..camera import Camera
+from ..data.files import one_line
+from . import cutting
+from .cutting import PictureWarning, cut_out
+
+__all__ = ["FORMATS", "ImageSource", "PictureWarning", "cut_out", "load_image"]
 
 ImageSource = str | os.PathLike | Image.Image | np.ndarray | torch.Tensor
 NOTHING = "the image is all but fully transparent: no object is in it"
 # What cameras, phones (an MPO is read as JPEG) and the web give; Pillow reads dozens
 # more, some by calling other programs.
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
+HEIC_BRANDS = [b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"]
 SMALLEST_IMAGE, LARGEST_IMAGE = 16, 16_000  # pixels a side
 WORKING_SIZE = 640  # pixels of the longer side, at which a picture is cut out
-PLAIN = 0.9  # of the border's pixels: the object may touch the rest
-EDGE = 0.0095  # change per pixel of a smoothed picture that a background does not have
-TINT = 0.04  # by which a background's colour may stray from its neighbours', in [0, 1]
+VEIL = 20  # of 255: an alpha below it shows nothing
+OPAQUE = 0.98  # of a picture: an alpha that hides less says nothing
+SOFT = 3  # pixels at working size: how far an object's soft edge reaches
+# A network of rembg's whose weights are free (Apache); its default one's are not.
+REMBG_MODEL = "u2net"
 # Medians over 144 views of procedural shapes as training draws them, in units of the
 # projected radius f * 0.5 / distance: how far from the middle of the mask's box its
 # farthest pixel lies, and by how much the middle lies below the picture's.
@@ -39,10 +47,14 @@ def load_image(
 ) -> torch.Tensor:
     """Bring a picture into the form that a model takes.
 
+    What may have spoiled it is a PictureWarning: an object that touches the border, a
+    second one, a hard shadow.
+
     Args: source: path of an image file; PIL image; or uint8 array (H, W, 3) or (H, W,
             4). Transparency tells the object from its background; without it a plain
-            background is found and removed. Or a float array or tensor (3, H, W) in [0,
-            1], square, which is taken as it is: framed, on the model's background.
+            background is found and removed, any other one by rembg where that is
+            installed. Or a float array or tensor (3, H, W) in [0, 1], square, which is
+            taken as it is: framed, on the model's background.
         size: pixels of the result.
         camera: Camera whose distance the object is framed for; by default a usual one.
         framed: the picture is square and its object stands as in training's already:
@@ -63,31 +75,123 @@ def load_image(
     if not isinstance(source, Image.Image):
         kind = type(source).__name__
         raise TypeError(f"an image is a path, PIL image, array or tensor, not {kind}")
-    if source.mode.startswith(("I", "F")):
-        raise ValueError(f"save the image with 8 bits a channel, not as {source.mode}")
     sides = f"{source.width} x {source.height} px"
     if min(source.size) < SMALLEST_IMAGE or max(source.size) > LARGEST_IMAGE:
         wanted = f"{SMALLEST_IMAGE} to {LARGEST_IMAGE} px"
         raise ValueError(f"an image's sides must have {wanted}, got {sides}")
     if framed and source.width != source.height:
         raise ValueError(f"a framed image must be square, got {sides}")
-    rgba = _upright(source).convert("RGBA")
-    least, most = rgba.getextrema()[3]  # of alpha
-    if most < (1 if framed else 128):
-        raise ValueError(NOTHING)
-    if not framed:
-        if least < 128:  # wide margins would cost pixels
-            rgba = rgba.crop(rgba.getbbox())
-        if max(rgba.size) >= 2 * WORKING_SIZE * min(rgba.size):
+    rgba = _with_alpha(_upright(source))
+    if framed:
+        if rgba.getextrema()[3][1] == 0:
             raise ValueError(NOTHING)
-        rgba = ImageOps.contain(rgba, (WORKING_SIZE, WORKING_SIZE))
-        if least > 127:
-            rgba.putalpha(Image.fromarray(cut_out(np.asarray(rgba)[..., :3] / 255.0)))
-        rgba = _frame(rgba, camera or Camera(0, 0, RATIO, size))
+    else:
+        rgba = _frame(_cut(rgba), camera or Camera(0, 0, RATIO, size))
     rgba = rgba.resize((size, size), Image.Resampling.BILINEAR)
     backdrop = Image.new("RGBA", rgba.size, background)
     pixels = np.asarray(Image.alpha_composite(backdrop, rgba).convert("RGB"))
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
+
+
+def _with_alpha(image):
+    """An image of any mode as RGBA of 8 bits a channel."""
+    grey = np.asarray(image) if image.mode.startswith("I") else np.zeros(1)  # 16 bits
+    if image.mode in ("F", "LAB") or grey.min() < 0 or grey.max() > 65535:
+        wanted = "8 or 16 bits a channel, as grey or RGB"
+        raise ValueError(f"save the image with {wanted}, not as {image.mode}")
+    if image.mode.startswith("I"):
+        image = Image.fromarray(((grey.astype(int) + 128) // 257).astype(np.uint8))
+    return image.convert("RGBA")
+
+
+def _cut(rgba):
+    """The image at its working size, its alpha 0 but on the object."""
+    alpha = rgba.getchannel("A").point(lambda level: level if level >= VEIL else 0)
+    box = alpha.getbbox()
+    if box is None:
+        raise ValueError(NOTHING)
+    ends = zip(("left", "top", "right", "bottom"), box, (0, 0, *rgba.size), strict=True)
+    touched = [side for side, at, end in ends if at == end]
+    rgba.putalpha(alpha)
+    rgba = rgba.crop(box)  # wide margins would cost pixels
+    if max(rgba.size) >= 2 * WORKING_SIZE * min(rgba.size):
+        raise ValueError(NOTHING)
+    rgba = ImageOps.contain(rgba, (WORKING_SIZE, WORKING_SIZE))
+    pixels = np.asarray(rgba)
+    alpha, rgb = pixels[..., 3], pixels[..., :3] / 255.0
+    full = np.quantile(alpha, 1 - cutting.SMALLEST)  # of glass less than 255
+    if full < VEIL:
+        raise ValueError(NOTHING)
+    alpha = _with_glass(alpha, full)
+    mask = alpha > full / 2
+    filled = ndimage.binary_fill_holes(mask)
+    if len(touched) == 4 and _is_inverted(mask, filled):
+        raise ValueError(
+            "the image is opaque at its border and transparent in its middle: invert "
+            "its alpha"
+        )
+    if len(touched) == 4 and filled.mean() > OPAQUE:  # the alpha says nothing
+        found = _cut_photo(cutting.nearest_inside(rgb, mask)) > 0
+    elif (found := cutting.cut_inside(rgb, filled)) is None:
+        cutting.remark_on_shape(mask, touched)
+        near = ndimage.binary_dilation(filled, iterations=SOFT)  # its shadow is not
+        alpha = np.where(near, np.minimum(alpha * (255 / full), 255), 0)
+        rgba.putalpha(Image.fromarray(alpha.round().astype(np.uint8)))
+        return rgba
+    else:
+        cutting.remark_on_shape(found, ())
+    rgba.putalpha(Image.fromarray((found * 255).astype(np.uint8)))
+    return rgba
+
+
+def _with_glass(alpha, full):
+    """An alpha whose half-transparent parts are opaque, if they end as sharply."""
+    glass = ndimage.binary_opening((alpha >= 2 * VEIL) & (alpha <= full / 2))
+    seen = alpha >= VEIL
+    outline = seen & ~ndimage.binary_erosion(seen, border_value=1)
+    sharp = ndimage.binary_dilation(alpha >= 3 * VEIL, iterations=SOFT)[outline]
+    if sharp.sum() <= 0.9 * outline.sum():  # a shadow or a halo fades, a veil is all
+        return alpha
+    return np.where(glass, full, alpha)
+
+
+def _is_inverted(mask, filled):
+    """Whether a mask is the background's: a hole, or corners around what touches."""
+    if filled.mean() > OPAQUE:
+        return (filled & ~mask).mean() > 1 - OPAQUE
+    clear, _ = ndimage.label(~mask)
+    sides = [set(side) - {0} for side in (clear[0], clear[-1], *clear.T[[0, -1]])]
+    return mask[:: mask.shape[0] - 1, :: mask.shape[1] - 1].all() and bool(
+        set.intersection(*sides)
+    )
+
+
+def _cut_photo(rgb):
+    """The mask of the object before a plain background, else by a network of rembg."""
+    try:
+        return cut_out(rgb)
+    except cutting.BusyBackground as error:
+        busy = error
+    try:
+        import rembg
+    except (ImportError, SystemExit) as error:  # it exits where its runtime is missing
+        more = "or pip install 'd2im[photos]': rembg then does it (it fetches 176 MB)"
+        raise ValueError(f"{busy}; {more}") from error
+    cutting.remark(
+        "the background is not plain: rembg cuts the object out, by weights of 176 MB "
+        "that it fetches at its first use; look whether the object is whole"
+    )
+    image = Image.fromarray((rgb * 255).round().astype(np.uint8))
+    try:
+        session = rembg.new_session(REMBG_MODEL)
+        mask = np.asarray(rembg.remove(image, session=session, only_mask=True)) > 127
+    except Exception as error:  # of its runtime and its download, anything
+        raise ValueError(f"{busy}; rembg failed: {one_line(error)}") from error
+    found, largest = cutting.without_specks(mask, 0.02)
+    if largest < cutting.SMALLEST * mask.size:
+        raise ValueError(f"{busy}; rembg found no object")
+    cutting.remark_on_shape(found)
+    return found
 
 
 def _from_floats(source, size):
@@ -117,16 +221,35 @@ def _open_image(path):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, of damaged EXIF data
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as image:
+            with Image.open(path, formats=_formats(path)) as image:
                 image.load()
                 return image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"{path} is too large an image: scale it down") from error
     except UnidentifiedImageError as error:
         what = f"it is none of {', '.join(FORMATS)}"
+        if _is_heic(path):
+            what = "of HEIC files pip install pillow-heif, or save it as JPEG or PNG"
         raise ValueError(f"{path} is not a readable image: {what}") from error
     except Exception as error:  # decoders raise anything
         raise ValueError(f"{path} is not a readable image: {error}") from error
+
+
+def _is_heic(path):
+    with path.open("rb") as file:
+        head = file.read(12)
+    return head[4:8] == b"ftyp" and head[8:12] in HEIC_BRANDS
+
+
+def _formats(path):
+    if not _is_heic(path):
+        return FORMATS
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return FORMATS
+    register_heif_opener()
+    return (*FORMATS, "HEIF")
 
 
 def _upright(image):
@@ -141,53 +264,9 @@ def _upright(image):
     return image
 
 
-def cut_out(rgb: np.ndarray) -> np.ndarray:
-    """Find the object on a plain background, which may have a soft shadow.
-
-    What can be reached from the picture's border without crossing an edge, and what it
-    encloses in the same colour, is background.
-
-    Args: rgb: (H, W, 3) in [0, 1].
-    Returns: (H, W) uint8: 255 on the object, 0 elsewhere.
-    Raises: ValueError: the background is not plain, or there is nothing on it.
-    """
-    smooth = ndimage.gaussian_filter(rgb, (1.5, 1.5, 0))
-    change = np.linalg.norm(np.gradient(smooth, axis=(0, 1)), axis=0).max(-1)
-    regions, count = ndimage.label(change < EDGE)
-    border = np.ones(regions.shape, dtype=bool)
-    border[1:-1, 1:-1] = False
-    outer = np.bincount(regions[border], minlength=count + 1)
-    background = regions == 1 + outer[1:].argmax() if count else border & False
-    if (plain := background[border].mean()) < PLAIN:
-        raise ValueError(
-            f"the image has no alpha and its background is not plain ({plain:.0%} of "
-            "the border is): cut the object out and save it with alpha, or photograph "
-            "it before a plain wall"
-        )
-    for reach in (np.inf, 4):  # enclosed regions, then pixels beside an edge
-        far, nearest = ndimage.distance_transform_edt(~background, return_indices=True)
-        unlike = np.abs((smooth if reach > 4 else rgb) - smooth[tuple(nearest)]).max(-1)
-        if reach > 4:
-            means = ndimage.mean(unlike, regions, np.arange(1, count + 1))
-            unlike = np.append(1.0, means)[regions]
-        background |= (far <= reach) & (unlike < TINT)
-    found, largest = _without_specks(ndimage.binary_opening(~background), 0.02)
-    if largest < 0.002 * background.size:
-        raise ValueError("the image shows nothing on its plain background")
-    return (found * 255).astype(np.uint8)
-
-
-def _without_specks(mask, share):
-    """A mask but for its parts smaller than a share of the largest, whose pixels."""
-    parts, _ = ndimage.label(mask, np.ones((3, 3)))
-    sizes = np.bincount(parts.ravel())
-    sizes[0] = 0  # what is no part
-    return (sizes > share * sizes.max())[parts], sizes.max()
-
-
 def _frame(rgba, camera):
     """Crop or pad so that the object stands as a camera at that distance sees it."""
-    mask, _ = _without_specks(np.asarray(rgba)[..., 3] > 127, 0.005)
+    mask, _ = cutting.without_specks(np.asarray(rgba)[..., 3] > 127, 0.005)
     if mask.sum() < 2:  # too thin to be seen at that size
         raise ValueError(NOTHING)
     pixels = np.argwhere(mask.T) + 0.5  # (x, y)

@@ -40,7 +40,7 @@ def load_released_checkpoint(path: str | Path) -> D2IMNet:
         raise ValueError(f"{path} is not the authors' checkpoint: it has no state_dict")
     weights = {}
     for name, tensor in stored.items():
-        layer, _, kind = name.rpartition(".")
+        layer, _, kind = str(name).rpartition(".")
         if layer not in UNUSED:
             ours = RENAMED.get(layer, layer)
             if layer.startswith("detail_decoder"):
@@ -99,9 +99,16 @@ def _fill(module, weights, path, what):
         {name: getattr(value, "shape", None) for name, value in values.items()}
         for values in (module.state_dict(), weights)
     ]
-    for name in sorted({**sizes[0], **sizes[1]}):
+    for name in sorted({**sizes[0], **sizes[1]}, key=str):
         wanted, got = (list(size.get(name) or ()) or None for size in sizes)
         if wanted != got:
             raise ValueError(f"{path} is not {what}: {name} is {got}, not {wanted}")
-    module.load_state_dict(weights)
+    try:
+        for name, tensor in weights.items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise ValueError(f"{path}: {name} holds NaN or infinite numbers")
+        module.load_state_dict(weights)
+    except RuntimeError as error:  # of tensors that are sparse or without content
+        cause = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} is not {what}: {cause}") from error
     return module
