@@ -103,6 +103,10 @@ def _prepare(commands):
     add("--workers", type=int, default=1, help="processes (1)")
     add("--up", default="y", help="the meshes' up axis (y)")
     add("--yaw", type=float, default=0.0, help="degrees to turn them by (0)")
+    about = "what becomes of open cups and bookcases, and of holes (auto)"
+    add("--caps", choices=["auto", "close", "keep"], help=about)
+    about = "whether hollows that cannot be seen count as inside (fill)"
+    add("--interior", choices=["fill", "keep"], help=about)
     add("--timeout", type=float, default=600.0, help="seconds for one (600)")
     about = "of memory for one (1 to 4, by what there is)"
     add("--memory-gb", type=float, metavar="GB", help=about)
@@ -119,6 +123,7 @@ def prepare(meshes, procedural, **options):
     else:
         source = meshes if len(meshes) > 1 or Path(meshes[0]).is_file() else meshes[0]
     out = options.pop("out")
+    options = {name: value for name, value in options.items() if value is not None}
     rows = prepare(source, out, **options)
     failed = sum(row["status"] != "ok" for row in rows)
     print(f"{out}: {len(rows) - failed} examples, {failed} failed, see index.csv")

@@ -229,3 +229,44 @@ def test_a_model_without_a_surface_fails_instead_of_stopping(tiny_model, tiny_da
     _, made = benchmark.predict_meshes(tiny_model, image, camera, 16)
     assert made["final"][0] is None and "no surface" in made["final"][1]
     assert list(benchmark.pictures(image, made, camera)) == ["picture"]
+
+
+def spoilt(name):
+    mesh = BALL.copy()
+    if name == "turned":
+        mesh.invert()
+    elif name == "doubled":
+        mesh = trimesh.Trimesh(
+            mesh.vertices, np.vstack([mesh.faces, mesh.faces]), process=False
+        )
+    elif name == "two-sided":
+        faces = np.vstack([mesh.faces, mesh.faces[:, ::-1]])
+        mesh = trimesh.Trimesh(mesh.vertices, faces, process=False)
+    return mesh
+
+
+@pytest.mark.parametrize("scale", [1.0, 1000.0])
+@pytest.mark.parametrize("name", ["turned", "doubled", "two-sided"])
+def test_anothers_turned_or_doubled_faces_are_mended_and_told(tmp_path, name, scale):
+    mesh = spoilt(name)
+    mesh.apply_scale(scale)
+    mesh.export(tmp_path / "ball.ply")
+    mesh, _ = benchmark.read_prediction(tmp_path, "ball")
+    assert mesh.is_volume and len(mesh.faces) == len(BALL.faces)
+    assert np.isclose(mesh.volume, BALL.volume * scale**3)
+    assert np.allclose(mesh.bounds, BALL.bounds * scale)
+    what = "turned" if name == "turned" else "duplicate"
+    assert mesh.metadata["note"] == f"{len(BALL.faces)} of its faces {what}"
+
+
+def test_anothers_turned_mesh_has_its_iou_and_a_note_in_its_row(tmp_path):
+    spoilt("turned").export(tmp_path / "ball.OBJ", file_type="obj")
+    info = {"id": "ball", "family": "", "split": "test", "view": 0, "method": "other"}
+    jobs = [
+        (info, *benchmark.read_prediction(tmp_path, "ball"), BALL, CAMERA),
+        (info, BALL, "", BALL, CAMERA),
+        (info, None, "missing file", BALL, CAMERA),
+    ]
+    rows = benchmark.score_all(jobs, skip=("emd", "f_score"))
+    assert rows[0]["iou"].value > 0.99 and rows[0]["status"] == "ok"
+    assert [row["note"] != "" for row in rows] == [True, False, False]

@@ -677,3 +677,63 @@ def test_memory_is_limited_by_default(tmp_path, monkeypatch):
     monkeypatch.setattr("d2im.dataset.fair_memory_gb", lambda workers: workers)
     prepare([("stool", 0)], tmp_path, **{**SMALL, "timeout": 60, "workers": 2})
     assert asked == [2]
+
+
+# Openings and hollows of mesh files
+
+
+def hollow_box(folder):
+    folder.mkdir()
+    inner = trimesh.creation.box((1, 1, 1))
+    inner.invert()
+    hollow = trimesh.util.concatenate(trimesh.creation.box((2, 2, 2)), inner)
+    hollow.export(folder / "hollow.ply")
+    return folder
+
+
+def middle_is_inside(out, row):
+    example = read_example(out / f"{row['id']}.npz")
+    middle = np.abs(example["points"]).max(axis=1) < 0.12
+    assert middle.any()
+    return (example["sdf"] < 0)[middle].all(), source_meshes(row)[0].volume > 0.19
+
+
+def test_hollows_of_files_are_filled_and_the_truth_as_well(tmp_path):
+    source, out = hollow_box(tmp_path / "in"), tmp_path / "out"
+    (row,) = prepare(source, out, **SMALL)
+    assert row["interior"] == "fill" and "filled 0.1" in row["repair"]
+    assert middle_is_inside(out, read_index(out)[0]) == (True, True)
+    (out / "index.csv").unlink()  # as of a run that was killed: the example tells
+    (row,) = prepare(source, out, **SMALL)
+    assert (row["caps"], row["interior"]) == ("auto", "fill")
+    keep = {**SMALL, "interior": "keep"}
+    with pytest.raises(ValueError, match="'interior': 'fill'.*another folder"):
+        prepare(source, out, **keep)
+    (row,) = prepare(source, tmp_path / "hollow", **keep)
+    assert middle_is_inside(tmp_path / "hollow", row) == (False, False)
+
+
+def test_a_folder_of_before_goes_on_as_it_was_made(tmp_path):
+    source, out = hollow_box(tmp_path / "in"), tmp_path / "out"
+    prepare(source, out, caps="close", interior="keep", **SMALL)
+    settings = json.loads((out / "settings.json").read_text())
+    assert not {"caps", "interior"} & settings.keys()  # as it was written before
+    before = stamp(out, "hollow")
+    boxes(source, "box.ply")
+    rows = prepare(source, out, **SMALL)
+    assert [row["status"] for row in rows] == ["ok", "ok"]
+    assert stamp(out, "hollow") == before
+    assert source_meshes(read_index(out)[1])[0].volume < 0.18
+    assert not any(row.get("interior") for row in read_index(out))
+
+
+def test_procedural_shapes_know_nothing_of_openings(tmp_path):
+    (row,) = prepare([("stool", 0)], tmp_path, **SMALL)
+    assert not {"caps", "interior", "repair"} & row.keys()
+
+
+@pytest.mark.parametrize("name", ["caps", "interior"])
+def test_an_unknown_way_of_repair_is_refused_before_the_work(tmp_path, name):
+    with pytest.raises(ValueError, match=f"{name} must be one of .*not 'no'"):
+        prepare([("stool", 0)], tmp_path / "out", **SMALL, **{name: "no"})
+    assert not (tmp_path / "out").exists()

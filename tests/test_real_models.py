@@ -6,12 +6,23 @@ import numpy as np
 import pytest
 import trimesh
 
+from d2im.data.interior import fill_interior
 from d2im.data.mesh import load_mesh
 from d2im.sampling import sample_surface, signed_distance
 
 FOLDER = Path(__file__).parents[2] / "shared" / "meshes"
 MODELS = sorted(path.stem for path in FOLDER.glob("*.glb"))
-CAPPED = ["drawer_cabinet"]  # every body closed once its holes are capped
+CAPPED = [  # every body closed once its holes are capped
+    "drawer_cabinet",
+    "folding_wooden_stool",
+    "modern_coffee_table_02",
+]
+HOLLOW = {  # share of the box of 1.1^3 that is inside, before and after it is filled
+    "GothicCommode_01": (0.022, 0.080),
+    "drawer_cabinet": (0.012, 0.026),
+    "gallinera_chair": (0.011, 0.032),
+    "painted_wooden_cabinet": (0.024, 0.087),
+}
 CLOSED = [  # every body watertight in the file
     "SchoolChair_01",
     "lampRoundFloor",
@@ -109,3 +120,20 @@ def test_signs_of_a_closed_model_agree_with_ray_parity(name):
     inside = inside_by_ray_parity(points, closed_bodies(FOLDER / f"{name}.glb"), rng)
     assert clear.sum() > 1900 and inside.any()
     assert (inside == (sdf < 0))[clear].mean() >= 0.999
+
+
+@pytest.mark.parametrize("name", [*HOLLOW, "painted_wooden_chair_01", "sofa_02"])
+def test_only_hollow_furniture_is_filled_and_none_loses_its_inside(name):
+    rng = np.random.default_rng(0)
+    mesh = load_mesh(FOLDER / f"{name}.glb")
+    filled, share = fill_interior(mesh)
+    assert (share > 0) == (name in HOLLOW)
+    if name in HOLLOW:
+        points = rng.uniform(-0.55, 0.55, (10_000, 3))
+        sdf, _ = signed_distance(mesh, points)
+        after, _ = signed_distance(filled, points)
+        found = (sdf < 0).mean(), (after < 0).mean()
+        assert found == pytest.approx(HOLLOW[name], abs=0.006)
+        assert ((sdf < 0) & (after > 0)).mean() < 5e-4
+        changed = np.abs(after - sdf)[(sdf > 0) & (after > 0.005)]
+        assert (changed > 1e-6).mean() < 3e-3 and changed.max() < 0.01

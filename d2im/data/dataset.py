@@ -53,7 +53,12 @@ if TYPE_CHECKING:
 NEEDED_COLUMNS = (
     "id split family seed source up yaw faces seconds status reason".split()
 )
-INDEX_COLUMNS = [*NEEDED_COLUMNS, "source_bytes", "source_time", "source_hash"]
+STATE_COLUMNS = ["source_bytes", "source_time", "source_hash"]
+INDEX_COLUMNS = [*NEEDED_COLUMNS, *STATE_COLUMNS]
+# Of mesh files alone: how openings and hollows were taken, and what was done.
+REPAIR_COLUMNS = ["caps", "interior", "repair"]
+REPAIRS = {"caps": ("auto", "close", "keep"), "interior": ("fill", "keep")}
+BEFORE = {"caps": "close", "interior": "keep"}  # where these columns are missing
 LONGEST_ID = 180  # bytes; a file's name may have 255, a temporary one's ends among them
 # Not in an id: controls, what is no UTF-8, what file systems refuse; at the start what
 # hides a file, is taken for an option or makes a spreadsheet compute; Windows' devices.
@@ -82,8 +87,11 @@ class ExampleConfig:
     seed: int = 0  # of points, views and lights; with the id it fixes a new example
     up: str = "y"  # of mesh files, see `load_mesh`
     yaw: float = 0.0  # degrees, likewise
+    caps: str = "auto"  # likewise
+    interior: str = "fill"  # likewise; what cannot be seen is inside
 
     def __post_init__(self):
+        check_repair(self.caps, self.interior)
         if min(self.count, self.views, self.size) < 1:
             wrong = f"got {self.count}, {self.views} and {self.size}"
             raise ValueError(f"count, views and size must be 1 or more, {wrong}")
@@ -94,8 +102,21 @@ class ExampleConfig:
         about |= {"poses": self.poses, "backgrounds": bool(self.backgrounds)}
         if isinstance(self.poses, list):
             about["poses"] = [camera.to_array().tolist() for camera in self.poses]
-        # older folders do not name it
-        return about | ({"plain": True} if self.plain else {})
+        # older folders do not name these
+        about |= {"plain": True} if self.plain else {}
+        repair = {"caps": self.caps, "interior": self.interior}
+        return about | (repair if repair != BEFORE else {})
+
+
+def check_repair(caps: str, interior: str) -> None:
+    """Refuse what is no way to take a mesh's openings and hollows.
+
+    Raises: ValueError: it says which there are.
+    """
+    for name, given in {"caps": caps, "interior": interior}.items():
+        if given not in REPAIRS[name]:
+            known = ", ".join(REPAIRS[name])
+            raise ValueError(f"{name} must be one of {known}, not {given!r}")
 
 
 def make_example(
@@ -268,7 +289,8 @@ def prepare(
         out: folder for the examples and `index.csv`.
         split: recorded in the index: "train", "val", "test" or "unseen".
         config, changes: ExampleConfig, by default the usual one, but for `changes`
-            (`prepare(..., views=4)`).
+            (`prepare(..., views=4)`). A folder made before there were `caps` and
+            `interior` goes on as it is, unless `changes` name them.
         workers: processes. progress: show a bar.
         timeout: seconds that a shape may take; None works in this process, without
             protection. memory_gb: that it may use (Linux); None: a share of the
@@ -283,6 +305,8 @@ def prepare(
     if memory_gb is not None and not memory_gb > 0:
         raise ValueError(f"memory_gb must be above 0, got {memory_gb}")
     with hold(out, "preparation") as alone:
+        if not {"caps", "interior"} & changes.keys():
+            config = _as_before(config, out / "settings.json")
         limits = timeout, memory_gb
         return _prepare(source, out, config, split, workers, progress, limits, alone)
 
@@ -294,7 +318,9 @@ def _prepare(source, out, config, split, workers, progress, limits, alone):
     files = {path.stem: path for path in out.glob("*.npz")}
     stored = {name: _stored_row(files[name]) for name in files.keys() - known.keys()}
     rows = [*stored.values(), *known.values()]
-    items = _items(source, config.up, config.yaw, rows)
+    repair = {"caps": config.caps, "interior": config.interior}
+    repair = repair if repair != BEFORE else {}
+    items = _items(source, config.up, config.yaw, rows, repair)
     keep_settings(out / "settings.json", config.stored(), poses=config.poses)
     jobs = {}
     for item in items:
@@ -332,6 +358,20 @@ def _prepare(source, out, config, split, workers, progress, limits, alone):
     if left := _leftovers(out, known):
         print(left, file=sys.stderr)
     return [known[item["id"]] for item in items]
+
+
+def _as_before(config, path):
+    """The settings, hollows and openings as in a folder whose settings lack them."""
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+    ):  # none yet, or `keep_settings` says it
+        return config
+    made_before = isinstance(there, dict) and "interior" not in there
+    return replace(config, **BEFORE) if made_before else config
 
 
 def _demand_room(out, need):
@@ -468,7 +508,8 @@ def _stored_row(path):
                 raise ValueError("no row")
             found = np.lib.format.read_array(io.BytesIO(archive.read(info)))
         found = json.loads(str(found))
-        row |= {key: str(found[key]) for key in row if key in found}
+        known = (*row, *REPAIR_COLUMNS)
+        row |= {key: str(found[key]) for key in known if key in found}
         if not row["status"]:
             raise ValueError("no status")
     except Exception:  # of any kind; what became of the shape stands in its row
@@ -480,7 +521,8 @@ def _is_made(item, row, path):
     """Whether an example stands for an item as it is now; note its file's new time."""
     if row is None or row["status"] != "ok" or not path.is_file():
         return False
-    if any(str(value) != row[key] for key, value in item.items()):
+    # A column that an older index lacks is as the folder's settings have it.
+    if any(str(value) != row.get(key, str(value)) for key, value in item.items()):
         return False
     source = item.get("source", "")
     if not os.path.isfile(source):
@@ -501,7 +543,7 @@ def _source_state(path):
     """The columns that tell whether a mesh file has changed since."""
     stat = os.stat(path)
     state = stat.st_size, stat.st_mtime_ns, _content_hash(path)
-    return dict(zip(INDEX_COLUMNS[len(NEEDED_COLUMNS) :], state, strict=True))
+    return dict(zip(STATE_COLUMNS, state, strict=True))
 
 
 def _content_hash(path):
@@ -593,10 +635,11 @@ def _is_unchanged(row, source):
     return _content_hash(source) == row["source_hash"]
 
 
-def _items(source, up, yaw, rows=()):
+def _items(source, up, yaw, rows=(), repair=None):
     """What to prepare, as dicts with an id, from pairs, a folder or mesh paths.
 
     Args: source, up, yaw: see `prepare`. rows: of the folder, whose ids are kept.
+        repair: caps and interior of mesh files, as their rows have them.
     """
     if isinstance(source, str | os.PathLike):
         from .mesh import find_meshes
@@ -625,7 +668,13 @@ def _items(source, up, yaw, rows=()):
     shared, numbers = Counter(names), defaultdict(itertools.count)
     names = [f"{n}_{next(numbers[n]) + 1}" if shared[n] > 1 else n for n in names]
     items = [
-        {"id": safe_id(name), "source": str(path), "up": up, "yaw": yaw}
+        {
+            "id": safe_id(name),
+            "source": str(path),
+            "up": up,
+            "yaw": yaw,
+            **(repair or {}),
+        }
         for name, path in zip(names, paths, strict=True)
     ]
     _settle_ids(items, rows)
@@ -635,13 +684,16 @@ def _items(source, up, yaw, rows=()):
 def source_meshes(row: dict) -> tuple[trimesh.Trimesh, trimesh.Trimesh | None]:
     """Make or read the meshes that a row of the index stands for.
 
-    Args: row with family and seed, or with source (a mesh file), up and yaw.
+    Args: row with family and seed, or with source (a mesh file), up, yaw and, where it
+        was made so, caps and interior.
     Returns: detailed and coarse trimesh.Trimesh, world frame; None where unknown.
     """
     if row.get("source"):
         from .mesh import load_mesh
 
-        return load_mesh(row["source"], up=row["up"], yaw=float(row["yaw"])), None
+        turn = {"up": row["up"], "yaw": float(row["yaw"])}
+        repair = {name: row.get(name) or before for name, before in BEFORE.items()}
+        return load_mesh(row["source"], **turn, **repair), None
     from .shapes import make_shape
 
     shape = make_shape(row["family"], int(row["seed"]))
@@ -673,6 +725,8 @@ def _make_one(row, path, config):
     detailed, coarse = source_meshes(row)
     example = make_example(detailed, coarse, rng, config)
     row |= state | {"status": "ok", "faces": len(detailed.faces)}
+    if "report" in detailed.metadata:
+        row["repair"] = str(detailed.metadata["report"])
     # The file carries its row, so that a killed run finds it again without its index.
     write_example(path, {**example, "row": np.array(json.dumps(row, default=_plain))})
     return row

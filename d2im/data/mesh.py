@@ -7,24 +7,44 @@ number (Jacobson et al. 2013).
 """
 
 import gc
+import warnings
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 
 import igl
 import manifold3d
 import numpy as np
 import trimesh
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
 
 from ..camera import yaw_rotation
+from .dataset import check_repair
 from .formats import SUFFIXES, read_surface
+from .interior import OPENING, fill_interior
 from .rendering import ray_scene
 
 RADIUS = 0.5  # of the farthest vertex, world units
+SAME, NEAR = 1e-8, 1e-5  # vertices so near are one, the second where that closes more
 PROBES = 4000  # points at which a surface is asked
 OFF_SURFACE = 1e-4  # where the two sides of a face are asked, world units
+HIDDEN = 0.9  # of a wall's probes lie in bodies
 CLOSED = 0.75  # mean winding number behind a patch: 1/2 of a flat sheet, 1 of a body
 MANY_FACES = 100_000  # of a file, above which its memory is worth 0.1 s
 LONGEST_RIM = 400  # edges of a hole; the time to close it grows with their cube
+MOST_BODIES = 1000  # to unite: of the 3,000 leaves of a bush manifold3d dies
+OUTSIDE_RAYS = (
+    1000  # from each of 26 directions, to see whether a repair loses anything
+)
+LOST = 3e-3  # of these that may meet less: edges of sheets, rays between triangles
+# An opening stays open if it is this share of its body's area, and deeper than this
+# share of its width: shallow ones are slabs without a bottom.
+LID_SHARE, SHALLOW, SEEN_LID = 0.06, 0.25, 0.8
+ROOMY = 0.08  # volume by area^1.5 of what is no sheet: a cup 0.10, a ball 0.094
+SPECKS = 0.01  # of the area, all together
+FLOOR = 0.02  # what opens downward so near to the ground is closed, world units
 
 
 def find_meshes(folder: str | Path) -> list[Path]:
@@ -55,12 +75,16 @@ class MeshReport:
     duplicate: int = 0  # faces dropped
     degenerate: int = 0  # faces dropped
     turned: int = 0  # faces turned over
-    walls: int = 0  # open parts inside a body, dropped
+    walls: int = 0  # open parts inside a body that nobody sees, dropped
     sheets: int = 0  # open parts that enclose nothing, made `thickness` thick
+    containers: int = 0  # bodies that stay open, made as thick
     thickness: float = 0.0  # world units
     holes: int = 0  # boundaries closed by a cap
     united: int = 0  # faces after the union of bodies, 0 where there was none
     panels: int = 0  # other open parts, which enclose something together
+    undone: int = 0  # repairs undone, since they removed what is seen
+    specks: int = 0  # pieces far away that set the scale
+    filled: float = 0.0  # share of the inside that was air
     solid: bool = False  # the result is one closed surface without overlap
     images_lost: int = 0  # textures not found or not read
     materials_lost: int = 0  # named by the file, but not found
@@ -79,18 +103,28 @@ def load_mesh(
     front: str | None = None,
     yaw: float = 0.0,
     thickness: float = 0.005,
+    caps: str = "auto",
+    interior: str = "keep",
+    opening: float = OPENING,
 ) -> trimesh.Trimesh:
     """Read a mesh file and bring it into the world frame.
 
     Scenes are flattened with their transforms, UV seams merged, duplicate and
     degenerate faces dropped, parts turned outward, holes closed, open sheets thickened
-    and overlapping closed bodies united.
+    and overlapping closed bodies united. Nothing is dropped that is seen from outside:
+    a repair that would is undone.
 
     Args: path: a GLB, GLTF, OBJ, PLY, STL or OFF file, in any unit.
         up, front: the file's axes toward the world's +y and +z, such as "z" and "-y"
             (Blender's). Where `front` is None: "-y" if up is along z, else "z".
         yaw: degrees about the y axis after that, from front (+z) toward +x.
         thickness: of open sheets, world units; None refuses them.
+        caps: "close" closes all holes; "keep" closes none and makes what has one
+            `thickness` thick; "auto" does so to cups, shades and bookcases alone, whose
+            opening is large, deep and seen, and not from below.
+        interior: "fill" counts as inside what cannot be reached from outside, and
+            leaves out the surface in there; "keep" leaves cavities.
+        opening: what "fill" takes for closed, world units, see `fill_interior`.
     Returns: trimesh.Trimesh, y up, normalised. `face_attributes` hold "part" (F,) ints
         and, where the file has materials, "color" (F, 3) in [0, 1], display RGB.
         `metadata["solid"]`: it is one closed surface without overlap;
@@ -100,6 +134,9 @@ def load_mesh(
             these are refused; or axes that are none.
     """
     turn = _turn(up, front, yaw)
+    check_repair(caps, interior)
+    if not 0 < opening < RADIUS:
+        raise ValueError(f"opening must be in (0, 0.5), got {opening!r}")
     if thickness is not None and not 0 < thickness < RADIUS:
         raise ValueError(f"thickness must be in (0, 0.5) or None, got {thickness!r}")
     path = Path(path)
@@ -112,24 +149,74 @@ def load_mesh(
     del raw, read
     if count > MANY_FACES:  # trimesh's objects hold each other: 2 in 5 of the peak
         gc.collect()
-    # After normalising, since its tolerance is absolute.
-    mesh.merge_vertices()
-    if not mesh.nondegenerate_faces().any():
-        raise ValueError(f"{path}: all faces are degenerate; d2im needs a surface")
+    # After normalising, since its tolerances are absolute.
     arrays = np.array(mesh.vertices, dtype=float), np.array(mesh.faces, dtype=int)
-    vertices, faces, source, part, done = _repair(
-        *arrays, attributes["part"], thickness
-    )
+    vertices, faces, own, welded = _weld(*arrays, attributes["part"])
+    if not len(faces) or igl.doublearea(vertices, faces).max() < 1e-16:
+        raise ValueError(f"{path}: all faces are degenerate; d2im needs a surface")
+    done = welded | {"specks": _warn_of_specks(path, vertices, faces)}
+    part = attributes["part"][own]
+    if not part.any():  # one in the file: its bodies
+        part = igl.facet_components(faces)[1]
+    vertices, faces, source, repaired = _repair(vertices, faces, thickness, caps)
+    done |= repaired
     if thickness is None and done["sheets"]:
         sheets = f"open sheets without an inside: {done['sheets']}"
         raise ValueError(f"{path}: {sheets}; give a thickness, or close the mesh")
-    attributes = {k: v[source] for k, v in attributes.items()} | {"part": part}
+    attributes = {k: v[own[source]] for k, v in attributes.items()}
+    attributes["part"] = part[source]
     mesh = trimesh.Trimesh(vertices, faces, face_attributes=attributes, process=False)
     mesh.remove_unreferenced_vertices()
     mesh = normalise(mesh)
+    if interior == "fill":
+        mesh.metadata["solid"] = done["solid"]
+        mesh, done["filled"] = fill_interior(mesh, opening)
+        done["solid"] = mesh.metadata["solid"]
     report = MeshReport(count, thickness=thickness or 0.0, **done, **lost)
     mesh.metadata.update(solid=report.solid, report=report)
     return mesh
+
+
+def _warn_of_specks(path, vertices, faces):
+    """Warn of small pieces far off, which set the scale; how many there are."""
+    body = igl.facet_components(faces)[1]
+    if not body.any():
+        return 0
+    area = np.bincount(body, igl.doublearea(vertices, faces))
+    centre = np.stack([np.bincount(body, c) for c in vertices[faces].mean(axis=1).T], 1)
+    centre /= np.bincount(body)[:, None]
+    order = np.argsort(area)
+    small = order[area[order].cumsum() < SPECKS * area.sum()]
+    rest = vertices[faces[~np.isin(body, small)]].reshape(-1, 3)
+    middle = (rest.min(axis=0) + rest.max(axis=0)) / 2
+    reach = np.linalg.norm(rest - middle, axis=1).max()
+    far = small[np.linalg.norm(centre[small] - middle, axis=1) > 2 * reach]
+    if len(far):
+        what = f"{len(far)} of {len(area)} pieces, {np.isin(body, far).sum()} faces"
+        share = f"{area[far].sum() / area.sum():.1g} of the area"
+        how = f"lie apart and make the rest {RADIUS / reach:.3g} times as small"
+        warnings.warn(f"{path}: {what} and {share}, {how}; delete them", stacklevel=3)
+    return len(far)
+
+
+def turned_outward(mesh: trimesh.Trimesh) -> tuple[trimesh.Trimesh, dict[str, int]]:
+    """A mesh's faces as `load_mesh` turns them, once each, and nothing else changed.
+
+    Args: mesh: trimesh.Trimesh, in any frame and unit.
+    Returns: trimesh.Trimesh, and how many faces were "turned", how many "duplicate".
+    Raises: ValueError: the mesh has zero size.
+    """
+    scaled = normalise(mesh)  # tolerances are absolute
+    arrays = np.array(scaled.vertices, dtype=float), np.array(mesh.faces, dtype=int)
+    vertices, faces, _, done = _weld(*arrays, np.zeros(len(mesh.faces), dtype=int))
+    if not len(faces):
+        return mesh, {}
+    turned = _orient(vertices, *_one_way(vertices, faces))
+    outward = trimesh.Trimesh(vertices, turned, process=False)
+    unit = mesh.scale / scaled.scale  # diagonals
+    outward.vertices = vertices * unit + (mesh.bounds[0] - unit * scaled.bounds[0])
+    changed = int((turned[:, 0] != faces[:, 0]).sum())
+    return outward, {"turned": changed, "duplicate": done["duplicate"]}
 
 
 def normalise(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
@@ -165,25 +252,60 @@ def _turn(up, front, yaw):
     return yaw_rotation(yaw) @ np.stack([np.cross(y, z), y, z])
 
 
-def _repair(vertices, faces, part, thickness):
-    """Orient, close and unite.
+def _repair(vertices, faces, thickness, caps):
+    """Orient, close and unite, as far as nothing is lost that is seen.
 
-    Returns: vertices, faces, the earlier face that each is of (F,), its part (F,), and
-        the counts of the report.
+    Returns: vertices, faces, the earlier face that each is of (F,), and the counts of
+        the report.
     """
-    source, duplicate = _proper_faces(faces)
-    done = {"duplicate": duplicate, "degenerate": len(faces) - len(source) - duplicate}
-    before = faces[source]
-    faces, patch = _orient(vertices, before)
-    part = _ids(np.stack([part[source], patch], axis=1))
-    closed, wall, sheet = _classify(vertices, faces, patch)
-    done["parts"] = int(part.max()) + 1
-    done["turned"] = int((faces[:, 0] != before[:, 0]).sum())
-    done["walls"], done["sheets"] = int(wall.sum()), int(sheet.sum())
+    before = vertices, faces
+    faces, patch = _one_way(vertices, faces)
+    own = np.arange(len(faces))
+    if caps != "keep":
+        faces, patch, own = _close_slabs(vertices, faces, patch)
+    slabs = len(np.unique(patch[len(before[1]) :]))
+    faces = _orient(vertices, faces, patch)
+    done = {"parts": int(patch.max()) + 1}
+    done["turned"] = int((faces[: len(before[1]), 0] != before[1][:, 0]).sum())
+    thin = np.zeros(len(faces), dtype=bool)
+    # Where holes are closed, what is seen through them is not.
+    kinds = _classify(vertices, faces, patch, thin, seen_stays=caps != "close")
+    none = np.zeros_like(kinds[0])
+    tries = (kinds, caps), ((kinds[0], none, kinds[2]), caps), ((none,) * 3, None)
+    for done["undone"], (kinds, caps) in enumerate(tries):
+        found = _mended(vertices, faces, patch, kinds, thickness, caps)
+        risks = [found[3].get(kind) for kind in ("walls", "sheets", "containers")]
+        is_risky = any(risks) or found[3]["united"]
+        if caps is None or not is_risky or not _loses(before, found, thickness or 0.0):
+            break
+    found[3]["holes"] = found[3].get("holes", 0) + slabs
+    return *found[:2], own[found[2]], done | found[3]
+
+
+def _mended(vertices, faces, patch, kinds, thickness, caps):
+    """Drop walls, thicken sheets, close holes, unite bodies: as `_repair` returns."""
+    closed, wall, sheet = kinds
+    done = {"walls": int(wall.sum()), "sheets": int(sheet.sum())}
     keep = np.flatnonzero(~wall[patch])
-    faces = faces[keep]
+    faces, flat = faces[keep], sheet[patch[keep]]
     body = igl.facet_components(faces)[1]  # joined by edges
     vertices, faces = _split(vertices, faces, body)
+    rims = _rims(vertices, faces, body) if caps else []
+    if rims and caps == "close":  # what encloses much is no sheet
+        volume, area = _volumes(vertices, faces, body, rims)
+        flat &= ~(np.abs(volume) > ROOMY * area**1.5)[body]
+    elif rims and thickness is not None:
+        stays = _containers(vertices, faces, body, rims, caps)
+        stays &= np.bincount(body, flat) == 0
+        if stays.any():  # their patches may share edges: each is thickened alone
+            done["containers"], thin = int(stays.sum()), stays[body]
+            inner = np.unique(patch[keep], return_inverse=True)[1]
+            shelves = _classify(vertices, faces, inner, thin)[2]
+            flat |= thin | shelves[inner]
+            body = _ids(np.stack([body, np.where(thin, patch[keep], 0)], 1))
+            vertices, faces = _split(vertices, faces, body)
+            rims = _rims(vertices, faces, body)
+    rims = [rim for rim in rims if len(rim[1]) <= LONGEST_RIM and not flat[rim[0]]]
 
     def follow(step, *arguments):
         """Take a step whose last result tells which earlier face each new one is of."""
@@ -192,17 +314,38 @@ def _repair(vertices, faces, part, thickness):
         keep, body = keep[own], body[own]
         return rest
 
-    if sheet.any() and thickness is not None:
-        follow(_thicken, sheet[patch[keep]], thickness)
-    (done["holes"],) = follow(_cap, (closed | wall | sheet).all())
+    if flat.any() and thickness is not None:
+        follow(_thicken, flat, thickness)
+    if rims:
+        (done["holes"],) = follow(_cap, rims, (closed | wall | sheet).all())
     bodies, done["panels"] = follow(_unite)
     solid = done["panels"] == 0 and _is_solid(vertices, faces)
     if not solid:  # slivers hold a closed mesh together, but only hurt a soup
         proper = igl.doublearea(vertices, faces) > 1e-12
         faces, keep = faces[proper], keep[proper]
     done["united"] = len(faces) if bodies > 1 else 0
-    done["solid"] = solid
-    return vertices, faces, source[keep], part[keep], done
+    return vertices, faces, keep, done | {"solid": solid}
+
+
+def _loses(before, after, thickness):
+    """Whether a repair moves the bounds or takes away what rays from outside meet."""
+    bounds, depths = [], []
+    rng = np.random.default_rng(0)
+    for vertices, faces, *_ in (before, after):
+        corners = vertices[faces]
+        bounds.append([corners.min(axis=(0, 1)), corners.max(axis=(0, 1))])
+        if not depths:
+            low, high = bounds[0]
+            rays = np.array([r for r in product((-1, 0, 1), repeat=3) if any(r)], "f4")
+            rays = np.repeat(_unit(rays), OUTSIDE_RAYS, axis=0)
+            spread = rng.uniform(low, high, rays.shape)  # their targets
+            origins = (spread - 2 * rays).astype("f4")
+        depths.append(ray_scene(corners).run(origins, rays, query="DISTANCE"))
+    slack = thickness + 1e-3
+    if np.abs(np.subtract(*bounds)).max() > slack:
+        return True
+    met = depths[0] < 10
+    return (depths[1] > depths[0] + slack)[met].mean() > LOST
 
 
 def _ids(rows):
@@ -213,35 +356,121 @@ def _ids(rows):
     return ids
 
 
-def _proper_faces(faces):
-    """Indices of one of each set of duplicate faces, and how many others there were.
+def _weld(vertices, faces, part):
+    """Join equal vertices, only as far as it takes to close a body.
 
-    A face and its mirror image are duplicates: a two-sided sheet becomes a sheet, a box
-    exported with both its sides a box.
+    So bodies that touch stay apart. A body closes by the file's own indices, within a
+    part of the file, or in all of it; what stays open is joined in all of it, and with
+    what is nearer than 1e-5 where that leaves fewer open edges. A face and its mirror
+    image are duplicates: a two-sided sheet becomes a sheet, a box exported with both
+    its sides a box; so are two bodies of the same faces.
+
+    Returns: vertices, faces, the earlier face that each is of (F,), and the counts of
+        duplicate and degenerate faces.
     """
-    faces = np.sort(faces, axis=1)
-    proper = np.flatnonzero((np.diff(faces, axis=1) > 0).all(axis=1))
-    first = np.unique(_ids(faces[proper]), return_index=True)[1]
-    return proper[np.sort(first)], len(proper) - len(first)
+    same = _ids(np.round((vertices - vertices.min(axis=0)) / SAME).astype(np.int64))
+    count = len(faces)
+    proper = np.flatnonzero((np.diff(np.sort(same[faces]), axis=1) > 0).all(axis=1))
+    if not len(proper):
+        return vertices, faces[:0], proper, {}
+    faces, corners, part = faces[proper], same[faces[proper]], part[proper]
+    key = _ids(np.sort(corners))  # the same for duplicates
+    body = np.zeros(len(faces), dtype=np.int64)  # a number of the closed one, or 0
+    for scope in (igl.facet_components(faces)[1], part, np.zeros_like(part)):
+        left = np.flatnonzero(body == 0)
+        if not len(left):
+            break
+        scope = scope[left]
+        first = np.unique(_ids(np.stack([key[left], scope], 1)), return_index=True)[1]
+        left = left[first]
+        own, open_edges = _open_edges(_scoped(corners[left], scope[first]))
+        closed = open_edges[own] == 0
+        body[left[closed]] = body.max() + 1 + own[closed]
+    # A body's faces summed up as random numbers tell it from others.
+    number = np.random.default_rng(0).integers(2**63, size=key.max() + 1)
+    index = np.unique(body, return_inverse=True)[1]
+    sums = np.zeros(index.max() + 1, dtype=np.int64)
+    np.add.at(sums, index, number[key])
+    single = np.isin(np.arange(len(sums)), np.unique(sums, return_index=True)[1])
+    on_bodies = np.isin(key, key[body > 0])
+    first = np.isin(np.arange(len(key)), np.unique(key, return_index=True)[1])
+    keep = np.flatnonzero(np.where(body > 0, single[index], first & ~on_bodies))
+    joined = _scoped(corners[keep], body[keep])
+    if len(loose := keep[body[keep] == 0]):
+        pieces = igl.facet_components(faces[loose])[1]
+        ways = [_scoped(corners[loose], scope) for scope in (pieces, part[loose])]
+        ways += corners[loose], _near(vertices, same)[corners[loose]]
+        for way in ways[1:]:
+            ways[0] = _fewer_open_edges(ways[0], way)
+        joined[body[keep] == 0] = ways[0] + joined.max() + 1
+    _, at, index = np.unique(joined, return_index=True, return_inverse=True)
+    vertices, corners = vertices[faces[keep].ravel()[at]], index.reshape(-1, 3)
+    good = (np.diff(np.sort(corners), axis=1) > 0).all(axis=1)
+    done = {"duplicate": len(key) - len(keep), "degenerate": count - len(key)}
+    return vertices, corners[good], proper[keep[good]], done
 
 
-def _orient(vertices, faces):
-    """Turn faces over: each patch wound one way, its outer side outward.
+def _scoped(corners, scope):
+    """Vertices of faces (F, 3) numbered anew, such that no two scopes share one."""
+    rows = np.column_stack([corners.ravel(), scope.repeat(3)])
+    return _ids(rows).reshape(-1, 3)
 
-    A patch is a piece joined by edges of two faces. An open one is turned by the side
-    from which more rays leave the mesh (Takayama et al. 2014), one that is closed, or
-    nearly closed and enclosed by others, by the sign of its volume.
+
+def _open_edges(faces):
+    """The body of each face, joined by edges, and each body's edges without 2 faces."""
+    body = igl.facet_components(np.ascontiguousarray(faces))[1]
+    edges = np.sort(faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
+    index = _ids(edges)
+    odd = np.bincount(index)[index] != 2
+    return body, np.bincount(body.repeat(3)[odd], minlength=body.max() + 1)
+
+
+def _near(vertices, same):
+    """The number of one of the vertices that are near, for each number in `same`."""
+    at = np.unique(same, return_index=True)[1]
+    pairs = cKDTree(vertices[at]).query_pairs(NEAR, output_type="ndarray")
+    links = coo_array((np.ones(len(pairs)), pairs.T), (len(at),) * 2)
+    heap = connected_components(links, directed=False)[1]
+    return np.unique(heap, return_index=True)[1][heap]
+
+
+def _fewer_open_edges(corners, joined):
+    """Faces (F, 3) with the corners as they are, or joined where that closes more."""
+    proper = (np.diff(np.sort(joined), axis=1) > 0).all(axis=1)
+    if not proper.any():
+        return corners
+    body = np.zeros(len(joined), dtype=np.int64)
+    body[proper], after = _open_edges(joined[proper])
+    old, before = _open_edges(corners)
+    inner, first = np.unique(old[proper], return_index=True)
+    before = np.bincount(body[proper][first], before[inner], len(after))
+    better = (after < before)[body]
+    # Numbers of those that stay as they are must not be those of joined ones.
+    return np.where(better[:, None], joined + corners.max() + 1, corners)
+
+
+def _one_way(vertices, faces):
+    """Wind each patch, a piece joined by edges of two faces, one way.
+
+    Where its faces disagree, a patch follows the larger part of its area.
 
     Returns: faces and the patch of each (F,).
     """
-    before = faces
-    faces, patch = igl.bfs_orient(before)
+    turned, patch = igl.bfs_orient(faces)
     area = igl.doublearea(vertices, faces)
-    # Where the faces of a patch disagree, it follows the larger part of its area.
-    changed = np.bincount(patch, area * (faces != before).any(axis=1))
+    changed = np.bincount(patch, area * (turned != faces).any(axis=1))
     other = changed > np.bincount(patch, area) / 2
-    faces = np.where(other[patch, None], faces[:, ::-1], faces)
-    count = patch.max() + 1
+    return np.where(other[patch, None], turned[:, ::-1], turned), patch
+
+
+def _orient(vertices, faces, patch):
+    """Turn faces over: the outer side of each patch outward.
+
+    An open one is turned by the side from which more rays leave the mesh (Takayama et
+    al. 2014), one that is closed, or nearly closed and enclosed by others, by the sign
+    of its volume. A closed one wholly inside another stays its cavity.
+    """
+    count, area = patch.max() + 1, igl.doublearea(vertices, faces)
     seen = np.isin(np.arange(count), patch[_boundary(faces, patch)[1]])  # open ones
     inverted = np.bincount(patch, np.linalg.det(vertices[faces])) < 0
     points, normals, where = _probes(vertices, faces, patch)
@@ -259,37 +488,95 @@ def _orient(vertices, faces):
         nearly_closed = np.linalg.norm(cross, axis=0) < 0.1 * np.bincount(patch, area)
         seen &= (left[0] + left[1] > 0) | ~nearly_closed
         inverted = np.where(seen, left[0] < left[1], inverted)
-    hollow = inverted & ~seen
+    hollow, upright = inverted & ~seen, ~inverted & ~seen
+
+    def within(those, others):
+        """Which of some patches lie wholly inside others."""
+        ask = those[where]
+        winding = np.abs(_winding(vertices, faces[others[patch]], points[ask]))
+        return those & (np.bincount(where[ask], winding < 0.5, minlength=count) == 0)
+
     if hollow.any() and not hollow.all():  # wholly inside another: it is its cavity
-        ask = hollow[where]
-        rest = np.ascontiguousarray(faces[~hollow[patch]])
-        winding = np.abs(igl.fast_winding_number(vertices, rest, points[ask]))
-        outside = np.bincount(where[ask], winding < 0.5, minlength=count)
-        inverted &= ~hollow | (outside > 0)
-    return np.where(inverted[patch, None], faces[:, ::-1], faces), patch
+        if upright.any() and (within(upright, hollow) == upright).all():
+            inverted |= upright  # the whole file is turned over
+        else:
+            inverted &= ~within(hollow, ~hollow)
+    return np.where(inverted[patch, None], faces[:, ::-1], faces)
 
 
-def _classify(vertices, faces, patch):
+def _close_slabs(vertices, faces, patch):
+    """Close patches that lack one flat side and are shallow, or open at the ground.
+
+    Their sides stand upright on the rim; what else is shallow is a sheet.
+
+    Returns: faces, the patches, and the face that each is of (F,).
+    """
+    own = np.arange(len(faces))
+    if not len(_boundary(faces, patch)[1]):
+        return faces, patch, own
+    apart, split = _split(vertices, faces, patch)
+    rims = _rims(apart, split, patch)
+    count = np.bincount(patch[[face for face, *_ in rims]]) if rims else []
+    volume, area = _volumes(apart, split, patch, rims)
+    name = np.empty(len(apart), dtype=np.int64)
+    name[split] = faces
+    ground, caps, added = vertices[faces][..., 1].min() + FLOOR, [], []
+    order = np.argsort(patch, kind="stable")
+    groups = np.split(order, np.bincount(patch).cumsum()[:-1])
+    for face, loop, _ in rims:
+        ring, k = apart[loop], patch[face]
+        normal, size, width = _lid(ring)
+        is_flat = np.ptp(ring @ normal) < 1e-3 and size > LID_SHARE * area[k]
+        if count[k] > 1 or not is_flat or len(loop) > LONGEST_RIM:
+            continue
+        on_ground = abs(normal[1]) > 0.9 and ring[:, 1].max() < ground
+        if abs(volume[k]) < SHALLOW * width * size or on_ground:
+            rim = groups[k][np.isin(split[groups[k]], loop).sum(axis=1) > 1]
+            upright = np.abs(_unit(_cross(apart, split[rim])) @ normal) < 0.3
+            if upright.all():
+                caps.append(name[loop[_least_area(ring)]])
+                added += [face] * len(caps[-1])
+    own = np.concatenate([own, np.array(added, dtype=int)])
+    return np.concatenate([faces, *caps]), patch[own], own
+
+
+def _classify(vertices, faces, patch, thin, seen_stays=True):
     """Which patches are nearly closed, and of the others walls and sheets.
 
     Behind a body's faces their own winding number is 1, behind a flat sheet's 1/2. With
-    all others it is 3/2 behind a wall in a body, whose inside that would blur.
+    all others it is 3/2 behind a wall in a body, whose inside that would blur: nearly
+    everywhere, and no ray from outside meets it. Faces that are `thin` (F,) bound no
+    body.
     """
     count = patch.max() + 1
-    alone, behind = np.ones(count), np.ones(count)
+    alone, behind, buried = np.ones(count), np.ones(count), np.zeros(count)
     points, normals, where = _probes(vertices, faces, patch)
-    points -= OFF_SURFACE * normals
+    there = points - OFF_SURFACE * normals
+    order = np.argsort(patch, kind="stable")
+    groups = np.split(order, np.bincount(patch).cumsum()[:-1])
+    each = len(where) // count  # probes
     for k in np.unique(patch[_boundary(faces, patch)[1]]):
-        some, there = np.ascontiguousarray(faces[patch == k]), points[where == k]
-        alone[k] = igl.fast_winding_number(vertices, some, there).mean()
+        some, own = faces[groups[k]], there[k * each : (k + 1) * each]
+        alone[k] = _winding(vertices, some, own).mean() if len(some) > 2 else 0.5
     if (alone < 1).any():
-        winding = igl.fast_winding_number(vertices, faces, points)
-        behind = np.bincount(where, winding) / np.bincount(where)
-    body = alone > CLOSED
-    wall, sheet = ~body & (behind > 2 - CLOSED), ~body & (behind < CLOSED)
+        winding = _winding(vertices, faces[~thin], there)
+        deep = winding > 2 - CLOSED
+        buried = np.bincount(where, deep) / np.bincount(where)
+        # A sheet may go through a body: its free side tells.
+        free = np.bincount(where, ~deep)
+        behind = np.where(free, np.bincount(where, winding * ~deep) / free.clip(1), 1)
+    body = (alone > CLOSED) | (np.bincount(patch, thin) > 0)
+    wall, sheet = ~body & (buried > HIDDEN), ~body & (behind < CLOSED)
     if wall.all():  # sheets upon each other, in no body
-        wall, sheet = sheet, wall
-    return body, wall, sheet
+        return body, sheet, wall
+    if wall.any() and seen_stays:
+        ask = np.flatnonzero(wall[where])
+        rays = np.random.default_rng(1).standard_normal((len(ask), 32, 3))
+        starts = points[ask, None] + OFF_SURFACE * rays / _length(rays)
+        scene = ray_scene(vertices[faces])
+        hit = scene.run(*(a.reshape(-1, 3).astype("f4") for a in (starts, rays)))
+        wall &= np.bincount(where[ask], (hit < 0).reshape(-1, 32).any(1), count) == 0
+    return body, wall, sheet & ~wall
 
 
 def _split(vertices, faces, body):
@@ -324,8 +611,8 @@ def _thicken(vertices, faces, body, flat, thickness):
     return np.vstack([vertices + normal, vertices - normal]), faces, own
 
 
-def _cap(vertices, faces, body, all_bodies):
-    """Close holes, each by a cap of least area: vertices, faces, whose each is, count.
+def _rims(vertices, faces, body):
+    """The holes: a face at each, its loop of vertices as a cap runs, whether bridged.
 
     Loops in one plane, as of a tube's end, are bridged to one.
     """
@@ -343,19 +630,75 @@ def _cap(vertices, faces, body, all_bodies):
         if len(loop) > 2:
             loop = np.array(loop[::-1])  # a cap runs against its rim
             ring, face = vertices[loop], edge_face[start]
-            normal = np.cross(ring, np.roll(ring, -1, axis=0)).sum(0)
+            normal = _area_vector(ring)
             normal /= max(np.linalg.norm(normal), 1e-300)
             is_flat = np.ptp(ring @ normal) < 1e-3
             normal *= np.sign(normal[np.abs(normal).argmax()])
             plane = (*np.round(normal, 2), round(float(ring[0] @ normal), 3))
             key = (body[face], *(plane if is_flat else (start,)))
-            if key in rims:
+            bridged = key in rims
+            if bridged:
                 loop = _bridged(vertices, rims[key][1], loop)
-            rims[key] = face, loop
-    rims = [(face, loop) for face, loop in rims.values() if len(loop) <= LONGEST_RIM]
-    if not rims:
-        return vertices, faces, np.arange(len(faces)), 0
-    caps = [loop[_least_area(vertices[loop])] for _, loop in rims]
+            rims[key] = face, loop, bridged
+    return list(rims.values())
+
+
+def _area_vector(ring):
+    """The normal of a loop (K, 3), as long as its area."""
+    ring = ring - ring.mean(axis=0)
+    return np.cross(ring, np.roll(ring, -1, axis=0)).sum(axis=0) / 2
+
+
+def _lid(ring):
+    """A loop's unit normal, its area, and the narrow side of a rectangle as large."""
+    vector = _area_vector(ring)
+    size = np.linalg.norm(vector)
+    half = _length(ring - np.roll(ring, -1, axis=0)).sum() / 2  # of its circumference
+    width = (half - max(half**2 - 4 * size, 0) ** 0.5) / 2
+    return vector / max(size, 1e-300), size, width
+
+
+def _volumes(vertices, faces, body, rims):
+    """Volume of each body, its holes closed, and the area of its faces."""
+    volume = np.bincount(body, np.linalg.det(vertices[faces]) / 6)
+    for face, loop, _ in rims:
+        ring = vertices[loop]
+        volume[body[face]] += _area_vector(ring) @ ring.mean(axis=0) / 3
+    return volume, np.bincount(body, igl.doublearea(vertices, faces) / 2)
+
+
+def _containers(vertices, faces, body, rims, caps):
+    """Which bodies are to stay open: with "keep" all that have a hole.
+
+    With "auto" a cup, a shade, a bookcase: what has a large and deep opening that
+    nothing hides. Those of downward openings alone are furniture without underside.
+    """
+    stays = np.zeros(body.max() + 1, dtype=bool)
+    if caps == "keep":
+        stays[body[[face for face, *_ in rims]]] = True
+        return stays
+    volume, area = _volumes(vertices, faces, body, rims)
+    scene = ray_scene(vertices[faces])
+    rng = np.random.default_rng(0)
+    for face, loop, bridged in rims:
+        k, ring = body[face], vertices[loop]
+        normal, size, width = _lid(ring)
+        is_small = len(ring) == 3 or size < LID_SHARE * area[k]
+        is_shallow = abs(volume[k]) < SHALLOW * width * size
+        if stays[k] or bridged or is_small or is_shallow or normal[1] < -0.9:
+            continue
+        # From just below the lid: another body's face may lie on it.
+        starts = ring.mean(axis=0) - 1e-3 * normal
+        starts = starts + rng.random((256, 1)) * (rng.choice(ring, 256) - starts)
+        rays = _unit(rng.standard_normal((256, 3))) + normal  # about cosine
+        left = scene.run(starts.astype("f4"), rays.astype("f4")) < 0
+        stays[k] = left.mean() > SEEN_LID
+    return stays
+
+
+def _cap(vertices, faces, body, rims, all_bodies):
+    """Close holes by caps of least area: vertices, faces, whose each is, count."""
+    caps = [loop[_least_area(vertices[loop])] for _, loop, _ in rims]
     of = np.repeat(np.arange(len(caps)), [len(cap) for cap in caps])
     new, wanted = np.concatenate(caps), np.ones(len(caps), dtype=bool)
     if not all_bodies:
@@ -364,14 +707,14 @@ def _cap(vertices, faces, body, all_bodies):
         area = np.maximum(_length(normal), 1e-300)
         off = OFF_SURFACE * normal / area
         sides = (vertices[new].mean(axis=1) + np.stack([off, -off])).reshape(-1, 3)
-        winding = igl.fast_winding_number(vertices, faces, sides).reshape(2, -1)
+        winding = _winding(vertices, faces, sides).reshape(2, -1)
         for k, cap in enumerate(caps):
             gap = (np.abs(winding[:, of == k] - 0.5) < 0.25).all(axis=0)
             wanted[k] = np.average(gap, weights=area[of == k, 0]) > 0.8
             if wanted[k]:
-                added = igl.fast_winding_number(vertices, cap, sides)
+                added = _winding(vertices, cap, sides)
                 winding += added.reshape(2, -1)
-    own = np.array([face for face, _ in rims])[of][wanted[of]]
+    own = np.array([rim[0] for rim in rims])[of][wanted[of]]
     own = np.concatenate([np.arange(len(faces)), own])
     return vertices, np.concatenate([faces, new[wanted[of]]]), own, int(wanted.sum())
 
@@ -413,6 +756,10 @@ def _unite(vertices, faces, body):
     order = np.argsort(body, kind="stable")
     groups = np.split(order, np.bincount(body).cumsum()[:-1])
     groups = [some for some in groups if len(some)]
+    own, is_open = np.arange(len(faces)), np.zeros(body.max() + 1, dtype=bool)
+    is_open[body[_boundary(faces, body)[1]]] = True
+    if len(groups) - is_open.sum() > MOST_BODIES:
+        return vertices, faces, own, 0, len(groups)
     for some in groups:
         used, index = np.unique(faces[some], return_inverse=True)
         corners = index.reshape(-1, 3).astype(np.uint64)
@@ -424,9 +771,8 @@ def _unite(vertices, faces, body):
             (cavities if cavity else solids).extend(solid.decompose())
         else:
             rest.append(some)
-    own = np.arange(len(faces))
-    if not solids:
-        return vertices, faces, own, 0, len(groups)
+    if not solids or len(solids) == len(groups) == 1:
+        return vertices, faces, own, len(solids), len(groups) - len(solids)
     union = manifold3d.Manifold.batch_boolean(solids, manifold3d.OpType.Add)
     union = manifold3d.Manifold.batch_boolean(
         [union, *cavities], manifold3d.OpType.Subtract
@@ -437,8 +783,8 @@ def _unite(vertices, faces, body):
     # Bodies that cross themselves may come out otherwise than by winding number.
     points, normals, _ = _probes(vertices, faces, np.zeros_like(own), 1000)
     points = np.concatenate([points + s * 1e-3 * normals for s in (1, -1)])
-    was = igl.fast_winding_number(vertices, faces, points) > 0.5
-    now = igl.fast_winding_number(new, merged, points) > 0.5
+    was = _winding(vertices, faces, points) > 0.5
+    now = _winding(new, merged, points) > 0.5
     if np.mean(was != now) > 5e-3:
         return vertices, faces, own, 0, len(groups)
     own = np.concatenate([np.asarray(union.face_id, int), left])
@@ -453,7 +799,7 @@ def _is_solid(vertices, faces):
     points = np.vstack([near, rng.uniform(-1.1 * RADIUS, 1.1 * RADIUS, (PROBES, 3))])
     kind = igl.SIGNED_DISTANCE_TYPE_PSEUDONORMAL
     sdf = igl.signed_distance(points, vertices, faces, kind)[0]
-    winding = igl.fast_winding_number(vertices, faces, points)
+    winding = _winding(vertices, faces, points)
     return bool(((sdf < 0) == (winding > 0.5))[np.abs(sdf) > OFF_SURFACE / 2].all())
 
 
@@ -464,7 +810,8 @@ def _probes(vertices, faces, patch, total=PROBES):
     area = np.maximum(_length(cross)[:, 0], 1e-300)
     order = np.argsort(patch, kind="stable")
     below = area[order].cumsum()
-    where = np.repeat(np.arange(count), max(16, total // count))
+    each = np.clip(100_000 // count, 4, max(16, total // count))
+    where = np.repeat(np.arange(count), each)
     top = below[np.bincount(patch).cumsum() - 1][where]
     height = top - rng.random(len(where)) * np.bincount(patch, area)[where]
     face = order[np.searchsorted(below, height).clip(max=len(faces) - 1)]
@@ -473,9 +820,20 @@ def _probes(vertices, faces, patch, total=PROBES):
     return points, cross[face] / area[face, None], where
 
 
+def _winding(vertices, faces, points):
+    """The winding number at points (P, 3); libigl crashes where there is no face."""
+    if not len(faces):
+        return np.zeros(len(points))
+    return igl.fast_winding_number(vertices, np.ascontiguousarray(faces), points)
+
+
 def _cross(vertices, faces):
     a, b, c = np.moveaxis(vertices[faces], 1, 0)
     return np.cross(b - a, c - a)
+
+
+def _unit(vectors):
+    return vectors / np.maximum(_length(vectors), 1e-300)
 
 
 def _length(vectors):

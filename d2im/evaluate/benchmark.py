@@ -9,6 +9,7 @@ noticed. Predictions that are missing or broken are scored as the worst, never d
 
 from __future__ import annotations
 
+import glob
 import json
 import time
 import zlib
@@ -124,16 +125,24 @@ def read_prediction(
 ) -> tuple[trimesh.Trimesh | None, str]:
     """Read the mesh <name>.obj, .ply, ... of another program, in the world frame.
 
+    Its faces are turned outward and taken once each, as `load_mesh` does; where that
+    changed any, the mesh's `metadata["note"]` says so.
+
     Returns: trimesh.Trimesh or None, and why there is none.
     """
-    paths = [Path(folder) / f"{name}{suffix}" for suffix in SUFFIXES]
-    path = next((p for p in paths if p.is_file()), None)
+    from ..data.mesh import turned_outward  # libigl is absent on a training machine
+
+    named = sorted(Path(folder).glob(f"{glob.escape(name)}.*"))
+    named = {p.suffix.lower(): p for p in reversed(named) if p.stem == name}
+    path = next((named[s] for s in SUFFIXES if s in named and named[s].is_file()), None)
     if path is None:
         return None, "missing file"
     try:
         mesh = trimesh.load_scene(path, process=False).to_mesh()
-        if np.isfinite(mesh.vertices).all():
-            mesh.merge_vertices(merge_tex=True, merge_norm=True)
+        if np.isfinite(mesh.vertices).all() and mesh.area > 0:
+            mesh, done = turned_outward(mesh)
+            told = [f"{n} of its faces {what}" for what, n in done.items() if n]
+            mesh.metadata["note"] = ", ".join(told)
         return mesh, ""
     except Exception as error:  # whatever a foreign file makes a reader say
         return None, " ".join(f"unreadable: {error}".split())
@@ -236,14 +245,16 @@ def score_all(jobs: Iterable[tuple], workers: int = 1, **options) -> list[dict]:
     Args: jobs: iterable of info (dict: id, family, split, view, method), mesh or None,
             why there is none, truth, camera.
         workers: processes. options: of `metrics.evaluate`.
-    Returns: list of dicts: info, status ("ok" or the reason), and {measure: Result}.
+    Returns: list of dicts: info, status ("ok" or the reason), note (what was turned in
+        another's mesh), and {measure: Result}.
     """
     return Parallel(workers)(delayed(_score)(*job, **options) for job in jobs)
 
 
 def _score(info, mesh, why, truth, camera, **options):
     results, failure = evaluate(mesh, truth, camera=camera, **options)
-    return info | {"status": why or failure or "ok"} | results
+    note = "" if mesh is None else mesh.metadata.get("note", "")
+    return info | {"status": why or failure or "ok", "note": note} | results
 
 
 def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
