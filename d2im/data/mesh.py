@@ -261,7 +261,9 @@ def _repair(vertices, faces, thickness, caps):
     # Where holes are closed, what is seen through them is not.
     kinds = _classify(vertices, faces, patch, thin, seen_stays=caps != "close")
     none = np.zeros_like(kinds[0])
-    tries = (kinds, caps), ((kinds[0], none, kinds[2]), caps), ((none,) * 3, None)
+    tries = [(kinds, caps), ((none,) * 3, None)]
+    if kinds[1].any():
+        tries.insert(1, ((kinds[0], none, kinds[2]), caps))
     for done["undone"], (kinds, caps) in enumerate(tries):
         found = _mended(vertices, faces, patch, kinds, thickness, caps)
         risks = [found[3].get(kind) for kind in ("walls", "sheets", "containers")]
