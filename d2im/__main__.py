@@ -103,10 +103,11 @@ def _prepare(commands):
     add("--workers", type=int, default=1, help="processes (1)")
     add("--up", default="y", help="the meshes' up axis (y)")
     add("--yaw", type=float, default=0.0, help="degrees to turn them by (0)")
-    about = "what becomes of open cups and bookcases, and of holes (auto)"
-    add("--caps", choices=["auto", "close", "keep"], help=about)
-    about = "whether hollows that cannot be seen count as inside (fill)"
-    add("--interior", choices=["fill", "keep"], help=about)
+    modes = ["auto", "close", "keep"]
+    about = "open cups and holes: auto, close or keep (auto)"
+    add("--caps", choices=modes, metavar="MODE", help=about)
+    about = "hollows that are not seen: fill or keep (fill)"
+    add("--interior", choices=["fill", "keep"], metavar="MODE", help=about)
     add("--timeout", type=float, default=600.0, help="seconds for one (600)")
     about = "of memory for one (1 to 4, by what there is)"
     add("--memory-gb", type=float, metavar="GB", help=about)

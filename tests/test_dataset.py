@@ -16,6 +16,7 @@ import scipy.ndimage
 import torch
 import trimesh
 
+from d2im.__main__ import main
 from d2im.camera import Camera
 from d2im.data.dataset import (
     ShapeDataset,
@@ -737,3 +738,17 @@ def test_an_unknown_way_of_repair_is_refused_before_the_work(tmp_path, name):
     with pytest.raises(ValueError, match=f"{name} must be one of .*not 'no'"):
         prepare([("stool", 0)], tmp_path / "out", **SMALL, **{name: "no"})
     assert not (tmp_path / "out").exists()
+
+
+def test_the_command_takes_caps_and_interior(tmp_path, capsys):
+    source, out = hollow_box(tmp_path / "in"), tmp_path / "out"
+    small = "--count 500 --views 1 --size 32 --timeout 60".split()
+    command = ["prepare", str(source), "-o", str(out), *small]
+    assert main([*command, "--caps", "keep", "--interior", "keep"]) == 0
+    (row,) = read_index(out)
+    assert (row["caps"], row["interior"]) == ("keep", "keep")
+    assert main(command) == 2  # the folder has others
+    assert "choose another folder" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*command, "--interior", "solid"])
+    assert "choose from" in capsys.readouterr().err

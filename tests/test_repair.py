@@ -1,5 +1,6 @@
 """What is repaired in a mesh, and that nothing is lost which is seen from outside."""
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,18 @@ def test_a_speck_far_away_is_warned_of(tmp_path):
     with pytest.warns(UserWarning, match=r"debris.ply: 1 of 2 pieces, 12 faces"):
         mesh = load_mesh(path)
     assert mesh.metadata["report"].specks == 1
+
+
+def test_an_object_that_a_speck_makes_tiny_takes_no_memory(tmp_path):
+    ball = trimesh.creation.icosphere(subdivisions=5)
+    loose = ball.triangles.reshape(-1, 3), np.arange(61_440).reshape(-1, 3)
+    speck = box([1e6, 0, 0], [1e6 + 0.01, 0.01, 0.01])
+    path = written(tmp_path / "a.ply", trimesh.Trimesh(*loose, process=False), speck)
+    with pytest.warns(UserWarning, match="lie apart"):
+        tracemalloc.start()
+        load_mesh(path)
+    assert tracemalloc.get_traced_memory()[1] < 3e8
+    tracemalloc.stop()
 
 
 # What is seen stays

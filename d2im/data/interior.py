@@ -19,6 +19,7 @@ CELL = 1 / 128  # world units
 # drawers, narrower than any compartment.
 OPENING = 0.02
 SAMPLES = 6  # of the surface in a cell's square
+MOST_SAMPLES = 4_000_000  # of a heap of leaves
 LEAST = 27  # cells of a hollow with room for the ball
 BEYOND = 4  # cells that a probe looks ahead beyond the ball's radius
 RAYS = 8  # of a probe, on either side
@@ -89,7 +90,7 @@ def _halves(triangles):
 
 def _rooms(mesh, opening):
     """Air with room for a ball in cells, labelled, and the grid's low corner."""
-    count = int(SAMPLES * mesh.area / CELL**2)
+    count = int(min(SAMPLES * mesh.area / CELL**2, MOST_SAMPLES))
     points, _ = sample_surface(mesh, count, np.random.default_rng(0))
     margin = opening / 2 + 3 * CELL
     low = mesh.bounds[0] - margin

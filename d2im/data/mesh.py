@@ -35,9 +35,7 @@ CLOSED = 0.75  # mean winding number behind a patch: 1/2 of a flat sheet, 1 of a
 MANY_FACES = 100_000  # of a file, above which its memory is worth 0.1 s
 LONGEST_RIM = 400  # edges of a hole; the time to close it grows with their cube
 MOST_BODIES = 1000  # to unite: of the 3,000 leaves of a bush manifold3d dies
-OUTSIDE_RAYS = (
-    1000  # from each of 26 directions, to see whether a repair loses anything
-)
+OUTSIDE_RAYS = 1000  # from each of 26 directions, to see whether a repair loses
 LOST = 3e-3  # of these that may meet less: edges of sheets, rays between triangles
 # An opening stays open if it is this share of its body's area, and deeper than this
 # share of its width: shallow ones are slabs without a bottom.
@@ -271,7 +269,9 @@ def _repair(vertices, faces, thickness, caps):
     # Where holes are closed, what is seen through them is not.
     kinds = _classify(vertices, faces, patch, thin, seen_stays=caps != "close")
     none = np.zeros_like(kinds[0])
-    tries = (kinds, caps), ((kinds[0], none, kinds[2]), caps), ((none,) * 3, None)
+    tries = [(kinds, caps), ((none,) * 3, None)]
+    if kinds[1].any():
+        tries.insert(1, ((kinds[0], none, kinds[2]), caps))
     for done["undone"], (kinds, caps) in enumerate(tries):
         found = _mended(vertices, faces, patch, kinds, thickness, caps)
         risks = [found[3].get(kind) for kind in ("walls", "sheets", "containers")]
@@ -428,7 +428,10 @@ def _open_edges(faces):
 def _near(vertices, same):
     """The number of one of the vertices that are near, for each number in `same`."""
     at = np.unique(same, return_index=True)[1]
-    pairs = cKDTree(vertices[at]).query_pairs(NEAR, output_type="ndarray")
+    tree = cKDTree(vertices[at])
+    if tree.count_neighbors(tree, NEAR) > 20 * len(at):  # all of a tiny object's
+        return np.arange(len(at))
+    pairs = tree.query_pairs(NEAR, output_type="ndarray")
     links = coo_array((np.ones(len(pairs)), pairs.T), (len(at),) * 2)
     heap = connected_components(links, directed=False)[1]
     return np.unique(heap, return_index=True)[1][heap]
