@@ -18,6 +18,7 @@ import trimesh
 
 from d2im.__main__ import main
 from d2im.camera import Camera
+from d2im.data import dataset
 from d2im.data.dataset import (
     ShapeDataset,
     _items,
@@ -34,6 +35,24 @@ from d2im.sampling import signed_distance
 
 SMALL = dict(count=2000, views=2, size=32, timeout=None, progress=False)
 ONE = dict(count=2000, views=1, size=32)
+
+
+def test_items_of_shapes_that_memory_does_not_hold_are_the_same(tiny_data, monkeypatch):
+    kept, read = (ShapeDataset(tiny_data, points=100) for _ in range(2))
+    read.memory = 0
+    whole, names = dataset.read_example, []
+
+    def watched(path, some=None):
+        names.append(some)
+        return whole(path, some)
+
+    monkeypatch.setattr(dataset, "read_example", watched)
+    for key in ((0, 0), (1, 0), (1, 5), (0, 7)):
+        first, again = kept[key], read[key]
+        assert first.keys() == again.keys()
+        assert all(torch.equal(first[name], again[name]) for name in first)
+    some = [n for n in names if n is not None]
+    assert len(some) == 4 and all(len(n) == 5 + 5 for n in some)  # one view of two
 
 
 def test_prepare_writes_one_example_a_shape_and_its_row(tmp_path):

@@ -10,14 +10,16 @@ import time
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from d2im import losses
 from d2im.camera import Camera
-from d2im.data.dataset import ShapeDataset
+from d2im.data.dataset import ShapeDataset, read_example, write_example
 from d2im.laplacian import laplacian_maps
 from d2im.networks import DISN, SDF_SCALE, CameraNet, D2IMNet, ImageModel, IMNet
 from d2im.training import loop as training
@@ -369,8 +371,8 @@ def test_l_rel_teaches_the_known_decomposition(data):
     model.displacement_decoder.out.bias.data[:] = 0.03 * SDF_SCALE
     model.displacement_decoder.out.weight.data[:] = 0.0
     terms = batch_losses(model, batch, config)
-    assert set(terms) == {"base", "relief", "laplacian"}
-    assert terms["base"] == 0
+    assert set(terms) == {"base", "sdf", "relief", "laplacian"}
+    assert terms["base"] == terms["sdf"] == 0
     each = (0.02 * SDF_SCALE) ** 2  # of the front points, and of the back points
     assert terms["relief"].item() == pytest.approx(2 * each, rel=1e-3)
     terms["relief"].backward()
@@ -379,6 +381,56 @@ def test_l_rel_teaches_the_known_decomposition(data):
     del batch["base_sdf"]
     with pytest.raises(ValueError, match="coarse body"):
         batch_losses(new_model(), batch, config)
+
+
+def test_shapes_without_a_coarse_body_learn_by_the_papers_losses_beside_others(data):
+    config, model = replace(CONFIG, relief_weight=1.0), new_model()
+    batch = a_batch(data)
+    alone = {name: value[:1] for name, value in batch.items()}
+    batch["base_sdf"][1:] = np.nan
+    terms = batch_losses(model, batch, config)
+    with_coarse = batch_losses(model, alone, config)["relief"]
+    assert terms["relief"] == pytest.approx(with_coarse.item(), rel=1e-5)
+    others = {name: value[1:] for name, value in batch.items()}
+    paper = batch_losses(model, others, CONFIG)
+    assert terms["sdf"] == pytest.approx(paper["sdf"].item(), rel=1e-5)
+    base = batch_losses(model, batch | {"base_sdf": batch["sdf"]}, config)["base"]
+    each = [
+        batch_losses(model, part, c)["base"]
+        for part, c in ((alone, config), (others, CONFIG))
+    ]
+    count = len(batch["sdf"])
+    mean = (each[0] + (count - 1) * each[1]) / count
+    assert terms["base"].item() == pytest.approx(mean.item(), rel=1e-5)
+    assert base.isfinite() and sum(terms.values()).isfinite()
+
+
+def test_folders_with_and_without_coarse_bodies_train_together(tiny_data, tmp_path):
+    plain = Path(shutil.copytree(tiny_data, tmp_path / "plain"))
+    for file in plain.glob("*.npz"):
+        example = read_example(file)
+        del example["base_sdf"]
+        write_example(file, example)
+    config = replace(CONFIG, relief_weight=1.0, steps=40, warmup_steps=5)
+    both = ShapeDataset([tiny_data, plain], points=128)
+    assert both[0]["base_sdf"].isfinite().all() and both[5]["base_sdf"].isnan().all()
+    runs = {
+        resident: list(
+            train(
+                new_model(), both, tmp_path / f"{resident}", config, resident=resident
+            )
+        )
+        for resident in (True, False)
+    }
+    for records in runs.values():
+        for term in ("sdf", "relief"):
+            first, last = (
+                [r[term] for r in some] for some in (records[:8], records[-8:])
+            )
+            assert sum(last) < sum(first)
+    with pytest.raises(ValueError, match="L_rel needs the coarse body"):
+        alone = ShapeDataset(plain, points=128)
+        next(train(new_model(), alone, tmp_path / "none", config))
 
 
 def test_patches_are_for_l_rel():

@@ -70,6 +70,7 @@ BAD_IN_ID = re.compile(
 # A view's members and the type they are stored in. Facet normals or 8 bits would drown
 # the Laplacian target, hence half precision for the normals.
 VIEW_TYPES = {"image": "u1", "mask": "u1", "normals": "f2", "depth": "f2"}
+DRAWN = "points", "sdf", "gradients", "base_sdf", "weights"  # members by point
 
 
 @dataclass(frozen=True)
@@ -182,9 +183,11 @@ def read_example(
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no example {path}")
+    names = names and list(names)
     with open(path, "rb") as file:  # one: another may take its place meanwhile
-        data = np.fromfile(file, np.uint8)
         try:
+            # Of a few members the disk reads no others.
+            data = np.memmap(file, mode="c") if names else np.fromfile(file, np.uint8)
             with zipfile.ZipFile(file) as archive:
                 infos = {info.filename[:-4]: info for info in archive.infolist()}
             example = {name: _member(data, infos[name]) for name in names or infos}
@@ -197,18 +200,41 @@ def read_example(
     return example
 
 
-def _demand_parts(path, example, view):
-    """Refuse an example that lacks a part, or whose parts do not fit each other."""
+def member_names(path: str | Path) -> list[str]:
+    """The names of an example's members, from the end of its file alone.
+
+    Raises: FileNotFoundError; ValueError for a damaged file.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [info.filename[:-4] for info in archive.infolist()]
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"no example {path}") from error
+    except Exception as error:  # of damage zipfile raises anything
+        wrong = f"{path} is damaged, delete it and prepare again"
+        raise ValueError(wrong) from error
+
+
+def _view_count(names):
+    """How many views an example of such members has; names may have gaps."""
+    numbers = {name.rpartition("_")[2] for name in names}
+    return max(1, sum(number.isdigit() for number in numbers))
+
+
+def _demand_parts(path, example, view, alone=False):
+    """Refuse an example that lacks a part, or whose parts do not fit each other.
+
+    alone: only this view has been read.
+    """
     count = max(1, len(np.atleast_1d(example.get("sdf", 0))))
     wanted = {"sdf": (count,), "points": (count, 3), "gradients": (count, 3)}
     wanted["weights"] = (count,)
     if "base_sdf" in example:
         wanted["base_sdf"] = (count,)
-    numbers = {name.rpartition("_")[2] for name in example}
-    views = max(1, sum(number.isdigit() for number in numbers))
-    if view is not None and not 0 <= view < views:
+    views = _view_count(example)
+    if view is not None and not alone and not 0 <= view < views:
         raise ValueError(f"{path} has {views} views, and no view {view}")
-    for k in range(views):
+    for k in [view] if alone else range(views):
         size = np.shape(example.get(f"mask_{k}", ()))[:1] * 2
         own = zip(VIEW_TYPES, ((3, *size), size, (3, *size), size), strict=True)
         wanted |= {f"{name}_{k}": shape for name, shape in own} | {f"camera_{k}": (16,)}
@@ -745,7 +771,7 @@ class ShapeDataset:
     Raises: FileNotFoundError: no index. ValueError: no usable example of that split.
     """
 
-    memory = 4e9  # bytes of examples to keep; the others are read again at each use
+    memory = 4e9  # bytes of examples to keep; of others an item reads what it needs
 
     def __init__(
         self, folder, split="train", *, points=2048, view=None, weighted=True, seed=0
@@ -767,7 +793,7 @@ class ShapeDataset:
             wrong = f"no usable example of split {split!r} in {where}"
             raise ValueError(f"{wrong}; there are: {known}")
         self.points, self.view, self.weighted, self.seed = points, view, weighted, seed
-        self._kept, self._held = {}, 0
+        self._kept, self._held, self._is_full, self._members = {}, 0, False, {}
 
     def __len__(self):
         return len(self.rows)
@@ -776,14 +802,39 @@ class ShapeDataset:
         """All arrays of a shape; kept in memory while there is room for them."""
         if index in self._kept:
             return self._kept[index]
-        row = self.rows[index]
-        path = Path(row["folder"]) / f"{row['id']}.npz"
+        path = self._path(index)
         example = read_example(path)
         _demand_parts(path, example, self.view)
         size = sum(array.nbytes for array in example.values())
         if self._held + size <= self.memory:
             self._kept[index], self._held = example, self._held + size
+        else:
+            self._is_full = True
         return example
+
+    def _path(self, index):
+        row = self.rows[index]
+        return Path(row["folder"]) / f"{row['id']}.npz"
+
+    def _names(self, index):
+        """The members of a shape's example; kept, for they are few bytes."""
+        if index not in self._members:
+            kept = self._kept.get(index)
+            names = member_names(self._path(index)) if kept is None else kept
+            self._members[index] = tuple(map(sys.intern, names))
+        return self._members[index]
+
+    def _parts(self, index, view):
+        """What an item of one view needs, of a shape that is not kept."""
+        names = [name for name in DRAWN if name in self._names(index)]
+        names += [f"{name}_{view}" for name in (*VIEW_TYPES, "camera")]
+        example = read_example(self._path(index), names)
+        _demand_parts(self._path(index), example, view, alone=True)
+        return example
+
+    def knows_coarse(self) -> bool:
+        """Whether the coarse body of any shape is known, as L_rel needs it."""
+        return any("base_sdf" in self._names(k) for k in range(len(self)))
 
     def fingerprint(self) -> int:
         """A number that tells these shapes and this way of drawing from others."""
@@ -798,7 +849,7 @@ class ShapeDataset:
 
     def view_count(self, index: int) -> int:
         """How many views the shape has."""
-        return sum(name.startswith("camera_") for name in self.example(index))
+        return sum(name.startswith("camera_") for name in self._names(index))
 
     def camera(self, index: int, view: int) -> Camera:
         """The Camera of one view."""
@@ -809,18 +860,21 @@ class ShapeDataset:
 
         Returns: dict of tensors, image (3, H, W) f4, mask (H, W) bool, depth (H, W),
             normals (3, H, W), camera (16,), points (P, 3), sdf (P,), gradients (P, 3),
-            and base_sdf (P,) where known.
+            and base_sdf (P,), NaN where the coarse body is not known.
         """
         import torch  # not needed to prepare, and a worker starts 2 s sooner without
 
         index, draw = key if isinstance(key, tuple) else (key, 0)
         rng = np.random.default_rng([self.seed, index, draw])
-        example = self.example(index)
+        if not self._is_full:
+            self.example(index)
         view = rng.integers(self.view_count(index)) if self.view is None else self.view
+        example = self._kept.get(index) or self._parts(index, view)
         weights = example["weights"] if self.weighted else None
         chosen = weighted_draw(example["sdf"], weights, self.points, rng)
-        names = ("points", "sdf", "gradients", "base_sdf")
-        item = {name: example[name][chosen] for name in names if name in example}
+        item = {name: example[name][chosen] for name in DRAWN if name in example}
+        item.pop("weights", None)
+        item.setdefault("base_sdf", np.full(len(chosen), np.nan, np.float32))
         for name in (*VIEW_TYPES, "camera"):
             item[name] = example[f"{name}_{view}"]
         item = {name: torch.from_numpy(value).float() for name, value in item.items()}

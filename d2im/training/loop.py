@@ -37,7 +37,7 @@ from .checkpoints import (
     try_saving,
 )
 from .distributed import average_gradients, mean_over_processes, share_batch_norms
-from .objectives import batch_losses
+from .objectives import NO_COARSE, batch_losses
 from .records import append_records
 from .replay import BLOCK, ReplayedStep
 from .resident import ResidentShapes
@@ -133,6 +133,8 @@ def train(
             several = config.steps > config.checkpoint_every  # the last one stays, too
             copies = parts * (2 if several and not held else 1)
             _by_main(state, try_saving, out, model, copies)
+        if config.relief_weight and not dataset.knows_coarse():
+            raise ValueError(NO_COARSE)
         run = _Training(model, dataset, out, config, state, validation, resident)
         if start > config.steps:
             raise ValueError(f"the run in {out} has {start} steps, not {config.steps}")

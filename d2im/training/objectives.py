@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .loop import TrainingConfig
     from .patches import Patches
 
+NO_COARSE = "L_rel needs the coarse body, which only our shapes have"
 DISN_NEAR = 0.01  # world units: nearer points weigh more in DISN's loss
 
 
@@ -135,17 +136,23 @@ def relief_terms(
 ) -> dict[str, Tensor]:
     """Ours, F_coarse known: base, f_B against it; relief, f_D against F - F_coarse.
 
+    Of shapes where it is not known (NaN): base, f_B against F; sdf, f against F.
+
     Args: see `field_terms`; patches: Patches that the pictures got, or None.
     """
     if "base_sdf" not in batch:
-        raise ValueError("L_rel needs the coarse body, which only our shapes have")
-    coarse = batch["base_sdf"] * SDF_SCALE
-    relief = batch["sdf"] * SDF_SCALE - coarse  # (B, P)
+        raise ValueError(NO_COARSE)
+    sdf, coarse = batch["sdf"] * SDF_SCALE, batch["base_sdf"] * SDF_SCALE
+    known = ~coarse.isnan()
+    coarse = torch.where(known, coarse, sdf)
+    relief = sdf - coarse  # (B, P)
     found = displaced_sdf(torch.zeros_like(base), displacement, sight.uv, sight.front)
-    back = ~sight.front & (batch["sdf"].abs() < losses.DELTA)
+    # Shapes whose coarse body nobody knows learn by the paper's losses.
+    paper = shared_mean((base + found - sdf).abs(), ~known)
+    back = ~sight.front & known & (batch["sdf"].abs() < losses.DELTA)
     # Two means: the unseen back has more points, and less to learn.
     term = losses.relief_loss(found, relief, back, shared_mean)
-    seen = sight.visible
+    seen = sight.visible & known
     if patches:  # inside one the next picture's points are the truth
         brought = sample_maps(displacement[:, :1], patches.uv)[:, 0]
         kept = seen & (patches.at(sight.uv) == 0)
@@ -153,7 +160,8 @@ def relief_terms(
         seen, found = torch.cat([kept, there], 1), torch.cat([found, brought], 1)
         relief = torch.cat([relief, patches.scale * relief.roll(-1, 0)], 1)
     term = term + losses.relief_loss(found, relief, seen, shared_mean)
-    return {"base": losses.base_loss(base, coarse), "relief": term}
+    terms = {"base": losses.base_loss(base, coarse), "sdf": paper}
+    return terms | {"relief": term}
 
 
 def _sight(batch):

@@ -13,6 +13,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from ..data.dataset import VIEW_TYPES
@@ -39,6 +40,7 @@ class ResidentShapes:
     def __init__(self, dataset, device="cpu", room=float("inf")):
         self.dataset, self.device = dataset, torch.device(device)
         first, self.views = dataset.example(0), dataset.view_count(0)
+        first = {"base_sdf": np.full_like(first["sdf"], np.nan)} | first
         members = {name: [name] for name in POINTS if name in first}
         for name in (*VIEW_TYPES, "camera"):
             members[name] = [f"{name}_{k}" for k in range(self.views)]
@@ -58,6 +60,8 @@ class ResidentShapes:
             for name, own in members.items():
                 for row, member in zip(self.tensors[name][index], own, strict=True):
                     value = example.get(member)
+                    if value is None and member == "base_sdf":  # not known
+                        value = np.full(row.shape, np.nan, np.float32)
                     if value is None or value.shape != row.shape:
                         raise ValueError(
                             f"{dataset.rows[index]['id']} has no {member} of the first "
