@@ -52,12 +52,12 @@ def is_stored_without_outputs(path):
     return complaints
 
 
-def has_one_cell_of_at_most_12_literal_parameters(path):
+def has_one_cell_of_at_most_16_literal_parameters(path):
     try:
         declared = run.declared_parameters(path)
     except ValueError as error:
         return [str(error)]
-    return [] if 0 < len(declared) <= 12 else [f"{len(declared)} parameters"]
+    return [] if 0 < len(declared) <= 16 else [f"{len(declared)} parameters"]
 
 
 def gives_each_parameter_its_unit_or_reason(path):
@@ -113,7 +113,7 @@ def asserts_at_least_three_times(path):
 RULES = [
     opens_with_title_imports_parameters,
     is_stored_without_outputs,
-    has_one_cell_of_at_most_12_literal_parameters,
+    has_one_cell_of_at_most_16_literal_parameters,
     gives_each_parameter_its_unit_or_reason,
     is_short,
     defines_no_class_and_no_function_for_the_library,
@@ -171,15 +171,15 @@ BAD = [
     (opens_with_title_imports_parameters, changed(0, "markdown", "No title.")),
     (opens_with_title_imports_parameters, changed(1, "code", "x = 1")),
     (opens_with_title_imports_parameters, GOOD[1:]),
-    (has_one_cell_of_at_most_12_literal_parameters, GOOD[:2] + GOOD[3:]),
-    (has_one_cell_of_at_most_12_literal_parameters, [*GOOD, GOOD[2]]),
+    (has_one_cell_of_at_most_16_literal_parameters, GOOD[:2] + GOOD[3:]),
+    (has_one_cell_of_at_most_16_literal_parameters, [*GOOD, GOOD[2]]),
     (
-        has_one_cell_of_at_most_12_literal_parameters,
+        has_one_cell_of_at_most_16_literal_parameters,
         changed(2, "parameters", "steps = 2 * 10  # of training"),
     ),
     (
-        has_one_cell_of_at_most_12_literal_parameters,
-        changed(2, "parameters", "\n".join(f"p{i} = {i}  # m" for i in range(13))),
+        has_one_cell_of_at_most_16_literal_parameters,
+        changed(2, "parameters", "\n".join(f"p{i} = {i}  # m" for i in range(17))),
     ),
     (gives_each_parameter_its_unit_or_reason, changed(2, "parameters", "steps = 2")),
     (is_short, [*GOOD, ("code", "x = 1\n" * 26)]),
