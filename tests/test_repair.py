@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import trimesh
 
-from d2im.data import mesh as module
-from d2im.data.mesh import load_mesh
+from d2im.data import repair as module
+from d2im.data.mesh import load_mesh, normalise
 from d2im.data.rendering import ray_scene
 from d2im.sampling import signed_distance
 
@@ -181,7 +181,7 @@ def first_hits(mesh):
 def test_an_open_part_that_goes_into_a_body_loses_nothing(tmp_path, name, caps):
     path = written(tmp_path / "pair.ply", BODY, OPEN[name])
     mesh = load_mesh(path, caps=caps)
-    raw = module.normalise(trimesh.load(path, process=False))
+    raw = normalise(trimesh.load(path, process=False))
     farther = first_hits(mesh) > first_hits(raw) + 0.01
     assert farther.mean() < 5e-3 and np.allclose(mesh.bounds, raw.bounds, atol=4e-3)
     assert mesh.metadata["solid"] and mesh.metadata["report"].undone == 0
