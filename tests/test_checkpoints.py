@@ -606,7 +606,7 @@ def test_a_damaged_training_json_is_one_clear_line(data, copy, text):
     "text", ["step,loss\ninf,1", "loss\n1", "step\n1,2", "step\nx", "\xff"]
 )
 def test_records_that_are_none_are_named(tmp_path, text):
-    (tmp_path / "metrics.csv").write_text(text, encoding="latin-1")
+    (tmp_path / "metrics.csv").write_text(text + "\n", encoding="latin-1")
     with pytest.raises(ValueError, match=f"{tmp_path}/metrics.csv is damaged"):
         checkpoints.read_records(tmp_path)
 

@@ -136,11 +136,11 @@ def train(
         if config.relief_weight and not dataset.knows_coarse():
             raise ValueError(NO_COARSE)
         run = _Training(model, dataset, out, config, state, validation, resident)
-        if start > config.steps:
-            raise ValueError(f"the run in {out} has {start} steps, not {config.steps}")
         run.replaces = held > start
         if start:
             run.resume()
+        if start > config.steps:
+            raise ValueError(f"the run in {out} has {start} steps, not {config.steps}")
         yield from run.go_on(workers)
 
 
