@@ -1,5 +1,8 @@
 """What is repaired in a mesh, and that nothing is lost which is seen from outside."""
 
+import inspect
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -283,3 +286,28 @@ def test_an_unknown_way_of_repair_says_which_there_are(tmp_path, name, given):
         ValueError, match=f"{name} must be one of .*keep, not '{given}'"
     ):
         load_mesh(tmp_path / "any.glb", **{name: given})
+
+
+def test_an_open_body_never_reaches_the_union_which_may_die_of_it():
+    """In a process of its own: manifold3d 3.5.4 ends it by signal 11."""
+    code = """
+        import numpy as np, trimesh
+        from d2im.data.repair import _unite
+        box, moved = trimesh.creation.box(), trimesh.creation.box()
+        moved.apply_translation([0.5, 0, 0])
+        sheet = np.array([[8, 9, 6], [4, 8, 6], [5, 4, 6], [4, 5, 3], [8, 4, 3],
+                          [7, 8, 3], [2, 7, 3], [1, 0, 7], [2, 1, 7]])
+        points = np.array([
+            [-.3756, -.0709, .0540], [-.3754, -.2414, .0594], [-.3749, -.2414, .0595],
+            [-.3746, -.3002, .0610], [-.3744, .1060, .0485], [-.3742, -.3002, .0614],
+            [-.3740, -.3000, .0625], [-.3732, .2128, .0436], [-.3728, .2128, .0439],
+            [-.3726, .2127, .0451]])
+        vertices = np.vstack([box.vertices, moved.vertices, points])
+        faces = np.vstack([box.faces, moved.faces + 8, sheet + 16])
+        body = np.repeat([0, 1, 2], [12, 12, 9])
+        *_, closed, left = _unite(vertices, faces, body)
+        print(closed, left)
+    """
+    command = [sys.executable, "-c", inspect.cleandoc(code)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "2 1\n"), done.stderr

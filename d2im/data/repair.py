@@ -553,6 +553,9 @@ def _unite(vertices, faces, body):
     if len(groups) - is_open.sum() > MOST_BODIES:
         return vertices, faces, own, 0, len(groups)
     for some in groups:
+        if is_open[body[some[0]]]:  # of some of these manifold3d dies
+            rest.append(some)
+            continue
         used, index = np.unique(faces[some], return_inverse=True)
         corners = index.reshape(-1, 3).astype(np.uint64)
         cavity = np.linalg.det(vertices[faces[some]]).sum() < 0
