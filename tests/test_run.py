@@ -451,8 +451,8 @@ def test_seeds_are_an_axis_of_a_sweep_for_what_trains_with_mean_and_deviation(tm
 def test_ctrl_c_leaves_a_page_a_row_and_time_to_save(tmp_path):
     cell = """
         import pathlib, time
-        pathlib.Path("begun").touch()
         try:
+            pathlib.Path("begun").touch()
             time.sleep(60)
         except KeyboardInterrupt:
             time.sleep(0.5)
@@ -461,6 +461,7 @@ def test_ctrl_c_leaves_a_page_a_row_and_time_to_save(tmp_path):
     write(tmp_path, "03_t", 'out = ""\nsteps = 5', inspect.cleandoc(cell))
     (tmp_path / "a.yaml").write_text("steps: 6")
     code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "import sys; from d2im.__main__ import main; "
         "sys.exit(main(['run', '03', '--sweep', 'a.yaml', '--name', 's']))"
     )

@@ -135,7 +135,7 @@ def test_a_closed_run_is_saved_where_it_was(data, tmp_path):
     assert same(whole, resumed, records, read_records(tmp_path / "run"))
 
 
-def test_ctrl_c_waits_for_the_end_of_its_step_which_is_saved(data, tmp_path):
+def test_ctrl_c_waits_for_the_end_of_its_step_which_is_saved(data, tmp_path, request):
     whole, hit, resumed = new_model(), new_model(), new_model()
     records = list(train(whole, data, tmp_path / "whole", RARE))
     calls = itertools.count(1)
@@ -145,6 +145,8 @@ def test_ctrl_c_waits_for_the_end_of_its_step_which_is_saved(data, tmp_path):
             signal.raise_signal(signal.SIGINT)
 
     hit.base_decoder.register_forward_hook(interrupt)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     with pytest.raises(KeyboardInterrupt):
         list(train(hit, data, tmp_path / "run", RARE))
     done = len(read_records(tmp_path / "run"))

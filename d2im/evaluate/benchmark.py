@@ -31,6 +31,7 @@ from ..use.reconstruction import predict
 from .decomposition import decomposition_scores, disentanglement
 from .metrics import evaluate, prediction_failure
 from .tables import (  # noqa: F401
+    COLUMNS,
     compare,
     interval,
     markdown,

@@ -316,6 +316,9 @@ class _Training:
 def _no_interrupt():
     """Note Ctrl-C instead of heeding it, where this is the main thread."""
     asked = []
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as after nohup
+        yield asked
+        return
     try:
         before = signal.signal(signal.SIGINT, lambda *_: asked.append(True))
     except ValueError:
