@@ -6,6 +6,7 @@ batch; `torchrun` or accelerate's `notebook_launcher` starts the processes.
 
 from __future__ import annotations
 
+import atexit
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
 def process_count() -> int:
     """How many processes train together; 1 outside torchrun."""
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+@atexit.register  # else the group's threads now and then abort Python's end
+def _leave_group():
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 class _Sum(torch.autograd.Function):
