@@ -208,12 +208,12 @@ class _Training:
                     if not asked:
                         raise
             if asked:
-                self.leave()
+                self.leave(steps)
                 raise KeyboardInterrupt
             try:
                 yield self.records[-1]
             except BaseException:  # of the caller's loop, or its generator is closed
-                self.leave()
+                self.leave(steps)
                 raise
         self.model.eval()
 
@@ -229,14 +229,18 @@ class _Training:
         is_last = step == self.config.steps
         scored = step % self.config.checkpoint_every == 0 or is_last
         if scored or (settled and self.is_due()):
-            some = islice(self.keys(0), max(1, REFRESH // self.config.batch_size))
-            batches = _batches(self.shapes or self.dataset, list(some), self.device)
-            refresh_batch_norms(self.model, batches)
+            self.refresh()
             if scored and self.validation is not None:
                 self.score(record)
             self.save(is_last)
         elif time.monotonic() - self.shown_at > SHOW_SECONDS:
             self.show()
+
+    def refresh(self):
+        """Let the batch norms' statistics be those of the weights of now."""
+        some = islice(self.keys(0), max(1, REFRESH // self.config.batch_size))
+        batches = _batches(self.shapes or self.dataset, list(some), self.device)
+        refresh_batch_norms(self.model, batches)
 
     def is_due(self):
         """Whether the last checkpoint is old; several processes ask now and then."""
@@ -246,8 +250,8 @@ class _Training:
         return due
 
     def show(self):
-        """Add the last rows to metrics.csv."""
-        if self.state.is_main_process:
+        """Add the last rows to metrics.csv, unless it is another run's."""
+        if self.state.is_main_process and self.is_ours():
             with suppress(OSError):  # of a full disk; a checkpoint will say so
                 append_records(self.out, self.records[self.shown :])
                 self.shown = len(self.records)
@@ -265,10 +269,19 @@ class _Training:
             warnings.warn(f"{error}; it goes on and tries again", stacklevel=2)
         self.saved_at = self.shown_at = time.monotonic()
 
-    def leave(self):
+    def is_ours(self):
+        """Whether the folder's files are this run's, or there are none."""
+        return bool(self.saved or not self.replaces)
+
+    def leave(self, steps):
         """Save what has been done since the last checkpoint, without the others."""
-        ours = self.settled and (self.saved or not self.replaces)
-        if self.state.is_main_process and ours and self.saved < len(self.records):
+        if not (self.state.is_main_process and self.is_ours()):
+            return
+        while not self.settled:  # the block's other steps have been taken, too
+            self.count(*next(steps))
+        if self.saved < len(self.records):
+            if self.state.num_processes == 1:  # several would wait for each other
+                self.refresh()
             parts = self.model, self.best, self.optimizer, self.records, self.settings
             save_checkpoint(self.out, *parts)
             self.saved = len(self.records)
