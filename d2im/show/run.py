@@ -416,17 +416,22 @@ def sweep(
     A row that ended well with the same parameters before is not run again.
 
     Args: files: the parameter files; each wins over `params`, `values` over all.
-        seeds: of each file's trainings (of the notebooks that train, not of the data);
-            the table `seeds` tells means and deviations over them. The other
-            arguments, and what is refused, are as in `run_notebooks`.
+        seeds: of each file's trainings (of the notebooks that train, not of the data),
+            whatever `values` say; the table `seeds` tells means and deviations over
+            them. The other arguments, and what is refused, are as in `run_notebooks`.
     Returns: Folder of `sweep.csv`, `sweep.md` and `index.html`; in `a`, `a.yaml`'s run,
         or in `a-seed0` that with seed 0.
     Raises: NotebookFailed: some rows failed, as the table says; the others have run.
     """
+    params, values = list(params), dict(values)  # each run takes them
     runs = {Path(file).stem: [*params, file] for file in files}
     if len(runs) < len(files):
         raise ValueError(f"a sweep's files need different names, got {', '.join(runs)}")
-    runs = _seeded(notebooks, runs or {"": [*params]}, seeds) if seeds else runs
+    if seeds:
+        runs = {
+            stem: [*given, values] for stem, given in (runs or {"": params}).items()
+        }
+        runs, values = _seeded(notebooks, runs, seeds), {}
     for stem, given in runs.items():  # each is checked before the first one runs
         _plan(notebooks, f"{name}/{stem}", given, values)
     folder, rows = ROOT / "reports" / name, []
@@ -511,7 +516,7 @@ def _execute(path, copy, parameters, timeout, beside):
 
     class Kernel(AsyncKernelManager):  # whatever kernels the user has registered
         kernel_spec = kernelspec.KernelSpec(**get_kernel_dict())
-        shutdown_wait_time = LEAVE  # it is interrupted first
+        shutdown_wait_time = 2 * LEAVE  # it is interrupted, and terminated amid this
 
     class Whole(LocalHandler):  # a copy grows by cells, and is whole at any moment
         def write(self, buf, path):
