@@ -181,6 +181,21 @@ def test_ctrl_c_waits_for_the_end_of_its_step_which_is_saved(data, tmp_path):
     assert same(whole, resumed, records, read_records(tmp_path / "run"))
 
 
+def test_a_second_ctrl_c_ends_a_step_that_hangs(data, tmp_path, monkeypatch):
+    def hang(*_):
+        for _ in range(2):
+            signal.raise_signal(signal.SIGINT)
+            time.sleep(0.02)
+        pytest.fail("it is not heeded")
+
+    monkeypatch.setattr(training, "PATIENCE", 0.01)
+    model = new_model()
+    model.base_decoder.register_forward_hook(hang)
+    with pytest.raises(KeyboardInterrupt):
+        next(train(model, data, tmp_path, CONFIG))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_a_long_run_is_saved_by_the_clock(data, tmp_path):
     whole, resumed = new_model(), new_model()
     records = list(train(whole, data, tmp_path / "whole", RARE))

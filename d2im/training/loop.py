@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 REFRESH = 256  # pictures of which a checkpoint's batch norms take their statistics
+PATIENCE = 1.0  # seconds after a Ctrl-C from which another one ends a step that hangs
 SHOW_SECONDS = 3.0  # between the rows that metrics.csv gets while a run trains
 # Settings that a run may change when it goes on: when it is looked at, and how far it
 # goes. (The paper trains on at another rate in the same way.)
@@ -327,10 +328,16 @@ class _Training:
 
 @contextmanager
 def _no_interrupt():
-    """Note Ctrl-C instead of heeding it, where this is the main thread."""
+    """Note Ctrl-C instead of heeding it, but for a second one, in the main thread."""
     asked = []
+
+    def note(*_):
+        if asked and time.monotonic() - asked[0] > PATIENCE:
+            raise KeyboardInterrupt
+        asked.append(time.monotonic())  # some programs pass one on twice
+
     try:
-        before = signal.signal(signal.SIGINT, lambda *_: asked.append(True))
+        before = signal.signal(signal.SIGINT, note)
     except ValueError:
         yield asked
         return
