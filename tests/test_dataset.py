@@ -745,6 +745,12 @@ def test_a_folder_of_before_goes_on_as_it_was_made(tmp_path):
     assert stamp(out, "hollow") == before
     assert source_meshes(read_index(out)[1])[0].volume < 0.18
     assert not any(row.get("interior") for row in read_index(out))
+    (out / "settings.json").unlink()  # as the advice on a damaged one is
+    prepare(source, out, **SMALL)
+    assert (stamp(out, "hollow"), settings) == (
+        before,
+        json.loads((out / "settings.json").read_text()),
+    )
 
 
 def test_procedural_shapes_know_nothing_of_openings(tmp_path):

@@ -332,7 +332,7 @@ def prepare(
         raise ValueError(f"memory_gb must be above 0, got {memory_gb}")
     with hold(out, "preparation") as alone:
         if not {"caps", "interior"} & changes.keys():
-            config = _as_before(config, out / "settings.json")
+            config = _as_before(config, out)
         limits = timeout, memory_gb
         return _prepare(source, out, config, split, workers, progress, limits, alone)
 
@@ -386,15 +386,14 @@ def _prepare(source, out, config, split, workers, progress, limits, alone):
     return [known[item["id"]] for item in items]
 
 
-def _as_before(config, path):
-    """The settings, hollows and openings as in a folder whose settings lack them."""
+def _as_before(config, out):
+    """The settings, hollows and openings as in a folder that does not name these."""
     try:
-        there = json.loads(path.read_text(encoding="utf-8"))
-    except (
-        OSError,
-        ValueError,
-        RecursionError,
-    ):  # none yet, or `keep_settings` says it
+        there = json.loads((out / "settings.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:  # deleted, or none yet: its rows tell
+        made = [row for row in read_index(out) if row["source"]]
+        there = {} if any(not row.get("interior") for row in made) else None
+    except (OSError, ValueError, RecursionError):  # `keep_settings` says it
         return config
     made_before = isinstance(there, dict) and "interior" not in there
     return replace(config, **BEFORE) if made_before else config

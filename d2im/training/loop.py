@@ -112,7 +112,8 @@ def train(
             they fit; or ResidentShapes of the same shapes, which trainings may share.
     Yields: dict: step (from 1), loss, its terms, learning_rate, seconds, and, every
         `checkpoint_every` steps, validation (the loss there). Ctrl-C waits for the
-        step's end; then, and when the generator is closed, the run is saved.
+        step's end, on a GPU for that of a block of steps; then, and when the generator
+        is closed, the run is saved. A second Ctrl-C does not wait.
     Raises: ValueError: the checkpoint is of another model, other data or settings, or
             damaged; another training writes to `out`, or files there would be replaced
             that are not a checkpoint's; the batch has no equal shares.
