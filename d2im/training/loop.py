@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import sys
 import time
 import warnings
 from contextlib import ExitStack, contextmanager, suppress
@@ -113,7 +114,8 @@ def train(
     Yields: dict: step (from 1), loss, its terms, learning_rate, seconds, and, every
         `checkpoint_every` steps, validation (the loss there). Ctrl-C waits for the
         step's end, on a GPU for that of a block of steps; then, and when the generator
-        is closed, the run is saved. A second Ctrl-C does not wait.
+        is closed, the run is saved. A second Ctrl-C does not wait. A script that breaks
+        its loop has to close it before it ends, as by `contextlib.closing`.
     Raises: ValueError: the checkpoint is of another model, other data or settings, or
             damaged; another training writes to `out`, or files there would be replaced
             that are not a checkpoint's; the batch has no equal shares.
@@ -175,6 +177,7 @@ class _Training:
         self.settled = True  # the weights are those of the last record
         self.replaces = False  # another run's checkpoint, until this one has its first
         self.saved_at = self.shown_at = time.monotonic()
+        self.process = os.getpid()
         on_gpu = self.device.type == "cuda"
         model.to(self.device)
         share_batch_norms(model)
@@ -279,6 +282,8 @@ class _Training:
         """Save what has been done since the last checkpoint, without the others."""
         if not (self.state.is_main_process and self.is_ours()):
             return
+        if sys.is_finalizing() or os.getpid() != self.process:
+            return  # torch is half gone; or it is a fork's copy, and the run goes on
         while not self.settled:  # the block's other steps have been taken, too
             self.count(*next(steps))
         if self.saved < len(self.records):
