@@ -770,7 +770,9 @@ class ShapeDataset:
     Raises: FileNotFoundError: no index. ValueError: no usable example of that split.
     """
 
-    memory = 4e9  # bytes of examples to keep; of others an item reads what it needs
+    # Bytes of examples to keep, of all workers of a loader together; of the others an
+    # item reads what it needs.
+    memory = 4e9
 
     def __init__(
         self, folder, split="train", *, points=2048, view=None, weighted=True, seed=0
@@ -793,6 +795,7 @@ class ShapeDataset:
             raise ValueError(f"{wrong}; there are: {known}")
         self.points, self.view, self.weighted, self.seed = points, view, weighted, seed
         self._kept, self._held, self._is_full, self._members = {}, 0, False, {}
+        self._sharers = 1  # of the memory
 
     def __len__(self):
         return len(self.rows)
@@ -805,7 +808,7 @@ class ShapeDataset:
         example = read_example(path)
         _demand_parts(path, example, self.view)
         size = sum(array.nbytes for array in example.values())
-        if self._held + size <= self.memory:
+        if self._held + size <= self.memory / self._sharers:
             self._kept[index], self._held = example, self._held + size
         else:
             self._is_full = True
@@ -863,6 +866,8 @@ class ShapeDataset:
         """
         import torch  # not needed to prepare, and a worker starts 2 s sooner without
 
+        if worker := torch.utils.data.get_worker_info():
+            self._sharers = worker.num_workers
         index, draw = key if isinstance(key, tuple) else (key, 0)
         rng = np.random.default_rng([self.seed, index, draw])
         if not self._is_full:
