@@ -282,6 +282,9 @@ def test_an_evaluations_table_is_read_back_and_another_is_named(tmp_path):
     (tmp_path / "m.csv").write_text(f"{texts},iou,ecd\na,car,test,0,m,ok,0.5,\n")
     (found,) = benchmark.read_rows(tmp_path / "m.csv")
     assert found["iou"] == 0.5 and "ecd" not in found and found["method"] == "m"
+    (tmp_path / "m.csv").write_text(f"{texts},iou,ecd_points\na,c,t,0,m,bad,0.0,()\n")
+    (found,) = benchmark.read_rows(tmp_path / "m.csv")  # of a failed one, as before
+    assert found["iou"] == 0.0 and "ecd_points" not in found
     for text in ("a,b\n1,2\n", f"{texts},iou\na,car,test,0,m,ok,much\n", ""):
         (tmp_path / "m.csv").write_text(text)
         with pytest.raises(ValueError, match=r"m\.csv"):

@@ -146,10 +146,11 @@ def read_rows(file: str | Path) -> list[dict]:
     lines = list(csv.DictReader(io.StringIO(text)))
     if not lines or not {*TEXTS} <= lines[0].keys():
         raise ValueError(f"{file} is no table of 05_evaluate: it lacks {TEXTS}")
-    rows = []
+    rows, nothing = [], ("", "()")  # as of a failed prediction, now and before
     for line in lines:
         try:
-            row = {k: float(v) for k, v in line.items() if k not in OTHER and v}
+            known = {k: v for k, v in line.items() if k not in OTHER}
+            row = {k: float(v) for k, v in known.items() if v not in nothing}
         except (TypeError, ValueError) as error:
             raise ValueError(f"{file}: a measure is no number ({error})") from error
         rows.append({name: line[name] for name in TEXTS} | row)
