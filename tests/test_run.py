@@ -426,6 +426,9 @@ def test_a_repeated_sweep_runs_only_what_has_not_ended_well(tmp_path, capsys):
     files[1].write_text("rate: 4.0")
     at(tmp_path, run.sweep, ["03"], files, name="s")
     assert log.read_text() == "2.0 0.0 0.0 3.0 4.0 "
+    write(tmp_path, "03_t", 'out = ""\nrate = 1.0', f"open({str(log)!r}, 'w')")
+    at(tmp_path, run.sweep, ["03"], files[:1], name="s")  # other code
+    assert log.read_text() == ""
 
 
 def test_seeds_are_an_axis_of_a_sweep_for_what_trains_with_mean_and_deviation(tmp_path):

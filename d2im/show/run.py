@@ -21,6 +21,7 @@ import sys
 import sysconfig
 import tempfile
 import time
+import zlib
 from contextlib import suppress
 from importlib.metadata import distributions
 from pathlib import Path
@@ -347,6 +348,7 @@ def run_notebooks(
         changed = {k: value for k, value in chosen.items() if value != defaults[k]}
         entry = {"notebook": stem, "title": stem, "seconds": 0.0, "error": ""}
         entry |= {"parameters": chosen, "defaults": defaults, "outputs": {}}
+        entry["code"] = _code(path)
         entries.append(_portable(entry) | {"status": "running"})
         _write_run(folder, settings, entries)
         print(f"{stem:24}", end="", flush=True)
@@ -386,8 +388,15 @@ def _write_run(folder, settings, entries):
     pages.write_page(folder, **run)
 
 
+def _code(path):
+    """A number that tells a notebook's code from another's."""
+    cells = nbformat.read(path, as_version=4).cells
+    code = [cell.source for cell in cells if cell.cell_type == "code"]
+    return zlib.crc32("\0".join(code).encode())
+
+
 def _is_done(name, notebooks, params, values):
-    """Whether a run has ended well with just these notebooks' parameters."""
+    """Whether a run has ended well with just these notebooks and parameters."""
     paths, declared, given = _plan(notebooks, name, params, values)
     folder = ROOT / "reports" / name
     record = {entry["notebook"]: entry for entry in _record(folder)}
@@ -396,6 +405,8 @@ def _is_done(name, notebooks, params, values):
         wanted = _chosen(folder / stem, declared[stem], given[stem], made)
         entry = record.get(stem, {})
         if entry.get("status") != "ok" or entry["parameters"] != _portable(wanted):
+            return False
+        if entry.get("code") != _code(paths[stem]):
             return False
         made.append(entry)
     return True
@@ -413,7 +424,7 @@ def sweep(
 ) -> Path:
     """Run the notebooks once a parameter file and seed; one table of their summaries.
 
-    A row that ended well with the same parameters before is not run again.
+    A row that ended well before, with the same code and parameters, is not run again.
 
     Args: files: the parameter files; each wins over `params`, `values` over all.
         seeds: of each file's trainings (of the notebooks that train, not of the data),
