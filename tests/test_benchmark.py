@@ -12,6 +12,7 @@ from d2im.data.dataset import ShapeDataset
 from d2im.data.readers import read_disn, write_set
 from d2im.data.rendering import Renderer
 from d2im.data.shapes import SPLITS, make_shape
+from d2im.evaluate import tables
 from d2im.sampling import signed_distance
 
 from . import test_readers
@@ -243,11 +244,47 @@ def test_a_papers_table_has_a_row_a_category_the_best_bold_and_the_mean_last():
         benchmark.paper_table(paper_rows(), ["emd"])
 
 
+def test_methods_of_other_shapes_are_not_set_beside_each_other():
+    rows = [r for r in paper_rows() if (r["method"], r["id"]) != ("rival", "1")]
+    with pytest.raises(ValueError, match="of 'rival' .* not of the same shapes"):
+        benchmark.paper_table(rows, ["iou"])
+
+
+def evaluated(folder, value, method="final"):
+    text = f"id,family,split,view,method,status,iou\na,car,test,0,{method},ok,{value}\n"
+    (folder / "05_evaluate").mkdir(parents=True)
+    (folder / "05_evaluate/metrics.csv").write_text(text)
+
+
+def test_seeds_are_trainings_of_a_method_and_those_of_two_folders_do_not_mix(tmp_path):
+    for k, value in enumerate((0.1, 0.2, 0.3, 0.4)):
+        evaluated(tmp_path / f"{'ab'[k // 2]}/seed{k % 2}", value)
+    one = tables.gather([tmp_path / "a"])
+    assert [(r["method"], r["seed"]) for r in one] == [("final", 0), ("final", 1)]
+    two = tables.gather([tmp_path / "a", tmp_path / "b"])
+    assert [(r["method"], r["seed"], r["iou"]) for r in two] == [
+        ("a", 0, 0.1),
+        ("a", 1, 0.2),
+        ("b", 0, 0.3),
+        ("b", 1, 0.4),
+    ]
+
+
+def test_two_runs_that_would_be_one_training_are_named(tmp_path):
+    evaluated(tmp_path / "s/a", 0.1)  # made before its sweep got seeds
+    evaluated(tmp_path / "s/a-seed0", 0.2)
+    with pytest.raises(ValueError, match=r"a-seed0.* both training 0 of 'final'"):
+        tables.gather([tmp_path / "s"])
+
+
 def test_an_evaluations_table_is_read_back_and_another_is_named(tmp_path):
     texts = "id,family,split,view,method,status"
     (tmp_path / "m.csv").write_text(f"{texts},iou,ecd\na,car,test,0,m,ok,0.5,\n")
     (found,) = benchmark.read_rows(tmp_path / "m.csv")
     assert found["iou"] == 0.5 and "ecd" not in found and found["method"] == "m"
+    (tmp_path / "m.csv").write_text(f"{texts},iou,ecd_points\na,c,t,0,m,bad,0.0,()\n")
+    (found,) = benchmark.read_rows(tmp_path / "m.csv")  # of a failed one, as before
+    assert found["iou"] == 0.0 and "ecd_points" not in found
     for text in ("a,b\n1,2\n", f"{texts},iou\na,car,test,0,m,ok,much\n", ""):
         (tmp_path / "m.csv").write_text(text)
         with pytest.raises(ValueError, match=r"m\.csv"):

@@ -1,6 +1,7 @@
 """A run's folder: what is a user's stays, and a checkpoint is one whole."""
 
 import gc
+import inspect
 import json
 import os
 import re
@@ -328,6 +329,29 @@ def test_a_killed_process_holds_no_lock_though_its_workers_live_on(data, copy, h
     assert (copy / ".d2im-lock").exists()
     assert steps(run(data, copy)) == [4, 5, 6]
     assert not (copy / ".d2im-lock").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_forks_copy_of_a_training_saves_nothing(data, copy, monkeypatch):
+    monkeypatch.setattr("d2im.training.loop.refresh_batch_norms", lambda *_: None)
+    first, before = run(data, copy), (copy / "training.json").read_bytes()
+    next(first)
+    os.waitpid(fork(first.close), 0)
+    assert (copy / "training.json").read_bytes() == before
+    assert steps(first) == [5, 6]
+
+
+def test_a_script_that_ends_amid_a_training_ends_quietly(tiny_data, tmp_path):
+    script = f"""
+        from d2im.data.dataset import ShapeDataset
+        from d2im.networks import D2IMNet
+        from d2im.training.loop import TrainingConfig, train
+        data, config = ShapeDataset({str(tiny_data)!r}), TrainingConfig(batch_size=2)
+        loop = train(D2IMNet(**{TINY}), data, {str(tmp_path / "run")!r}, config)
+        next(loop)"""
+    command = [sys.executable, "-c", inspect.cleandoc(script)]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("how", ["closed", "collected", "failed"])

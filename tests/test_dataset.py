@@ -9,6 +9,7 @@ import time
 import unicodedata
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -53,6 +54,18 @@ def test_items_of_shapes_that_memory_does_not_hold_are_the_same(tiny_data, monke
         assert all(torch.equal(first[name], again[name]) for name in first)
     some = [n for n in names if n is not None]
     assert len(some) == 4 and all(len(n) == 5 + 5 for n in some)  # one view of two
+
+
+def test_a_loaders_workers_share_the_memory_for_examples(tiny_data, monkeypatch):
+    data = ShapeDataset(tiny_data, points=100)
+    size = sum(array.nbytes for array in data.example(0).values())
+    data._kept.clear()
+    data._held, data.memory = 0, 4.5 * size
+    info = SimpleNamespace(num_workers=4)
+    monkeypatch.setattr(torch.utils.data, "get_worker_info", lambda: info)
+    items = [data[k] for k in (0, 1)]
+    assert len(data._kept) == 1
+    assert torch.equal(items[1]["image"], ShapeDataset(tiny_data)[1]["image"])
 
 
 def test_prepare_writes_one_example_a_shape_and_its_row(tmp_path):
@@ -745,6 +758,12 @@ def test_a_folder_of_before_goes_on_as_it_was_made(tmp_path):
     assert stamp(out, "hollow") == before
     assert source_meshes(read_index(out)[1])[0].volume < 0.18
     assert not any(row.get("interior") for row in read_index(out))
+    (out / "settings.json").unlink()  # as the advice on a damaged one is
+    prepare(source, out, **SMALL)
+    assert (stamp(out, "hollow"), settings) == (
+        before,
+        json.loads((out / "settings.json").read_text()),
+    )
 
 
 def test_procedural_shapes_know_nothing_of_openings(tmp_path):

@@ -8,6 +8,7 @@ import struct
 import sys
 import time
 import tracemalloc
+import warnings
 import zlib
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 import trimesh
 from PIL import Image
 
-from d2im.data.facets import triangulate
+from d2im.data.facets import Unreadable, numbers, triangulate
 from d2im.data.formats import SUFFIXES, read_surface
 from d2im.data.mesh import load_mesh
 
@@ -1016,3 +1017,14 @@ def test_every_case_is_right_or_refused_by_its_cause():
         elif path.stem.startswith(("obj_", "off_", "stl_", "glb_", "ply_", "gltf_uri")):
             right = [U_AREA, U_VOLUME] if "concave" in path.stem else truth
             assert np.allclose(solid(read_surface(path)), right, rtol=1e-3), path.name
+
+
+def test_numbers_that_an_older_numpy_only_warns_of_are_refused(monkeypatch):
+    def before(text, dtype, sep):
+        warnings.warn("unmatched data", DeprecationWarning, stacklevel=2)
+        return np.array([1.0])
+
+    monkeypatch.setattr(np, "fromstring", before)
+    with warnings.catch_warnings(action="ignore"):  # as it is by default
+        with pytest.raises(Unreadable, match="'x' stands where a number should"):
+            numbers(b"1 x 2")

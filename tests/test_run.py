@@ -426,6 +426,9 @@ def test_a_repeated_sweep_runs_only_what_has_not_ended_well(tmp_path, capsys):
     files[1].write_text("rate: 4.0")
     at(tmp_path, run.sweep, ["03"], files, name="s")
     assert log.read_text() == "2.0 0.0 0.0 3.0 4.0 "
+    write(tmp_path, "03_t", 'out = ""\nrate = 1.0', f"open({str(log)!r}, 'w')")
+    at(tmp_path, run.sweep, ["03"], files[:1], name="s")  # other code
+    assert log.read_text() == ""
 
 
 def test_seeds_are_an_axis_of_a_sweep_for_what_trains_with_mean_and_deviation(tmp_path):
@@ -436,6 +439,7 @@ def test_seeds_are_an_axis_of_a_sweep_for_what_trains_with_mean_and_deviation(tm
     for rate, file in enumerate(files, 1):
         file.write_text(f"rate: {rate}")
     given = {"seeds": [1, 2, 6], "name": "s"}
+    given |= {"params": iter([{"seed": 3}]), "values": iter([("seed", 7)])}
     folder = at(tmp_path, run.sweep, ["02", "03"], files, **given)
     table = list(csv.DictReader((folder / "sweep.csv").read_text().splitlines()))
     assert [row["run"] for row in table[:3]] == ["a-seed1", "a-seed2", "a-seed6"]
@@ -455,14 +459,15 @@ def test_ctrl_c_leaves_a_page_a_row_and_time_to_save(tmp_path):
             pathlib.Path("begun").touch()
             time.sleep(60)
         except KeyboardInterrupt:
-            time.sleep(0.5)
+            time.sleep(2.5)  # of 4
             pathlib.Path("saved").touch()
             raise"""
     write(tmp_path, "03_t", 'out = ""\nsteps = 5', inspect.cleandoc(cell))
     (tmp_path / "a.yaml").write_text("steps: 6")
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        "import sys; from d2im.__main__ import main; "
+        "import sys; from d2im.__main__ import main; from d2im.show import run; "
+        "run.LEAVE = 4; "
         "sys.exit(main(['run', '03', '--sweep', 'a.yaml', '--name', 's']))"
     )
     environment = os.environ | {"D2IM_HOME": str(tmp_path)}
@@ -510,8 +515,32 @@ def test_progress_tells_step_loss_rate_and_time_left(tmp_path):
     line = progress.progress(folder, 500)
     assert line == "D2IMNet: step 300 of 500, loss 0.03333, 2 steps/s, 1 min 40 s left"
     assert progress.progress(folder, 500, begun=time.time() + 60) == ""
+    (folder / ".d2im-1").mkdir()  # a checkpoint that is being written
+    (folder / ".d2im-1/metrics.csv").write_text("step,loss,seconds\n1,1,1\n")
+    assert progress.progress(folder, 500) == line
+    file.write_text("step,loss,seconds\n1,0.5")
+    assert progress.progress(folder, 500) == ""
     (folder / "metrics.csv").write_text("id,family\na,b\n")  # newer, of 05
     assert progress.progress(folder) == ""
+
+
+def test_progress_stays_within_a_narrow_terminal(tmp_path, monkeypatch):
+    text = "step,loss,seconds\n" + "1,0.5,0.5\n" * 3
+    shown = io.StringIO()
+    shown.isatty = lambda: True
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(sys, "stdout", shown)
+    monkeypatch.setattr(progress, "RENEWED", 0.01)
+    with progress.shown("03_train", tmp_path, 500):
+        (tmp_path / "net").mkdir()
+        (tmp_path / "net/metrics.csv").write_text(text)
+        os.utime(tmp_path / "net/metrics.csv", (time.time() + 9,) * 2)
+        end = time.monotonic() + 20
+        while "step" not in shown.getvalue() and time.monotonic() < end:
+            time.sleep(0.01)
+    lines = shown.getvalue().split("\r")
+    assert any("step 1" in line for line in lines)
+    assert max(map(len, lines)) < 40
 
 
 def test_a_sweep_checks_every_file_before_the_first_runs(project, tmp_path):

@@ -135,6 +135,32 @@ def test_a_closed_run_is_saved_where_it_was(data, tmp_path):
     assert same(whole, resumed, records, read_records(tmp_path / "run"))
 
 
+def test_a_closed_run_leaves_the_model_of_a_checkpoint_at_its_step(data, tmp_path):
+    for name, every in (("due", 4), ("closed", 100)):
+        config = replace(CONFIG, checkpoint_every=every)
+        list(islice(train(new_model(), data, tmp_path / name, config), 4))
+    due, closed = (tmp_path / n / "model.safetensors" for n in ("due", "closed"))
+    assert due.read_bytes() == closed.read_bytes()  # batch norms' statistics, too
+
+
+def test_a_run_started_anew_adds_no_row_to_that_of_the_one_before(
+    data, tmp_path, monkeypatch
+):
+    list(train(new_model(), data, tmp_path, CONFIG))
+    before = (tmp_path / "metrics.csv").read_bytes()
+    monkeypatch.setattr(training, "SHOW_SECONDS", 0.0)
+    list(islice(train(new_model(), data, tmp_path, CONFIG, resume=False), 2))
+    assert (tmp_path / "metrics.csv").read_bytes() == before
+
+
+def test_an_empty_metrics_file_of_a_full_disk_ends_no_run(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SHOW_SECONDS", 0.0)
+    for record in train(new_model(), data, tmp_path, CONFIG):
+        if record["step"] == 1:
+            (tmp_path / "metrics.csv").write_bytes(b"")
+    assert len(read_records(tmp_path)) == 6
+
+
 def test_ctrl_c_waits_for_the_end_of_its_step_which_is_saved(data, tmp_path, request):
     whole, hit, resumed = new_model(), new_model(), new_model()
     records = list(train(whole, data, tmp_path / "whole", RARE))
@@ -155,6 +181,21 @@ def test_ctrl_c_waits_for_the_end_of_its_step_which_is_saved(data, tmp_path, req
     rest = list(train(resumed, data, tmp_path / "run", RARE))
     assert len(rest) == 6 - done
     assert same(whole, resumed, records, read_records(tmp_path / "run"))
+
+
+def test_a_second_ctrl_c_ends_a_step_that_hangs(data, tmp_path, monkeypatch):
+    def hang(*_):
+        for _ in range(2):
+            signal.raise_signal(signal.SIGINT)
+            time.sleep(0.02)
+        pytest.fail("it is not heeded")
+
+    monkeypatch.setattr(training, "PATIENCE", 0.01)
+    model = new_model()
+    model.base_decoder.register_forward_hook(hang)
+    with pytest.raises(KeyboardInterrupt):
+        next(train(model, data, tmp_path, CONFIG))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_long_run_is_saved_by_the_clock(data, tmp_path):
@@ -538,12 +579,11 @@ def test_blocks_of_replayed_steps_are_the_same_steps(data, tmp_path, monkeypatch
     monkeypatch.setattr(training, "_can_replay", lambda shapes, device, count: True)
     often = replace(config, save_minutes=1e-9)
     run = train(new_model(), data, tmp_path / "b", often, resident=True)
-    found = [next(run) for _ in range(60)]  # amid a block, which began after step 40
-    run.close()
-    found = found[:40] + list(
-        train(new_model(), data, tmp_path / "b", config, resident=True)
-    )
-    assert len(taken) == 2
+    found = [next(run) for _ in range(60)]  # amid a block, of steps 41 to 80
+    run.close()  # its other steps have been taken, and are saved
+    rest = list(train(new_model(), data, tmp_path / "b", config, resident=True))
+    assert len(taken) == 2 and len(rest) == 50
+    found += read_records(tmp_path / "b")[60:80] + rest
     for mine, theirs in zip(found, expected, strict=True):
         assert mine | {"seconds": 0} == pytest.approx(theirs | {"seconds": 0})
 

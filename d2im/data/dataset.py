@@ -332,7 +332,7 @@ def prepare(
         raise ValueError(f"memory_gb must be above 0, got {memory_gb}")
     with hold(out, "preparation") as alone:
         if not {"caps", "interior"} & changes.keys():
-            config = _as_before(config, out / "settings.json")
+            config = _as_before(config, out)
         limits = timeout, memory_gb
         return _prepare(source, out, config, split, workers, progress, limits, alone)
 
@@ -386,15 +386,14 @@ def _prepare(source, out, config, split, workers, progress, limits, alone):
     return [known[item["id"]] for item in items]
 
 
-def _as_before(config, path):
-    """The settings, hollows and openings as in a folder whose settings lack them."""
+def _as_before(config, out):
+    """The settings, hollows and openings as in a folder that does not name these."""
     try:
-        there = json.loads(path.read_text(encoding="utf-8"))
-    except (
-        OSError,
-        ValueError,
-        RecursionError,
-    ):  # none yet, or `keep_settings` says it
+        there = json.loads((out / "settings.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:  # deleted, or none yet: its rows tell
+        made = [row for row in read_index(out) if row["source"]]
+        there = {} if any(not row.get("interior") for row in made) else None
+    except (OSError, ValueError, RecursionError):  # `keep_settings` says it
         return config
     made_before = isinstance(there, dict) and "interior" not in there
     return replace(config, **BEFORE) if made_before else config
@@ -771,7 +770,9 @@ class ShapeDataset:
     Raises: FileNotFoundError: no index. ValueError: no usable example of that split.
     """
 
-    memory = 4e9  # bytes of examples to keep; of others an item reads what it needs
+    # Bytes of examples to keep, of all workers of a loader together; of the others an
+    # item reads what it needs.
+    memory = 4e9
 
     def __init__(
         self, folder, split="train", *, points=2048, view=None, weighted=True, seed=0
@@ -794,6 +795,7 @@ class ShapeDataset:
             raise ValueError(f"{wrong}; there are: {known}")
         self.points, self.view, self.weighted, self.seed = points, view, weighted, seed
         self._kept, self._held, self._is_full, self._members = {}, 0, False, {}
+        self._sharers = 1  # of the memory
 
     def __len__(self):
         return len(self.rows)
@@ -806,7 +808,7 @@ class ShapeDataset:
         example = read_example(path)
         _demand_parts(path, example, self.view)
         size = sum(array.nbytes for array in example.values())
-        if self._held + size <= self.memory:
+        if self._held + size <= self.memory / self._sharers:
             self._kept[index], self._held = example, self._held + size
         else:
             self._is_full = True
@@ -864,6 +866,8 @@ class ShapeDataset:
         """
         import torch  # not needed to prepare, and a worker starts 2 s sooner without
 
+        if worker := torch.utils.data.get_worker_info():
+            self._sharers = worker.num_workers
         index, draw = key if isinstance(key, tuple) else (key, 0)
         rng = np.random.default_rng([self.seed, index, draw])
         if not self._is_full:

@@ -273,8 +273,9 @@ def numbers(text: bytes, kind: type = float) -> np.ndarray:
     if not text.strip():
         return np.empty(0, dtype=kind)
     try:
-        return np.fromstring(text, dtype=kind, sep=" ")
-    except ValueError:
+        with warnings.catch_warnings(action="error", category=DeprecationWarning):
+            return np.fromstring(text, dtype=kind, sep=" ")  # before 2.4 it but warns
+    except (DeprecationWarning, ValueError):
         for word in text.split():
             try:
                 kind(word)

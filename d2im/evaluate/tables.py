@@ -146,10 +146,11 @@ def read_rows(file: str | Path) -> list[dict]:
     lines = list(csv.DictReader(io.StringIO(text)))
     if not lines or not {*TEXTS} <= lines[0].keys():
         raise ValueError(f"{file} is no table of 05_evaluate: it lacks {TEXTS}")
-    rows = []
+    rows, nothing = [], ("", "()")  # as of a failed prediction, now and before
     for line in lines:
         try:
-            row = {k: float(v) for k, v in line.items() if k not in OTHER and v}
+            known = {k: v for k, v in line.items() if k not in OTHER}
+            row = {k: float(v) for k, v in known.items() if v not in nothing}
         except (TypeError, ValueError) as error:
             raise ValueError(f"{file}: a measure is no number ({error})") from error
         rows.append({name: line[name] for name in TEXTS} | row)
@@ -160,20 +161,22 @@ def gather(folders: Iterable[str | Path]) -> list[dict]:
     """The rows of all evaluations below some folders of runs or sweeps.
 
     A run of several becomes a method's name, alone where it is the only one there
-    ("final" of a D²IM-Net); "a-seed0" and "a-seed1" are trainings of "a".
+    ("final" of a D²IM-Net); "a-seed0" and "a-seed1" are trainings of "a". Of several
+    folders those within "b" are "b/a".
 
-    Raises: FileNotFoundError: no evaluation there. ValueError: as `read_rows`.
+    Raises: FileNotFoundError: no evaluation there. ValueError: as `read_rows`; or two
+        runs would be the same training of the same method.
     """
-    found = {}
-    for folder in map(Path, folders):
+    found, folders = {}, [Path(folder).resolve() for folder in folders]
+    for folder in folders:
         files = sorted(folder.rglob("05_evaluate/metrics.csv"))
         if not files:
             raise FileNotFoundError(f"{folder}: no 05_evaluate/metrics.csv below it")
         for file in files:
             run = file.parents[1]
-            name = folder.name if run == folder else run.relative_to(folder).as_posix()
-            found[file] = name
-    rows = []
+            above = folder.parent if run == folder or len(folders) > 1 else folder
+            found[file] = run.relative_to(above).as_posix()
+    rows, trained = [], {}
     for file, run in found.items():
         name, _, seed = run.rpartition("seed")
         is_seeded = seed.isdigit() and name[-1:] in ("", "-", "/")
@@ -186,6 +189,11 @@ def gather(folders: Iterable[str | Path]) -> list[dict]:
             method = row["method"]
             if several > 1 and method != "truth":
                 method = name if method == main else f"{name} {method}"
+            if method != "truth" and trained.setdefault((method, seed), file) != file:
+                raise ValueError(
+                    f"{trained[method, seed]} and {file} are both training {seed} of "
+                    f"{method!r}, whose means would mix: rename a run, or leave one out"
+                )
             rows.append(row | {"method": method, "seed": seed, "run": run})
     return rows
 
@@ -204,18 +212,26 @@ def paper_table(
         caption: of the LaTeX table.
     Returns: {"tex", "csv", "md"}: the same table. Bold is the best of a measure; a
         category is the mean over its shapes, the last line that over categories.
-    Raises: ValueError: a measure or method without rows.
+    Raises: ValueError: a measure or method without rows, or not of the same shapes.
     """
     rows = list(rows)
     named = dict.fromkeys(row["method"] for row in rows)
     methods = list(methods or [name for name in named if name != "truth"])
     families = list(dict.fromkeys(row["family"] or "all" for row in rows))
     numbers = {}  # (family, measure, method) -> a mean a training
+    shapes = {}  # of each measure, the same ones of all
     for measure, method in product(measures, methods):
         mine = [r for r in rows if r["method"] == method and measure in r]
         if not mine:
             raise ValueError(f"no row of {method!r} has {measure!r}")
         seeds = dict.fromkeys(row.get("seed", 0) for row in mine)
+        for seed in seeds:
+            of = {row["id"] for row in mine if row.get("seed", 0) == seed}
+            if of ^ shapes.setdefault(measure, of):
+                raise ValueError(
+                    f"{measure} of {method!r} (training {seed}) and of {methods[0]!r} "
+                    "is not of the same shapes: evaluate both on the same"
+                )
         for family in families:
             some = [r for r in mine if (r["family"] or "all") == family]
             means = []

@@ -7,6 +7,7 @@ a network trains.
 from __future__ import annotations
 
 import csv
+import shutil
 import sys
 import time
 from contextlib import contextmanager, suppress
@@ -40,9 +41,9 @@ def shown(name: str, folder: Path, steps: int = 0) -> Iterator[None]:
                 line = progress(folder, steps, begun)
                 if line and line != before:
                     text = f"{name:24}{line}"
-                    print(
-                        f"\r{text:100}" if renews else f"\n{text}", end="", flush=True
-                    )
+                    width = shutil.get_terminal_size().columns - 1  # a longer one wraps
+                    text = f"\r{text:{width}.{width}}" if renews else f"\n{text}"
+                    print(text, end="", flush=True)
                     before = line
 
     thread = Thread(target=watch, daemon=True)
@@ -63,7 +64,8 @@ def progress(folder: Path, steps: int = 0, begun: float = 0.0) -> str:
     Returns: "" where nothing trains.
     """
     times = {path: path.stat().st_mtime for path in folder.rglob("metrics.csv")}
-    new = [path for path in times if times[path] >= begun]
+    # Not of a checkpoint that is being written.
+    new = [p for p in times if times[p] >= begun and p.parent.name[:1] != "."]
     if not new:
         return ""
     newest = max(new, key=times.get)
@@ -73,6 +75,8 @@ def progress(folder: Path, steps: int = 0, begun: float = 0.0) -> str:
         return ""
     rows = [dict(zip(names, row, strict=False)) for row in csv.reader(_last(newest))]
     took = [float(row["seconds"]) for row in rows]
+    if not took:
+        return ""
     each = max(sum(took) / len(took), 1e-9)
     step = int(rows[-1]["step"])
     total = f" of {steps:,}" if steps else ""

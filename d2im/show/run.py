@@ -21,6 +21,7 @@ import sys
 import sysconfig
 import tempfile
 import time
+import zlib
 from contextlib import suppress
 from importlib.metadata import distributions
 from pathlib import Path
@@ -303,7 +304,7 @@ def _check_outputs(made):
     """Raise one of `DAMAGE` for what `write_outputs` does not write."""
     figures = [figure[key] for figure in made.get("figures", ()) for key in FIGURE]
     texts = [made.get(key, "") for key in ("data", "model", "note")]
-    names = list(dict(made.get("summary", {})))
+    names = list(made.get("summary", {}).keys())
     if not all(isinstance(text, str) for text in (*texts, *figures, *names)):
         raise ValueError("a text is none")
     for path in map(Path, figures[:: len(FIGURE)]):
@@ -347,6 +348,7 @@ def run_notebooks(
         changed = {k: value for k, value in chosen.items() if value != defaults[k]}
         entry = {"notebook": stem, "title": stem, "seconds": 0.0, "error": ""}
         entry |= {"parameters": chosen, "defaults": defaults, "outputs": {}}
+        entry["code"] = _code(path)
         entries.append(_portable(entry) | {"status": "running"})
         _write_run(folder, settings, entries)
         print(f"{stem:24}", end="", flush=True)
@@ -386,8 +388,15 @@ def _write_run(folder, settings, entries):
     pages.write_page(folder, **run)
 
 
+def _code(path):
+    """A number that tells a notebook's code from another's."""
+    cells = nbformat.read(path, as_version=4).cells
+    code = [cell.source for cell in cells if cell.cell_type == "code"]
+    return zlib.crc32("\0".join(code).encode())
+
+
 def _is_done(name, notebooks, params, values):
-    """Whether a run has ended well with just these notebooks' parameters."""
+    """Whether a run has ended well with just these notebooks and parameters."""
     paths, declared, given = _plan(notebooks, name, params, values)
     folder = ROOT / "reports" / name
     record = {entry["notebook"]: entry for entry in _record(folder)}
@@ -396,6 +405,8 @@ def _is_done(name, notebooks, params, values):
         wanted = _chosen(folder / stem, declared[stem], given[stem], made)
         entry = record.get(stem, {})
         if entry.get("status") != "ok" or entry["parameters"] != _portable(wanted):
+            return False
+        if entry.get("code") != _code(paths[stem]):
             return False
         made.append(entry)
     return True
@@ -413,20 +424,25 @@ def sweep(
 ) -> Path:
     """Run the notebooks once a parameter file and seed; one table of their summaries.
 
-    A row that ended well with the same parameters before is not run again.
+    A row that ended well before, with the same code and parameters, is not run again.
 
     Args: files: the parameter files; each wins over `params`, `values` over all.
-        seeds: of each file's trainings (of the notebooks that train, not of the data);
-            the table `seeds` tells means and deviations over them. The other
-            arguments, and what is refused, are as in `run_notebooks`.
+        seeds: of each file's trainings (of the notebooks that train, not of the data),
+            whatever `values` say; the table `seeds` tells means and deviations over
+            them. The other arguments, and what is refused, are as in `run_notebooks`.
     Returns: Folder of `sweep.csv`, `sweep.md` and `index.html`; in `a`, `a.yaml`'s run,
         or in `a-seed0` that with seed 0.
     Raises: NotebookFailed: some rows failed, as the table says; the others have run.
     """
+    params, values = list(params), dict(values)  # each run takes them
     runs = {Path(file).stem: [*params, file] for file in files}
     if len(runs) < len(files):
         raise ValueError(f"a sweep's files need different names, got {', '.join(runs)}")
-    runs = _seeded(notebooks, runs or {"": [*params]}, seeds) if seeds else runs
+    if seeds:
+        runs = {
+            stem: [*given, values] for stem, given in (runs or {"": params}).items()
+        }
+        runs, values = _seeded(notebooks, runs, seeds), {}
     for stem, given in runs.items():  # each is checked before the first one runs
         _plan(notebooks, f"{name}/{stem}", given, values)
     folder, rows = ROOT / "reports" / name, []
@@ -511,7 +527,7 @@ def _execute(path, copy, parameters, timeout, beside):
 
     class Kernel(AsyncKernelManager):  # whatever kernels the user has registered
         kernel_spec = kernelspec.KernelSpec(**get_kernel_dict())
-        shutdown_wait_time = LEAVE  # it is interrupted first
+        shutdown_wait_time = 2 * LEAVE  # it is interrupted, and terminated amid this
 
     class Whole(LocalHandler):  # a copy grows by cells, and is whole at any moment
         def write(self, buf, path):

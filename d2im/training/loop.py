@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import sys
 import time
 import warnings
 from contextlib import ExitStack, contextmanager, suppress
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 REFRESH = 256  # pictures of which a checkpoint's batch norms take their statistics
+PATIENCE = 1.0  # seconds after a Ctrl-C from which another one ends a step that hangs
 SHOW_SECONDS = 3.0  # between the rows that metrics.csv gets while a run trains
 # Settings that a run may change when it goes on: when it is looked at, and how far it
 # goes. (The paper trains on at another rate in the same way.)
@@ -111,7 +113,9 @@ def train(
             they fit; or ResidentShapes of the same shapes, which trainings may share.
     Yields: dict: step (from 1), loss, its terms, learning_rate, seconds, and, every
         `checkpoint_every` steps, validation (the loss there). Ctrl-C waits for the
-        step's end; then, and when the generator is closed, the run is saved.
+        step's end, on a GPU for that of a block of steps; then, and when the generator
+        is closed, the run is saved. A second Ctrl-C does not wait. A script that breaks
+        its loop has to close it before it ends, as by `contextlib.closing`.
     Raises: ValueError: the checkpoint is of another model, other data or settings, or
             damaged; another training writes to `out`, or files there would be replaced
             that are not a checkpoint's; the batch has no equal shares.
@@ -173,6 +177,7 @@ class _Training:
         self.settled = True  # the weights are those of the last record
         self.replaces = False  # another run's checkpoint, until this one has its first
         self.saved_at = self.shown_at = time.monotonic()
+        self.process = os.getpid()
         on_gpu = self.device.type == "cuda"
         model.to(self.device)
         share_batch_norms(model)
@@ -208,12 +213,12 @@ class _Training:
                     if not asked:
                         raise
             if asked:
-                self.leave()
+                self.leave(steps)
                 raise KeyboardInterrupt
             try:
                 yield self.records[-1]
             except BaseException:  # of the caller's loop, or its generator is closed
-                self.leave()
+                self.leave(steps)
                 raise
         self.model.eval()
 
@@ -229,14 +234,18 @@ class _Training:
         is_last = step == self.config.steps
         scored = step % self.config.checkpoint_every == 0 or is_last
         if scored or (settled and self.is_due()):
-            some = islice(self.keys(0), max(1, REFRESH // self.config.batch_size))
-            batches = _batches(self.shapes or self.dataset, list(some), self.device)
-            refresh_batch_norms(self.model, batches)
+            self.refresh()
             if scored and self.validation is not None:
                 self.score(record)
             self.save(is_last)
         elif time.monotonic() - self.shown_at > SHOW_SECONDS:
             self.show()
+
+    def refresh(self):
+        """Let the batch norms' statistics be those of the weights of now."""
+        some = islice(self.keys(0), max(1, REFRESH // self.config.batch_size))
+        batches = _batches(self.shapes or self.dataset, list(some), self.device)
+        refresh_batch_norms(self.model, batches)
 
     def is_due(self):
         """Whether the last checkpoint is old; several processes ask now and then."""
@@ -246,8 +255,8 @@ class _Training:
         return due
 
     def show(self):
-        """Add the last rows to metrics.csv."""
-        if self.state.is_main_process:
+        """Add the last rows to metrics.csv, unless it is another run's."""
+        if self.state.is_main_process and self.is_ours():
             with suppress(OSError):  # of a full disk; a checkpoint will say so
                 append_records(self.out, self.records[self.shown :])
                 self.shown = len(self.records)
@@ -265,10 +274,21 @@ class _Training:
             warnings.warn(f"{error}; it goes on and tries again", stacklevel=2)
         self.saved_at = self.shown_at = time.monotonic()
 
-    def leave(self):
+    def is_ours(self):
+        """Whether the folder's files are this run's, or there are none."""
+        return bool(self.saved or not self.replaces)
+
+    def leave(self, steps):
         """Save what has been done since the last checkpoint, without the others."""
-        ours = self.settled and (self.saved or not self.replaces)
-        if self.state.is_main_process and ours and self.saved < len(self.records):
+        if not (self.state.is_main_process and self.is_ours()):
+            return
+        if sys.is_finalizing() or os.getpid() != self.process:
+            return  # torch is half gone; or it is a fork's copy, and the run goes on
+        while not self.settled:  # the block's other steps have been taken, too
+            self.count(*next(steps))
+        if self.saved < len(self.records):
+            if self.state.num_processes == 1:  # several would wait for each other
+                self.refresh()
             parts = self.model, self.best, self.optimizer, self.records, self.settings
             save_checkpoint(self.out, *parts)
             self.saved = len(self.records)
@@ -314,13 +334,19 @@ class _Training:
 
 @contextmanager
 def _no_interrupt():
-    """Note Ctrl-C instead of heeding it, where this is the main thread."""
+    """Note Ctrl-C instead of heeding it, but for a second one, in the main thread."""
     asked = []
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as after nohup
         yield asked
         return
+
+    def note(*_):
+        if asked and time.monotonic() - asked[0] > PATIENCE:
+            raise KeyboardInterrupt
+        asked.append(time.monotonic())  # some programs pass one on twice
+
     try:
-        before = signal.signal(signal.SIGINT, lambda *_: asked.append(True))
+        before = signal.signal(signal.SIGINT, note)
     except ValueError:
         yield asked
         return

@@ -25,11 +25,12 @@ def append_records(out: Path, records: Iterable[dict]) -> None:
 
     What its header does not name waits for the next checkpoint, which writes all anew.
     """
-    path, records = Path(out) / FILE, list(records)
-    if not path.exists():
+    path, names, records = Path(out) / FILE, [], list(records)
+    if path.exists():
+        with open(path, newline="", encoding="utf-8") as file:
+            names = next(csv.reader(file), [])
+    if not names:  # or a full disk has taken none
         return write_records(path, records)
-    with open(path, newline="", encoding="utf-8") as file:
-        names = next(csv.reader(file))
     _write(path, names, records, "a")
 
 
