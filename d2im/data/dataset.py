@@ -8,7 +8,8 @@ An example is an uncompressed npz, whose members load one by one:
     depth_k (H, W) f2, camera_k (16,) f8; and row, its row of the index as JSON.
 
 An example that came from elsewhere (`readers`) also holds similarity (5,) f8, which
-brought it into the world, and estimated, the names of members that its source lacks.
+brought it into the world, estimated, the names of members that its source lacks, and
+left_out, where views did not fit.
 Beside the examples stands `index.csv`, one row a shape, also for those that failed.
 """
 
@@ -850,6 +851,18 @@ class ShapeDataset:
     def view_count(self, index: int) -> int:
         """How many views the shape has."""
         return sum(name.startswith("camera_") for name in self._names(index))
+
+    def view_numbers(self, index: int) -> list[int]:
+        """The numbers that a shape's views bear in the source, in their order here.
+
+        0, 1, 2, ... but where a reader has left out views that do not fit.
+        """
+        left = []
+        if "left_out" in self._names(index):
+            left = read_example(self._path(index), ["left_out"])["left_out"]
+        gone = {int(number) for number, *_ in left}
+        there = range(self.view_count(index) + len(gone))
+        return [number for number in there if number not in gone]
 
     def camera(self, index: int, view: int) -> Camera:
         """The Camera of one view."""
