@@ -87,9 +87,8 @@ class ResidentShapes:
         return other
 
     def _demand_view(self, dataset):
-        if dataset.view is not None and dataset.view >= (
-            least := int(self.views.min())
-        ):
+        least = int(self.views.min())
+        if dataset.view is not None and dataset.view >= least:
             wrong = f"a shape has {least} views, and no view {dataset.view}"
             raise ValueError(f"{', '.join(map(str, dataset.folders))}: {wrong}")
 
