@@ -1,6 +1,9 @@
 """ShapeNet by one command: categories, workers, what is missing, going on."""
 
 import shutil
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -109,3 +112,39 @@ def test_categories_are_taken_by_name_and_number(root, tmp_path):
     by_number = prepared(root, tmp_path, categories=[CHAIR])
     assert [row["id"] for row in by_number] == [row["id"] for row in by_name]
     assert len(CATEGORIES) == len({*CATEGORIES.values()}) == 13
+
+
+def test_a_missing_package_is_said_in_one_line(root, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    command = f"prepare shapenet --root {root} --layout disn --split test"
+    assert main([*command.split(), "-o", str(tmp_path / "out")]) == 1
+    said = 'error: DISN data need h5py: pip install "d2im[disn]"\n'
+    assert capsys.readouterr().err == said and not (tmp_path / "out").exists()
+
+
+def test_a_killed_call_goes_on_and_ends_as_an_unbroken_one(root, tmp_path):
+    copy, names = shutil.copytree(root, tmp_path / "root"), [f"s{k}" for k in range(8)]
+    for name in names:
+        for kind in ("sdf", "image", "normal"):
+            shutil.copytree(copy / kind / CHAIR / NAMES[0], copy / kind / CHAIR / name)
+    (copy / "lists" / f"{CHAIR}_test.lst").write_text("\n".join(names))
+    prepared(copy, tmp_path / "whole")
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "d2im", "prepare", "shapenet", "--root", copy]
+    more = "--layout disn --split test --views 2 --size 32 -o".split()
+    with subprocess.Popen([*command, *more, out], stderr=subprocess.PIPE) as process:
+        while len(list(out.glob("[!.]*.npz"))) < 2:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+    made = {path: path.stat().st_mtime_ns for path in out.glob("[!.]*.npz")}
+    assert len(made) >= 2
+    prepared(copy, out)
+    for path, changed in made.items():
+        assert path.stat().st_mtime_ns == changed
+    assert not list(out.glob("*.tmp")) + list(out.glob(".*.tmp"))
+    assert [row["status"] for row in read_index(out)] == ["ok"] * len(names)
+    for path in (tmp_path / "whole").glob("*.npz"):
+        one, other = read_example(path), read_example(out / path.name)
+        for name in one.keys() - {"row"}:
+            assert np.array_equal(one[name], other[name])
