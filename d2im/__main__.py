@@ -152,7 +152,8 @@ def _shapenet():
     add("--categories", nargs="+", default=["all"], metavar="C", help=about)
     add("--views", type=int, help="of each (36 of disn, 24 of occnet)")
     add("--size", type=int, default=224, help="their side in pixels (224)")
-    add("--variant", help="disn's pictures: easy or hard (easy)")
+    variants, about = ["easy", "hard"], "disn's pictures: easy or hard (easy)"
+    add("--variant", choices=variants, metavar="V", help=about)
     add("--iso", type=float, help="taken off disn's distances (0)")
     add("--choy", metavar="FOLDER", help="3D-R2N2's pictures, for occnet")
     add("--yaw", type=float, help="degrees from ShapeNet's front to +z (-90)")

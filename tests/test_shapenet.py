@@ -89,6 +89,7 @@ def test_what_is_made_is_not_made_again(root, tmp_path):
         ({"categories": ["car"]}, FileNotFoundError, "02958343_test.lst is missing"),
         ({"categories": ["chair", "car"]}, FileNotFoundError, "02958343_test.lst is"),
         ({"split": "val"}, FileNotFoundError, "_val.lst is missing"),
+        ({"views": 0}, ValueError, "views and size must be 1 or more, got 0 and 32"),
         ({"choy": "x"}, ValueError, "layout disn has no option choy"),
         ({"effort": None, "vews": 2}, ValueError, "has no option vews"),
     ],

@@ -39,7 +39,7 @@ CATEGORIES = {
     "watercraft": "04530566",
 }
 VIEWS = {"disn": 36, "occnet": 24}
-COUNTS = {"disn": 32_768, "occnet": 100_000}  # points; for the room on the disk
+MOST_POINTS = 100_000  # of an example; DISN's have 32,768
 
 
 def prepare_shapenet(
@@ -82,22 +82,16 @@ def prepare_shapenet(
     root, out, effort = Path(root), Path(out), effort or Effort()
     lists = _lists(root, layout, split, categories)
     options = {"views": VIEWS[layout], "yaw": readers.YAW, "size": size} | options
+    if min(options["views"], size) < 1:
+        wrong = f"got {options['views']} and {size}"
+        raise ValueError(f"views and size must be 1 or more, {wrong}")
     names = {
         safe_id(f"{number}_{name}"): (family, number, name)
         for family, (number, path) in lists.items()
         for name in readers.read_list(path)
     }
     with hold(out, "preparation") as alone:
-        # As `write_set` has them, so that its folders go on; what is usual is not said.
-        made = {name: options[name] for name in ("views", "size", "yaw")}
-        made |= {"poses": "as stored"} | (
-            {"layout": layout} if layout != "disn" else {}
-        )
-        usual = {"variant": "easy", "iso": 0.0, "misfit": readers.MISFIT}
-        for name in options.keys() - made.keys():
-            if options[name] != usual.get(name):  # of a folder, that there is one
-                made[name] = name == "choy" or options[name]
-        keep_settings(out / "settings.json", made)
+        keep_settings(out / "settings.json", _settings(layout, options))
         if alone:
             drop_stale(out)
         known = {row["id"]: row for row in read_index(out)}
@@ -110,9 +104,20 @@ def prepare_shapenet(
                 item = dict.fromkeys(INDEX_COLUMNS, "")
                 item |= {"id": name, "family": family, "split": split}
                 jobs.append((item, path, layout, root, place, options))
-        need = 30 * COUNTS[layout] + 12 * options["views"] * size**2  # bytes
+        need = 30 * MOST_POINTS + 12 * options["views"] * size**2  # bytes
         work_through(out, known, jobs, _make, split, need, effort)
     return [known[name] for name in names]
+
+
+def _settings(layout, options):
+    """What settings.json says: as `write_set`'s, so that a folder of those goes on."""
+    made = {name: options[name] for name in ("views", "size", "yaw")}
+    made["poses"] = "as stored"
+    usual = {"layout": "disn", "variant": "easy", "iso": 0, "misfit": readers.MISFIT}
+    for name, value in ({"layout": layout} | options).items():
+        if name not in made and value != usual.get(name):
+            made[name] = name == "choy" or value  # of a folder, that there is one
+    return made
 
 
 def _make(row, path, layout, root, place, options):
