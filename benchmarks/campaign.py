@@ -152,7 +152,7 @@ def started(options, run):
     """The run that one goes on from: folder, steps, their batch; or None, 0, 0."""
     if not options.start:
         return None, 0, 0
-    state = json.loads((options.start / run / "training.json").read_text())
+    state = json.loads((options.start / run / "training.json").read_text("utf-8"))
     return options.start / run, state["step"], state["settings"]["batch_size"]
 
 
@@ -171,8 +171,10 @@ def train_all(options, out):
         shared = ResidentShapes(ShapeDataset(out / "train"), "cuda")
     if options.minutes:  # chosen once: a run goes on with its schedule or not at all
         if not (chosen := out / "steps.txt").is_file():
-            chosen.write_text(str(affordable_steps(options, out, jobs, shared)))
-        options.steps = int(chosen.read_text())
+            chosen.write_text(
+                str(affordable_steps(options, out, jobs, shared)), encoding="utf-8"
+            )
+        options.steps = int(chosen.read_text(encoding="utf-8"))
         print(f"time for {options.steps} steps", flush=True)
     train_jobs(options, out, jobs, shared)
 
@@ -296,7 +298,7 @@ def read_scores(out):
     """All models' rows as `benchmark.summarise` takes them: {kind: rows}."""
     scores = {"meshes": [], "fields": [], "cameras": []}
     for path in sorted((out / "scores").glob("*.json")):
-        for kind, rows in json.loads(path.read_text()).items():
+        for kind, rows in json.loads(path.read_text(encoding="utf-8")).items():
             for row in rows:  # a Result is stored as a list
                 row |= {k: Result(*v) for k, v in row.items() if isinstance(v, list)}
             scores[kind] += rows
@@ -312,10 +314,10 @@ def write_tables(out):
             summary = benchmark.summarise(rows)
             lines = [list(line.values()) for line in summary]
             table = csv_table(list(summary[0]), lines)
-            (out / "results" / f"{kind}.csv").write_text(table)
+            (out / "results" / f"{kind}.csv").write_text(table, encoding="utf-8")
             text.append(f"## {kind.capitalize()}\n\n{benchmark.markdown(summary)}")
             told += [line for line in summary if line["measure"] in IN_THE_CARD]
-    (out / "results" / "all.md").write_text("\n".join(text))
+    (out / "results" / "all.md").write_text("\n".join(text), encoding="utf-8")
     text = []
     eyes = [line for line in told if line["method"].startswith("camera")]
     for split in ("split test", "split unseen", "split real"):
@@ -323,7 +325,7 @@ def write_tables(out):
         text.append(f"## {split.capitalize()}\n\n{short_table(mine, 'method')}")
     eyes = [line for line in eyes if line["group"].startswith("split")]
     text.append(f"## The camera\n\n{short_table(eyes, 'group')}")
-    (out / "results" / "results.md").write_text("\n".join(text))
+    (out / "results" / "results.md").write_text("\n".join(text), encoding="utf-8")
 
 
 def short_table(summary, across):
@@ -416,7 +418,7 @@ def pack(options, out):
         half = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
         save_file(half, target / "model.safetensors")
         (target / "config.json").write_bytes((source / "config.json").read_bytes())
-        trained = json.loads((source / "training.json").read_text())["settings"]
+        trained = json.loads((source / "training.json").read_text("utf-8"))["settings"]
         ours = {"L_vis": "visible_weight", "L_rel": "relief_weight"}
         ours = {term: trained.get(key, 0) for term, key in ours.items()}
         ours = [f"; {term} with weight {w:g}" for term, w in ours.items() if w]
@@ -429,7 +431,7 @@ def pack(options, out):
         kept = [r for r in records if r["step"] % 20 == 0 or "validation" in r]
         names = list(dict.fromkeys(key for record in kept for key in record))
         lines = [[format(r[n], ".5g") if n in r else "" for n in names] for r in kept]
-        (target / "metrics.csv").write_text(csv_table(names, lines))
+        (target / "metrics.csv").write_text(csv_table(names, lines), encoding="utf-8")
         mine, methods = [], (f"{name}-0", f"{name}-0 base")
         for rows in scores.values():
             mine += benchmark.summarise([r for r in rows if r["method"] in methods])
@@ -458,7 +460,7 @@ def pack(options, out):
             command=command(),
             figures=figures,
         )
-        (target / "README.md").write_text(card)
+        (target / "README.md").write_text(card, encoding="utf-8")
 
 
 def command():
@@ -491,7 +493,9 @@ def write_parts(out, parts):
     data = archive.getvalue()
     for k in range(0, len(data), PIECE):
         (parts / f"campaign.{k // PIECE}").write_bytes(data[k : k + PIECE])
-    (parts / "campaign.sha256").write_text(hashlib.sha256(data).hexdigest())
+    (parts / "campaign.sha256").write_text(
+        hashlib.sha256(data).hexdigest(), encoding="utf-8"
+    )
 
 
 def what_is_carried(entry):
@@ -504,7 +508,8 @@ def join_parts(parts, out):
     """Put the pieces together again and check them."""
     count = len(list(parts.glob("campaign.[0-9]*")))
     data = b"".join((parts / f"campaign.{k}").read_bytes() for k in range(count))
-    if hashlib.sha256(data).hexdigest() != (parts / "campaign.sha256").read_text():
+    known = (parts / "campaign.sha256").read_text("utf-8")
+    if hashlib.sha256(data).hexdigest() != known:
         raise ValueError(f"the pieces in {parts} are damaged or not all there")
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         tar.extractall(out, filter="data")

@@ -43,7 +43,7 @@ def opening(parser):
 
 def processor():
     """The processor's name."""
-    lines = CPUINFO.read_text().splitlines() if CPUINFO.exists() else []
+    lines = CPUINFO.read_text(encoding="utf-8").splitlines() if CPUINFO.exists() else []
     names = [line.partition(":")[2] for line in lines if line.startswith("model name")]
     return (names or [platform.processor() or platform.machine()])[0].strip()
 
@@ -53,7 +53,11 @@ def commit():
     command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
     try:
         done = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True
+            command,
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
         )
     except FileNotFoundError:  # no git
         return "no commit"

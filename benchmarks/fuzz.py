@@ -110,7 +110,7 @@ def make_mesh(folder):
 
 
 def read_victim(folder):
-    load_mesh(folder / (folder.parent / "victim").read_text())
+    load_mesh(folder / (folder.parent / "victim").read_text(encoding="utf-8"))
 
 
 def picture_kind(name, mode="RGBA", **options):
@@ -212,7 +212,7 @@ def make_disn(folder):
     for name in (Path("sdf/cat/shape"), Path("lists"), "image" / place):
         (folder / name).mkdir(parents=True)
     shutil.copytree(folder / "image", folder / "normal")
-    (folder / "lists/cat_train.lst").write_text("shape\n")
+    (folder / "lists/cat_train.lst").write_text("shape\n", encoding="utf-8")
     sdf = np.linalg.norm(points, axis=1, keepdims=True) - 0.3
     with h5py.File(folder / "sdf/cat/shape/ori_sample.h5", "w") as file:
         samples = np.hstack([points, sdf]).astype("f4")
@@ -222,7 +222,9 @@ def make_disn(folder):
         picture = Image.fromarray(np.dstack([mask] * 4))
         picture.save(folder / name / place / "00.png")
     line = "[30, 20, 0, 1.0, 35, 32, 1.75, 0, 0, 0], \n"
-    (folder / "image" / place / "rendering_metadata.txt").write_text(line)
+    (folder / "image" / place / "rendering_metadata.txt").write_text(
+        line, encoding="utf-8"
+    )
 
 
 def read_readings(folder, readings):
@@ -244,7 +246,7 @@ def make_occnet(folder):
     (shape / "img_choy2016").mkdir(parents=True)
     rendering = folder / "choy/cat/shape/rendering"
     rendering.mkdir(parents=True)
-    (folder / "cat/train.lst").write_text("shape\n")
+    (folder / "cat/train.lst").write_text("shape\n", encoding="utf-8")
     frame = {"loc": np.zeros(3), "scale": np.float64(1)}
     inside = np.packbits(np.linalg.norm(points, axis=1) < 0.3)
     points = points.astype("f2")
@@ -261,7 +263,9 @@ def make_occnet(folder):
     lens = np.array([[35, 0, 16], [0, 35, 16], [0, 0, 1.0]])
     cameras = {"world_mat_0": world, "camera_mat_0": lens}
     np.savez(shape / "img_choy2016/cameras.npz", **cameras)
-    (rendering / "rendering_metadata.txt").write_text("30 20 0 1.0 25\n")
+    (rendering / "rendering_metadata.txt").write_text(
+        "30 20 0 1.0 25\n", encoding="utf-8"
+    )
 
 
 def read_occnet_folder(folder):
@@ -309,14 +313,16 @@ def make_run(folder):
     entry = {"notebook": "03_use", "title": "Use", "seconds": 1.5, "error": ""}
     entry |= {"parameters": {"rate": 0.2}, "defaults": {"rate": 0.1}, "status": "ok"}
     (folder / "run.json").write_text(
-        json.dumps({"notebooks": [entry | {"outputs": outputs}]})
+        json.dumps({"notebooks": [entry | {"outputs": outputs}]}), encoding="utf-8"
     )
     (folder / "03_use").mkdir()
-    (folder / "03_use/outputs.json").write_text(json.dumps(outputs))
+    (folder / "03_use/outputs.json").write_text(json.dumps(outputs), encoding="utf-8")
     Image.new("RGB", (4, 4)).save(folder / "03_use/a.png")
-    (folder / "03_use/metrics.csv").write_text("shape,iou\nchair,0.5\n'é',1e3\n")
+    (folder / "03_use/metrics.csv").write_text(
+        "shape,iou\nchair,0.5\n'é',1e3\n", encoding="utf-8"
+    )
     table = "| a | b |\n|---|---|\n| $x^2$ | [c](http://a.b) |\n\n### more\n\n1\n"
-    (folder / "03_use/table.md").write_text(table)
+    (folder / "03_use/table.md").write_text(table, encoding="utf-8")
 
 
 def read_run(folder):
@@ -483,7 +489,10 @@ def changed(tree, rng):
 
 def change_json(path, rng):
     """A part of its tree another one."""
-    path.write_text(json.dumps(changed(json.loads(path.read_text()), rng)))
+    path.write_text(
+        json.dumps(changed(json.loads(path.read_text(encoding="utf-8")), rng)),
+        encoding="utf-8",
+    )
 
 
 def change_header(path, rng):
@@ -617,7 +626,7 @@ def attempt(kind, number, seed, source, place):
         place: a folder for the copy. Returns: verdict, what was said, how it was
         damaged, the peak of memory in GB.
     """
-    with open(os.devnull, "w") as nowhere:
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
         os.dup2(nowhere.fileno(), 2)  # decoders in C say much
     _, read, pattern, sealed = KINDS[kind]
     seeds = [seed, zlib.crc32(kind.encode()), number or 0]
@@ -632,7 +641,9 @@ def attempt(kind, number, seed, source, place):
             warnings.simplefilter("ignore")
             whole = read(folder) if sealed else None
             victim = files[rng.integers(len(files))]
-            (folder.parent / "victim").write_text(str(victim.relative_to(folder)))
+            (folder.parent / "victim").write_text(
+                str(victim.relative_to(folder)), encoding="utf-8"
+            )
             how = damage(victim, rng) if number is not None else ""
             label = f"{getattr(how, '__name__', '')} {victim.relative_to(folder)}"
             reset_peak()
@@ -659,12 +670,12 @@ def judged(read, folder, names):
 
 def reset_peak():
     with contextlib.suppress(OSError):  # Linux alone has it
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def peak_gb():
     with contextlib.suppress(OSError):
-        text = Path("/proc/self/status").read_text()
+        text = Path("/proc/self/status").read_text(encoding="utf-8")
         return int(re.search(r"VmHWM:\s+(\d+)", text)[1]) / 1e6
     return float("nan")
 

@@ -143,7 +143,9 @@ def kill_once(data, home, calls, rng):
     out = home / "run"
     for name in USERS:
         (home / name).mkdir(parents=True)
-        (home / name / "thesis.txt").write_text(f"years of work in {name}")
+        (home / name / "thesis.txt").write_text(
+            f"years of work in {name}", encoding="utf-8"
+        )
     mine = {name: contents(home / name) for name in USERS}
     reading, writing = os.pipe()
     process = in_a_fork(train, data, out, int(rng.integers(calls)), writing)

@@ -426,6 +426,7 @@ def run_tests(folder, file, timeout, tests=""):
             capture_output=True,
             text=True,
             timeout=timeout,
+            encoding="utf-8",
         )
     except subprocess.TimeoutExpired:
         return f"more than {timeout} s"

@@ -47,7 +47,7 @@ def write_empty(path, rng):
 def write_nan(path, rng):
     mesh = trimesh.creation.icosphere(subdivisions=2)
     mesh.vertices[rng.integers(len(mesh.vertices))] = np.nan
-    path.with_suffix(".obj").write_text(mesh.export(file_type="obj"))
+    path.with_suffix(".obj").write_text(mesh.export(file_type="obj"), encoding="utf-8")
 
 
 def write_hanging(path, rng):

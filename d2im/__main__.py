@@ -19,6 +19,9 @@ def main(arguments=None):
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (_reconstruct, _prepare, _run, _table, _benchmark):
         add(commands)
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments[:2] == ["prepare", "shapenet"]:  # ./shapenet is a folder of meshes
+        parser, arguments = _shapenet(), arguments[2:]
     given = vars(parser.parse_args(arguments))
     command = given.pop("command")
     try:
@@ -26,8 +29,10 @@ def main(arguments=None):
     except KeyboardInterrupt:
         return _failed("interrupted")
     except ModuleNotFoundError as error:
-        extra = "data" if command is prepare else "notebooks"
+        extra = "data" if command in (prepare, shapenet) else "notebooks"
         return _failed(f"{error}: pip install 'd2im[{extra}]'")
+    except ImportError as error:  # it says what to install
+        return _failed(error)
     except (ValueError, FileNotFoundError) as error:
         return _failed(error, 2)
     except (OSError, MemoryError, RuntimeError) as error:
@@ -91,7 +96,7 @@ def _prepare(commands):
     about = "Turn meshes into examples to train on."
     usage = "d2im prepare [options] -o OUT [meshes ...]"  # all of them take a screen
     add = _command(commands, prepare, about, usage)
-    add("meshes", nargs="*", help="mesh files, or one folder of them")
+    add("meshes", nargs="*", help="mesh files, or one folder of them; or: shapenet -h")
     add("-o", "--out", required=True, help="folder of the examples and index.csv")
     about = "this many procedural shapes a family instead"
     add("--procedural", type=int, metavar="COUNT", help=about)
@@ -128,6 +133,45 @@ def prepare(meshes, procedural, **options):
     rows = prepare(source, out, **options)
     failed = sum(row["status"] != "ok" for row in rows)
     print(f"{out}: {len(rows) - failed} examples, {failed} failed, see index.csv")
+
+
+def _shapenet():
+    about = "Turn ShapeNet in the layout of others (docs/shapenet.md) into examples."
+    usage = "%(prog)s [options] --root R --layout L --split S -o OUT"
+    parser = argparse.ArgumentParser("d2im prepare shapenet", usage, about)
+    parser.set_defaults(command=shapenet)
+    add = parser.add_argument
+    add("--root", required=True, metavar="R", help="folder that has that layout")
+    layouts = ["disn", "occnet"]
+    add("--layout", required=True, metavar="L", choices=layouts, help="disn or occnet")
+    add(
+        "--split", required=True, metavar="S", help="of its lists: train, test (or val)"
+    )
+    add("-o", "--out", required=True, help="folder of the examples and index.csv")
+    about = "their names or numbers (all)"
+    add("--categories", nargs="+", default=["all"], metavar="C", help=about)
+    add("--views", type=int, help="of each (36 of disn, 24 of occnet)")
+    add("--size", type=int, default=224, help="their side in pixels (224)")
+    variants, about = ["easy", "hard"], "disn's pictures: easy or hard (easy)"
+    add("--variant", choices=variants, metavar="V", help=about)
+    add("--iso", type=float, help="taken off disn's distances (0)")
+    add("--choy", metavar="FOLDER", help="3D-R2N2's pictures, for occnet")
+    add("--yaw", type=float, help="degrees from ShapeNet's front to +z (-90)")
+    about = "share of a view that may not fit its mask (0.05)"
+    add("--misfit", type=float, metavar="SHARE", help=about)
+    add("--workers", type=int, default=1, help="processes (1)")
+    add("--timeout", type=float, default=600.0, help="seconds for one (600)")
+    add("--memory-gb", type=float, metavar="GB", help="for one (1 to 4)")
+    return parser
+
+
+def shapenet(root, out, workers, timeout, memory_gb, **options):
+    from .data.dataset import Effort
+    from .data.shapenet import prepare_shapenet, summary
+
+    effort = Effort(workers, timeout=timeout, memory_gb=memory_gb)
+    rows = prepare_shapenet(root, out, effort=effort, **options)
+    print(f"{summary(rows)}\n{out}: {len(rows):,} shapes, see index.csv for reasons")
 
 
 def _run(commands):

@@ -2,11 +2,13 @@
 
 import ast
 import io
+import json
 import re
 import tokenize
 from pathlib import Path
 
 import pytest
+from IPython.core.inputtransformer2 import TransformerManager
 
 import d2im
 
@@ -49,6 +51,71 @@ def arrows():
 
 def drawn():
     return set(re.findall(r"^ +(\w+) --> (\w+)", DRAWING, flags=re.M))
+
+
+def says_no_encoding(call):
+    """Whether a call reads or writes text in whatever the system's encoding is."""
+    given = {keyword.arg: keyword.value for keyword in call.keywords}
+    name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+    if "encoding" in given or None in given:  # **options may hold it
+        return False
+    if name == "open":
+        place = isinstance(call.func, ast.Name)  # of the mode; a method knows its file
+        others = given.keys() - {"mode", "newline", "errors", "buffering"}
+        if others or len(call.args) > place + 1:  # another library's, as Image.open
+            return False
+        mode = given.get("mode", call.args[place] if len(call.args) > place else None)
+        mode = "r" if mode is None else getattr(mode, "value", None)
+        return isinstance(mode, str) and "b" not in mode
+    if name in ("read_text", "write_text"):
+        return len(call.args) <= (name == "write_text")
+    text = given.get("text")
+    return isinstance(text, ast.Constant) and text.value is True
+
+
+def python(path):
+    if path.suffix == ".py":
+        return path.read_text(encoding="utf-8")
+    return "\n".join(
+        TransformerManager().transform_cell("".join(cell["source"]))
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]
+        if cell["cell_type"] == "code"
+    )
+
+
+@pytest.mark.parametrize("folder", "d2im notebooks benchmarks examples docs".split())
+def test_texts_are_read_and_written_as_utf_8(folder):
+    paths = [*(ROOT / folder).rglob("*.py"), *(ROOT / folder).rglob("*.ipynb")]
+    found = [
+        f"{path.relative_to(ROOT)}: {ast.unparse(node)[:80]}"
+        for path in paths
+        for node in ast.walk(ast.parse(python(path)))
+        if isinstance(node, ast.Call) and says_no_encoding(node)
+    ]
+    assert paths and found == []
+
+
+@pytest.mark.parametrize(
+    ("code", "wrong"),
+    [
+        ("open(path)", True),
+        ("open(path, 'w', newline='')", True),
+        ("path.open()", True),
+        ("path.open('a')", True),
+        ("path.read_text()", True),
+        ("path.write_text(text)", True),
+        ("run(command, text=True)", True),
+        ("open(path, 'rb')", False),
+        ("open(path, encoding='utf-8')", False),
+        ("path.open('wb')", False),
+        ("path.read_text('utf-8')", False),
+        ("path.write_text(text, encoding='utf-8')", False),
+        ("write_text(path, text)", False),
+        ("Image.open(file, formats=['PNG'])", False),
+    ],
+)
+def test_a_text_without_its_encoding_is_found(code, wrong):
+    assert says_no_encoding(ast.parse(code, mode="eval").body) == wrong
 
 
 def test_the_package_holds_the_six_files_of_the_method():

@@ -5,13 +5,16 @@ A rule takes a notebook's path and returns its complaints, none when it is kept.
 
 import ast
 import re
+from collections import defaultdict
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
 from d2im import run
+from d2im.data.dataset import ShapeDataset, prepare, read_example, write_example
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -219,3 +222,49 @@ def test_a_notebook_stored_with_widget_state_is_found(tmp_path):
     notebook.metadata["widgets"] = {}
     nbformat.write(notebook, path)
     assert is_stored_without_outputs(path) == ["widget state"]
+
+
+def run_cells(name, stop, **parameters):
+    """Run a notebook's cells up to one that holds a text; return its variables."""
+    scope = {}
+    for cell in cells(FOLDER / name):
+        if stop in cell.source:
+            return scope
+        exec(cell.source, scope)
+        if "parameters" in cell.metadata.get("tags", []):
+            scope |= parameters
+    raise ValueError(f"{name} has no {stop}")
+
+
+def test_training_goes_on_where_a_shape_has_few_points_inside_and_names_it(
+    tmp_path, capsys
+):
+    small = {"count": 600, "views": 1, "size": 112, "timeout": None, "progress": False}
+    prepare([("stool", 0)], tmp_path / "data", **small)
+    given = {"data": str(tmp_path / "data"), "out": str(tmp_path / "out")}
+    made = run_cells("03_train.ipynb", "D2IMNet.preset(preset, maps", **given)
+    assert (made["batch"]["sdf"] < 0).sum() != 1024
+    assert "stool-000000: " in (told := capsys.readouterr().out)
+    assert "points are inside, not half" in told
+
+
+def test_05_takes_the_views_by_the_numbers_of_the_source(tmp_path, capsys):
+    small = {"count": 600, "views": 2, "size": 32, "timeout": None, "progress": False}
+    prepare([("stool", 0), ("stool", 1)], tmp_path, **small)
+    path = tmp_path / "stool-000000.npz"  # as if its view 0 of three were left out
+    write_example(path, {**read_example(path), "left_out": np.array([[0, 0.4, 0]])})
+    (cell,) = [c for c in cells(FOLDER / "05_evaluate.ipynb") if "gone = " in c.source]
+    known = {"ShapeDataset": ShapeDataset, "np": np, "defaultdict": defaultdict}
+    known |= {"data": tmp_path, "split": "", "shapes": 0}
+    for pictures, cases in {
+        "0": [(1, 0)],
+        "1": [(0, 0), (1, 1)],
+        "2": [(0, 1)],
+        "-1": [(0, 0), (0, 1), (1, 0), (1, 1)],
+    }.items():
+        exec(cell.source, scope := known | {"pictures": pictures})
+        assert scope["cases"] == cases
+        left_out = len(scope["gone"])
+        assert (f"{left_out} shapes left out" in capsys.readouterr().out) == left_out
+    with pytest.raises(ValueError, match=r"stool-000000 has no view 7 among \[1, 2\]"):
+        exec(cell.source, known | {"pictures": "7"})

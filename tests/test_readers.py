@@ -12,15 +12,18 @@ import numpy as np
 import pytest
 import trimesh
 from PIL import Image
+from scipy.ndimage import binary_erosion
 
 from d2im.camera import Camera
 from d2im.data.dataset import ShapeDataset, read_example, read_index
 from d2im.data.locks import hold
 from d2im.data.readers import (
+    MISFIT,
     check_yaw,
     estimate_gradients,
     read_disn,
     read_occnet,
+    view_misfit,
     write_set,
 )
 from d2im.data.rendering import Renderer
@@ -478,6 +481,81 @@ def test_a_category_without_a_back_is_not_said_to_face_anywhere(read_shapes):
     with pytest.raises(ValueError, match="stand 0.0. behind"):
         check_yaw([example])
     check_yaw([example], has_back=False)
+
+
+def break_view(disn, root, fault):
+    """Give the first shape a hard view that does not fit; return the view's number."""
+    folder = root / "image" / CHAIR / NAMES[0] / "hard"
+    lines = (folder / "rendering_metadata.txt").read_text().splitlines()
+    if fault == "yaw":
+        lines[1] = lines[1].replace("[200,", "[260,")
+    elif fault == "shift":
+        lines[0] = lines[0].replace("0.1,-0.05,0.08]", "0,0,0]")
+    else:
+        mesh = disn.written[NAMES[0], "hard"][0].copy()
+        back = mesh.vertices[:, 1] > 0.05
+        mesh.vertices[back] += [0.2, 0, 0.3]
+        drawn = draw_views(mesh, 224, POSES["hard"], np.random.default_rng(0))
+        for kind in ("image", "normal"):
+            place = root / kind / CHAIR / NAMES[0] / "hard/01.png"
+            save_rgba(place, drawn[1].view)
+    (folder / "rendering_metadata.txt").write_text("\n".join(lines))
+    return 0 if fault == "shift" else 1
+
+
+@pytest.mark.parametrize("fault", ["yaw", "shift", "part"])
+def test_a_view_that_does_not_fit_is_left_out_and_named(disn, copied, tmp_path, fault):
+    root, _ = copied("disn")
+    number = break_view(disn, root, fault)
+    out, hard = tmp_path / "out", {"variant": "hard", "views": 2}
+    rows = write_set(read_disn(root, CHAIR, "train", **hard), out, "train")
+    assert [row["status"] for row in rows] == ["ok", "ok"]
+    pattern = rf"left out 1 of 2 views: view {number} \(\d+% of the inside points off"
+    assert re.match(pattern, rows[0]["reason"]) and rows[1]["reason"] == ""
+    data = ShapeDataset(out, points=64)
+    assert [data.view_numbers(index) for index in (0, 1)] == [[1 - number], [0, 1]]
+    assert [data.view_count(index) for index in (0, 1)] == [1, 2]
+    # The rest is right: cameras, pictures and distances.
+    example = data.example(0)
+    mesh, views = disn.written[NAMES[0], "hard"]
+    moved, drawn = in_world(mesh, example), views[1 - number]
+    uv, _ = data.camera(0, 0).project(moved.vertices)
+    assert np.abs(uv - drawn.camera.project(mesh.vertices)[0]).max() < 1e-5
+    assert (example["mask_0"] == drawn.view.mask).all()
+    sdf, _ = signed_distance(moved, example["points"])
+    assert np.abs(sdf - example["sdf"]).max() < 1e-5
+
+
+def test_an_example_without_a_view_that_fits_has_failed(disn, copied):
+    root, _ = copied("disn")
+    for fault in ("yaw", "shift"):
+        break_view(disn, root, fault)
+    readings = read_disn(root, CHAIR, "train", variant="hard", views=2)
+    fails(lambda: dict(readings), "no view fits the points: view 0 .*; view 1 ")
+    kept = next(read_disn(root, CHAIR, "train", variant="hard", views=2, misfit=1))[1]
+    assert "camera_1" in kept and "left_out" not in kept
+
+
+@pytest.mark.parametrize(
+    "spoilt", [np.ones_like, lambda mask: np.roll(mask, 30, 1), np.zeros_like]
+)
+def test_a_mask_that_is_whole_moved_or_empty_does_not_fit(read_shapes, spoilt):
+    for layout in ("easy", "choy"):
+        example, _, _ = read_shapes[layout, NAMES[0]]
+        camera = Camera.from_array(example["camera_0"])
+        mask, near = example["mask_0"] > 0, np.abs(example["sdf"]) < 0.02
+        points = example["points"][example["sdf"] < 0], example["points"][near]
+        assert max(view_misfit(camera, mask, *points)) < MISFIT
+        assert max(view_misfit(camera, spoilt(mask), *points)) > 2 * MISFIT
+
+
+def test_windows_in_a_mask_are_no_misfit(read_shapes):
+    example, _, _ = read_shapes["choy", NAMES[0]]
+    mask = example["mask_0"] > 0
+    outline = mask & ~binary_erosion(mask, iterations=2)
+    inside = example["points"][example["sdf"] < 0]
+    camera = Camera.from_array(example["camera_0"])
+    assert view_misfit(camera, outline, inside, inside)[0] < MISFIT
 
 
 def test_missing_shapes_are_listed_and_not_replaced(occnet, tmp_path):

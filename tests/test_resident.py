@@ -1,10 +1,12 @@
 """Batches from data on a device: the same data, the same draw as the loader's."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 
-from d2im.data.dataset import ShapeDataset, smoke_set
+from d2im.data.dataset import ShapeDataset, read_example, smoke_set, write_example
 from d2im.training.resident import ResidentShapes, _race, hashed
 
 
@@ -43,6 +45,24 @@ def test_an_item_depends_on_its_key_and_not_on_its_batch(data):
         assert torch.equal(together[name][5:6], alone[name])
     assert len(together["camera"].unique(dim=0)) == 2
     assert not torch.equal(together["points"][0], together["points"][1])
+
+
+def test_a_shape_with_fewer_views_is_drawn_from_those_it_has(data, tmp_path):
+    folder = shutil.copytree(data, tmp_path / "data")
+    dataset = ShapeDataset(folder, None, points=64)
+    path = folder / f"{dataset.rows[1]['id']}.npz"
+    example = read_example(path)
+    fewer = {name: a for name, a in example.items() if not name.endswith("_1")}
+    write_example(path, fewer)
+    resident = ResidentShapes(dataset)
+    keys = [(index, draw) for index in (1, 2) for draw in range(16)]
+    cameras = resident.batch(keys)["camera"]
+    assert torch.equal(cameras[:16], cameras[:1].expand(16, -1)) and cameras[0].any()
+    whole = ResidentShapes(ShapeDataset(data, None, points=64)).batch(keys[16:])
+    for name, value in resident.batch(keys[16:]).items():
+        assert torch.equal(value, whole[name])
+    with pytest.raises(ValueError, match="data: a shape has 1 views, and no view 1"):
+        resident.drawn_as(ShapeDataset(folder, None, view=1))
 
 
 def test_hashed_counters_are_as_good_as_random():

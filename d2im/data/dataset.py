@@ -8,7 +8,8 @@ An example is an uncompressed npz, whose members load one by one:
     depth_k (H, W) f2, camera_k (16,) f8; and row, its row of the index as JSON.
 
 An example that came from elsewhere (`readers`) also holds similarity (5,) f8, which
-brought it into the world, and estimated, the names of members that its source lacks.
+brought it into the world, estimated, the names of members that its source lacks, and
+left_out, where views did not fit.
 Beside the examples stands `index.csv`, one row a shape, also for those that failed.
 """
 
@@ -44,7 +45,7 @@ from .isolation import close_idle, fair_memory_gb, run_isolated
 from .locks import hold
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     import trimesh
 
@@ -107,6 +108,21 @@ class ExampleConfig:
         about |= {"plain": True} if self.plain else {}
         repair = {"caps": self.caps, "interior": self.interior}
         return about | (repair if repair != BEFORE else {})
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How examples are made side by side; what they hold does not depend on it."""
+
+    workers: int = 1  # processes
+    progress: bool = True  # show a bar
+    # Seconds that a shape may take; None works in this process, without protection.
+    timeout: float | None = 600.0
+    memory_gb: float | None = None  # that it may use (Linux); None: a share of all
+
+    def __post_init__(self):
+        if self.memory_gb is not None and not self.memory_gb > 0:
+            raise ValueError(f"memory_gb must be above 0, got {self.memory_gb}")
 
 
 def check_repair(caps: str, interior: str) -> None:
@@ -328,21 +344,17 @@ def prepare(
         OSError: `out` cannot be written, or its disk is full.
     """
     config, out = replace(config or ExampleConfig(), **changes), Path(out)
-    if memory_gb is not None and not memory_gb > 0:
-        raise ValueError(f"memory_gb must be above 0, got {memory_gb}")
+    effort = Effort(workers, progress, timeout, memory_gb)
     with hold(out, "preparation") as alone:
         if not {"caps", "interior"} & changes.keys():
             config = _as_before(config, out)
-        limits = timeout, memory_gb
-        return _prepare(source, out, config, split, workers, progress, limits, alone)
+        return _prepare(source, out, config, split, effort, alone)
 
 
-def _prepare(source, out, config, split, workers, progress, limits, alone):
+def _prepare(source, out, config, split, effort, alone):
     """`prepare` in a folder that is held; `alone`: for certain."""
-    timeout, memory_gb = limits
     known = {row["id"]: row for row in read_index(out)}
-    files = {path.stem: path for path in out.glob("*.npz")}
-    stored = {name: _stored_row(files[name]) for name in files.keys() - known.keys()}
+    stored = unlisted_rows(out, known)
     rows = [*stored.values(), *known.values()]
     repair = {"caps": config.caps, "interior": config.interior}
     repair = repair if repair != BEFORE else {}
@@ -355,21 +367,61 @@ def _prepare(source, out, config, split, workers, progress, limits, alone):
             known[name] = {**stored[name], "split": split}
         if not _is_made(item, known.get(name), path):
             jobs[name] = item, path, config
-    for pattern in (".*.npz", ".index.csv", ".settings.json") if alone else ():
-        for stale in out.glob(f"{pattern}.[0-9]*.tmp"):  # of a run that was killed
+    if alone:
+        drop_stale(out)
+    need = 30 * config.count + 12 * config.views * config.size**2  # bytes
+    work_through(out, known, jobs.values(), _make_one, split, need, effort)
+    if left := _leftovers(out, known):
+        print(left, file=sys.stderr)
+    return [known[item["id"]] for item in items]
+
+
+def drop_stale(out: Path) -> None:
+    """Delete what a killed run left half written in a folder that is held."""
+    for pattern in (".*.npz", ".index.csv", ".settings.json"):
+        for stale in out.glob(f"{pattern}.[0-9]*.tmp"):
             stale.unlink(missing_ok=True)
+
+
+def unlisted_rows(out: Path, known: dict[str, dict]) -> dict[str, dict]:
+    """The rows, by id, of the examples that a folder's index does not list."""
+    files = {path.stem: path for path in out.glob("*.npz")}
+    return {name: _stored_row(files[name]) for name in files.keys() - known.keys()}
+
+
+def work_through(
+    out: Path,
+    known: dict[str, dict],
+    jobs: Collection[tuple],
+    make: Callable,
+    split: str,
+    need: float,
+    effort: Effort,
+) -> None:
+    """Make examples side by side, and add their rows to `known` and the index.
+
+    Args: out: folder, held. known: its rows by id.
+        jobs: a tuple an example: what is known of its row, and more arguments.
+        make: function of a module, of a row of the index and those arguments, that
+            writes an example and returns its row.
+        split: for the index. need: bytes that an example takes.
+    Raises: OSError: the disk is full.
+    """
     from joblib import Parallel, delayed, effective_n_jobs  # absent where one trains
 
+    timeout, memory_gb = effort.timeout, effort.memory_gb
     if memory_gb is None:
-        memory_gb = fair_memory_gb(effective_n_jobs(workers))
-    need = 30 * config.count + 12 * config.views * config.size**2  # bytes
+        memory_gb = fair_memory_gb(effective_n_jobs(effort.workers))
     if jobs:
         _demand_room(out, need)
     # Threads: the work is done in processes of their own, see `isolation`.
-    results = Parallel(workers, return_as="generator_unordered", prefer="threads")(
-        delayed(_prepare_one)(*job, timeout, memory_gb) for job in jobs.values()
+    parallel = {"return_as": "generator_unordered", "prefer": "threads"}
+    results = Parallel(effort.workers, **parallel)(
+        delayed(_prepare_one)(make, *job, timeout=timeout, memory_gb=memory_gb)
+        for job in jobs
     )
-    bar = tqdm(results, total=len(jobs), desc="prepare", disable=not progress)
+    hide = not effort.progress
+    bar = tqdm(results, total=len(jobs), desc="prepare", disable=hide)
 
     def finished():
         for row in bar:
@@ -381,9 +433,6 @@ def _prepare(source, out, config, split, workers, progress, limits, alone):
         record(out, known, finished())
     finally:
         close_idle()
-    if left := _leftovers(out, known):
-        print(left, file=sys.stderr)
-    return [known[item["id"]] for item in items]
 
 
 def _as_before(config, out):
@@ -725,7 +774,7 @@ def source_meshes(row: dict) -> tuple[trimesh.Trimesh, trimesh.Trimesh | None]:
     return shape.detailed, shape.coarse
 
 
-def _prepare_one(item, path, config, timeout, memory_gb):
+def _prepare_one(make, item, *arguments, timeout, memory_gb):
     """Make one example; return its index row, with a failure's reason."""
     row = {**dict.fromkeys(INDEX_COLUMNS, ""), **item}
     row["source"] = _printable(row["source"])
@@ -734,10 +783,10 @@ def _prepare_one(item, path, config, timeout, memory_gb):
         if row["source"] != item.get("source", ""):
             raise ValueError(f"{row['source']}: its name is not UTF-8; rename the file")
         if timeout is None:
-            row = _make_one(row, path, config)
+            row = make(row, *arguments)
         else:
             limits = {"timeout": timeout, "memory_gb": memory_gb}
-            row = run_isolated(_make_one, row, path, config, **limits)
+            row = run_isolated(make, row, *arguments, **limits)
     except Exception as error:  # one bad shape must not end the run: it is recorded
         reason = " ".join((str(error) or repr(error)).split())[:1000]
         row |= {"status": "failed", "reason": _printable(reason)}
@@ -852,6 +901,18 @@ class ShapeDataset:
     def view_count(self, index: int) -> int:
         """How many views the shape has."""
         return sum(name.startswith("camera_") for name in self._names(index))
+
+    def view_numbers(self, index: int) -> list[int]:
+        """The numbers that a shape's views bear in the source, in their order here.
+
+        0, 1, 2, ... but where a reader has left out views that do not fit.
+        """
+        left = []
+        if "left_out" in self._names(index):
+            left = read_example(self._path(index), ["left_out"])["left_out"]
+        gone = {int(number) for number, *_ in left}
+        there = range(self.view_count(index) + len(gone))
+        return [number for number in there if number not in gone]
 
     def camera(self, index: int, view: int) -> Camera:
         """The Camera of one view."""

@@ -41,7 +41,7 @@ def split_pairs(split: str, per_family: int | None = None) -> list[tuple[str, in
     """
     if not SPLITS.is_file():
         raise FileNotFoundError(f"{SPLITS} is missing: take it from d2im's repository")
-    splits = json.loads(SPLITS.read_text())
+    splits = json.loads(SPLITS.read_text(encoding="utf-8"))
     if split not in splits["seeds"]:
         known = ", ".join(splits["seeds"])
         raise ValueError(f"split must be one of {known}, got {split!r}")

@@ -97,7 +97,7 @@ def read_list() -> list[dict]:
     """Read the list that --write has written."""
     if not LIST.is_file():
         raise FileNotFoundError(f"{LIST}: write it by d2im benchmark --write")
-    return json.loads(LIST.read_text())
+    return json.loads(LIST.read_text(encoding="utf-8"))
 
 
 def prepare_list(
@@ -247,7 +247,7 @@ def cost(costs: list[dict], method: str) -> Iterator[None]:
     """
     status, before = Path("/proc/self/status"), np.nan
     with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        Path("/proc/self/clear_refs").write_bytes(b"5")  # the peak starts anew
         before = _memory(status, "VmRSS")
     start = time.process_time(), time.perf_counter()
     yield
@@ -259,7 +259,7 @@ def cost(costs: list[dict], method: str) -> Iterator[None]:
 
 
 def _memory(status, name):
-    return int(status.read_text().partition(name + ":")[2].split()[0]) / 1024
+    return int(status.read_text("utf-8").partition(name + ":")[2].split()[0]) / 1024
 
 
 def pictures(

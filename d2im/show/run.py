@@ -624,7 +624,8 @@ def _settings():
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
     commit = ""
     with suppress(OSError):  # no git
-        git = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        text = {"encoding": "utf-8", "errors": "replace"}
+        git = subprocess.run(command, capture_output=True, **text)
         commit = git.stdout.strip() if git.returncode == 0 else ""
     return {
         "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),

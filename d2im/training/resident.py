@@ -32,19 +32,22 @@ POINTS = "points", "sdf", "base_sdf", "weights", "gradients"
 class ResidentShapes:
     """All examples of a ShapeDataset on a device, for batches without a loader.
 
-    Args: dataset: ShapeDataset; every shape has as many points and views, and views of
-        one size. device: of the batches. room: bytes that they may take.
+    Args: dataset: ShapeDataset; every shape has as many points, and views of one size.
+        device: of the batches. room: bytes that they may take.
     Raises: ValueError: the shapes differ in size, or do not fit.
     """
 
     def __init__(self, dataset, device="cpu", room=float("inf")):
         self.dataset, self.device = dataset, torch.device(device)
-        first, self.views = dataset.example(0), dataset.view_count(0)
+        first = dataset.example(0)
+        counts = [dataset.view_count(index) for index in range(len(dataset))]
+        self.views = torch.tensor(counts, device=self.device)
+        self._demand_view(dataset)
         first = {"base_sdf": np.full_like(first["sdf"], np.nan)} | first
         members = {name: [name] for name in POINTS if name in first}
         for name in (*VIEW_TYPES, "camera"):
-            members[name] = [f"{name}_{k}" for k in range(self.views)]
-        size = sum(first[member].nbytes for own in members.values() for member in own)
+            members[name] = [f"{name}_{k}" for k in range(max(counts))]
+        size = sum(first[own[0]].nbytes * len(own) for own in members.values())
         if size * len(dataset) > room:
             raise ValueError(
                 f"{len(dataset)} shapes take {size * len(dataset) / 1e9:.1f} GB, more "
@@ -58,7 +61,9 @@ class ResidentShapes:
             self.tensors[name] = torch.empty(shape, dtype=kind, device=device)
         for index, example in enumerate(_read_all(dataset)):
             for name, own in members.items():
-                for row, member in zip(self.tensors[name][index], own, strict=True):
+                own = own[: counts[index]]  # of points there is one
+                rows = self.tensors[name][index][: len(own)]
+                for row, member in zip(rows, own, strict=True):
                     value = example.get(member)
                     if value is None and member == "base_sdf":  # not known
                         value = np.full(row.shape, np.nan, np.float32)
@@ -76,9 +81,16 @@ class ResidentShapes:
         """The same tensors, drawn from as another ShapeDataset of the shapes says."""
         if [row["id"] for row in dataset.rows] != [r["id"] for r in self.dataset.rows]:
             raise ValueError(f"{dataset.folders} and the data on the device differ")
+        self._demand_view(dataset)
         other = copy.copy(self)
         other.dataset = dataset
         return other
+
+    def _demand_view(self, dataset):
+        least = int(self.views.min())
+        if dataset.view is not None and dataset.view >= least:
+            wrong = f"a shape has {least} views, and no view {dataset.view}"
+            raise ValueError(f"{', '.join(map(str, dataset.folders))}: {wrong}")
 
     def batch(self, keys: Sequence | Tensor) -> dict[str, Tensor]:
         """Draw one view and points of each shape, by (seed, index, draw) alone.
@@ -90,7 +102,7 @@ class ResidentShapes:
         keys = torch.as_tensor(keys, device=self.device)  # (B, 2)
         index, draw = keys.unbind(1)
         row = hashed(hashed(hashed(draw) + index) + data.seed)[:, None]  # (B, 1)
-        view = hashed(row[:, 0]) % self.views
+        view = hashed(row[:, 0]) % self.views[index]
         if data.view is not None:
             view = torch.full_like(index, data.view)
         place = torch.arange(1, tensors["sdf"].shape[1] + 1, device=self.device)
