@@ -188,11 +188,14 @@ def write_example(path: str | Path, example: dict[str, np.ndarray]) -> None:
 
 
 def read_example(
-    path: str | Path, names: Iterable[str] | None = None
+    path: str | Path,
+    names: Iterable[str] | None = None,
+    known: Iterable[str] = (),
 ) -> dict[str, np.ndarray]:
     """Read an example, or some of its members.
 
-    Args: path of an npz file, names of members (None: all). Returns: dict of arrays.
+    Args: path of an npz file, names of members (None: all); known: those that were
+        read before and are not looked at for damage again. Returns: dict of arrays.
     Raises: FileNotFoundError; ValueError for a damaged file, a missing member, or a
         number that is not finite.
     """
@@ -206,13 +209,17 @@ def read_example(
             data = np.memmap(file, mode="c") if names else np.fromfile(file, np.uint8)
             with zipfile.ZipFile(file) as archive:
                 infos = {info.filename[:-4]: info for info in archive.infolist()}
-            example = {name: _member(data, infos[name]) for name in names or infos}
+            example = {
+                name: _member(data, infos[name], name in known)
+                for name in names or infos
+            }
         except KeyError as error:
             raise ValueError(f"{path} lacks a member of an example: {error}") from error
         except Exception as error:  # of damage zipfile and numpy raise anything
             wrong = f"{path} is damaged, delete it and prepare again"
             raise ValueError(wrong) from error
-    _demand_finite(path, example, ": delete it and prepare again")
+    new = {name: array for name, array in example.items() if name not in known}
+    _demand_finite(path, new, ": delete it and prepare again")
     return example
 
 
@@ -273,7 +280,7 @@ def _demand_finite(path, example, advice=""):
             raise ValueError(f"{path}: {name} holds NaN or infinite numbers{advice}")
 
 
-def _member(data, info):
+def _member(data, info, is_known):
     """A member of an uncompressed npz as a view of the file's bytes.
 
     numpy reads each one through several layers, and its header as Python source: for an
@@ -282,7 +289,7 @@ def _member(data, info):
     name, extra = struct.unpack_from("<HH", data, info.header_offset + 26)
     start = info.header_offset + 30 + name + extra
     body = memoryview(data)[start : start + info.file_size]
-    if info.compress_type or zlib.crc32(body) != info.CRC:
+    if info.compress_type or not (is_known or zlib.crc32(body) == info.CRC):
         raise zipfile.BadZipFile(info.filename)
     return npy_array(body)
 
@@ -844,6 +851,7 @@ class ShapeDataset:
             raise ValueError(f"{wrong}; there are: {known}")
         self.points, self.view, self.weighted, self.seed = points, view, weighted, seed
         self._kept, self._held, self._is_full, self._members = {}, 0, False, {}
+        self._sound = {}  # members that were read once, by shape
         self._sharers = 1  # of the memory
 
     def __len__(self):
@@ -879,8 +887,10 @@ class ShapeDataset:
         """What an item of one view needs, of a shape that is not kept."""
         names = [name for name in DRAWN if name in self._names(index)]
         names += [f"{name}_{view}" for name in (*VIEW_TYPES, "camera")]
-        example = read_example(self._path(index), names)
+        sound = self._sound.setdefault(index, set())
+        example = read_example(self._path(index), names, sound)
         _demand_parts(self._path(index), example, view, alone=True)
+        sound.update(map(sys.intern, names))
         return example
 
     def knows_coarse(self) -> bool:
