@@ -161,7 +161,15 @@ def test_an_empty_metrics_file_of_a_full_disk_ends_no_run(data, tmp_path, monkey
     assert len(read_records(tmp_path)) == 6
 
 
-def test_ctrl_c_waits_for_the_end_of_its_step_which_is_saved(data, tmp_path, request):
+@pytest.fixture
+def heeded():
+    """Ctrl-C is, even where whatever started the tests ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_waits_for_the_end_of_its_step_which_is_saved(data, tmp_path, heeded):
     whole, hit, resumed = new_model(), new_model(), new_model()
     records = list(train(whole, data, tmp_path / "whole", RARE))
     calls = itertools.count(1)
@@ -171,8 +179,6 @@ def test_ctrl_c_waits_for_the_end_of_its_step_which_is_saved(data, tmp_path, req
             signal.raise_signal(signal.SIGINT)
 
     hit.base_decoder.register_forward_hook(interrupt)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     with pytest.raises(KeyboardInterrupt):
         list(train(hit, data, tmp_path / "run", RARE))
     done = len(read_records(tmp_path / "run"))
@@ -183,7 +189,7 @@ def test_ctrl_c_waits_for_the_end_of_its_step_which_is_saved(data, tmp_path, req
     assert same(whole, resumed, records, read_records(tmp_path / "run"))
 
 
-def test_a_second_ctrl_c_ends_a_step_that_hangs(data, tmp_path, monkeypatch):
+def test_a_second_ctrl_c_ends_a_step_that_hangs(data, tmp_path, monkeypatch, heeded):
     def hang(*_):
         for _ in range(2):
             signal.raise_signal(signal.SIGINT)
