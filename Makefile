@@ -30,9 +30,10 @@ demo: $(STAMP)
 gallery: $(STAMP)
 	$(RUN) notebooks/gallery.py
 
-# The notebooks are tried in a copy, so that nothing made before is found or lost.
+# The models of the tests are tiny: a second thread costs more than it does. The notebooks
+# are tried in a copy, so that nothing made before is found or lost.
 test: $(STAMP)
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) -m pytest
 	rm -rf reports/tried reports/smoke
 	mkdir -p reports/tried
 	cp -r d2im notebooks pyproject.toml reports/tried
