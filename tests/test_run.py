@@ -704,6 +704,13 @@ def test_a_damaged_record_is_named_before_anything_runs(project, capsys, text):
     assert file.read_text() == text and len([*file.parent.iterdir()]) == 1
 
 
+@pytest.mark.parametrize("made", [{"summary": []}, {"summary": ""}, {"note": 1}, []])
+def test_outputs_of_other_kinds_are_damaged(tmp_path, made):
+    (tmp_path / "outputs.json").write_text(json.dumps(made))
+    found, why = run._outputs(tmp_path / "outputs.json")
+    assert found == {} and "outputs.json is damaged" in why
+
+
 def test_damaged_outputs_of_a_notebook_are_named_and_the_run_is_recorded(tmp_path):
     source = "import pathlib\npathlib.Path(out, 'outputs.json').write_text('{\"data\"')"
     write(tmp_path, "01_a", 'out = ""', source)
