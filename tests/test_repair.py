@@ -311,3 +311,13 @@ def test_an_open_body_never_reaches_the_union_which_may_die_of_it():
     command = [sys.executable, "-c", inspect.cleandoc(code)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "2 1\n"), done.stderr
+
+
+def test_a_face_with_a_vertex_twice_does_not_open_its_body():
+    first, second = trimesh.creation.box(), trimesh.creation.box()
+    second.apply_translation([0.5, 0, 0])
+    faces = np.vstack([first.faces, second.faces + 8, [[3, 3, 3]]])
+    body = np.repeat([0, 1, 0], [12, 12, 1])
+    vertices = np.vstack([first.vertices, second.vertices])
+    *_, closed, left = module._unite(vertices, faces, body)
+    assert (closed, left) == (2, 0)

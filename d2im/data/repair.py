@@ -381,7 +381,7 @@ def _split(vertices, faces, body):
 def _boundary(faces, patch):
     """Directed edges (B, 2) without a partner in their patch, and their faces (B,)."""
     edges = faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2)
-    sign = np.where(edges[:, 0] < edges[:, 1], 1, -1)
+    sign = np.sign(edges[:, 1] - edges[:, 0])  # 0: a vertex twice in one face
     index = _ids(np.column_stack([np.sort(edges, axis=1), patch.repeat(3)]))
     lonely = np.flatnonzero(np.bincount(index, sign)[index] * sign > 0)
     lonely = lonely[np.unique(index[lonely], return_index=True)[1]]
