@@ -24,6 +24,7 @@ from d2im.data.dataset import (
     ShapeDataset,
     _items,
     make_example,
+    mirrored,
     prepare,
     read_example,
     read_index,
@@ -209,6 +210,49 @@ def test_an_item_depends_on_seed_index_and_draw_alone(tiny_data):
     assert not torch.equal(first["points"], data[0, 4]["points"])
     other = ShapeDataset(tiny_data, points=64, seed=6)
     assert not torch.equal(first["points"], other[0, 3]["points"])
+
+
+def test_a_mirrored_item_is_that_of_the_mirrored_shape(tmp_path):
+    box, knob = trimesh.creation.box((0.5, 0.6, 0.3)), trimesh.creation.icosphere(3)
+    knob.apply_transform(np.diag([0.1, 0.15, 0.1, 1]))
+    knob.apply_translation([0.2, 0.1, 0.2])  # on one side only
+    mesh = trimesh.util.concatenate([box, knob])
+    other = mesh.copy()
+    other.apply_transform(np.diag([-1.0, 1, 1, 1]))
+    rows, items = [], []
+    for name, shape, azimuth in (("left", mesh, 25), ("right", other, -25)):
+        about = dict(ONE, poses=[Camera(azimuth, 20, 1, 32)])
+        example = make_example(shape, None, np.random.default_rng(0), **about)
+        write_example(tmp_path / f"{name}.npz", example)
+        row = dict.fromkeys(dataset.INDEX_COLUMNS, "")
+        rows.append({**row, "id": name, "split": "train", "status": "ok"})
+    dataset.write_index(tmp_path, rows)
+    items = [ShapeDataset(tmp_path, points=200)[k] for k in (0, 1)]
+    turned = mirrored(items[0], torch.tensor(True))
+    for name in ("mask", "depth", "normals", "camera"):
+        off = (turned[name].float() - items[1][name].float()).abs()
+        assert (off > 0.01).float().mean() < 0.01, name  # rays may graze an edge
+    assert not torch.equal(items[0]["mask"], items[1]["mask"])
+    sdf, gradient = signed_distance(other, turned["points"].numpy())[:2]
+    assert np.abs(sdf - turned["sdf"].numpy()).max() < 1e-5
+    assert np.abs(gradient - turned["gradients"].numpy()).max() < 2e-3
+    assert torch.equal(turned["image"], items[0]["image"].flip(-1))
+    again = mirrored(turned, torch.tensor(True))
+    for name, value in again.items():
+        assert torch.allclose(value, items[0][name], equal_nan=True), name
+
+
+def test_half_of_the_items_are_mirrored_where_asked(tiny_data):
+    plain, both = (ShapeDataset(tiny_data, points=64, mirror=m) for m in (False, True))
+    assert plain.fingerprint() != both.fingerprint()
+    turned = 0
+    for draw in range(40):
+        first, second = plain[0, draw], both[0, draw]
+        flip = not torch.equal(first["points"], second["points"])
+        wanted = mirrored(first, torch.tensor(flip))
+        assert all(torch.equal(second[k], wanted[k]) for k in wanted)
+        turned += flip
+    assert 10 < turned < 30
 
 
 def test_a_fixed_view_is_kept_and_its_camera_sees_the_object(tiny_data):

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from d2im.data.dataset import ShapeDataset, read_example, smoke_set, write_example
+from d2im.data.dataset import (
+    ShapeDataset,
+    mirrored,
+    read_example,
+    smoke_set,
+    write_example,
+)
 from d2im.training.resident import ResidentShapes, _race, hashed
 
 
@@ -45,6 +51,19 @@ def test_an_item_depends_on_its_key_and_not_on_its_batch(data):
         assert torch.equal(together[name][5:6], alone[name])
     assert len(together["camera"].unique(dim=0)) == 2
     assert not torch.equal(together["points"][0], together["points"][1])
+
+
+def test_half_of_a_batch_is_mirrored_where_asked(data):
+    plain, both = (
+        ResidentShapes(ShapeDataset(data, None, points=64, mirror=mirror))
+        for mirror in (False, True)
+    )
+    keys = [(0, draw) for draw in range(40)]
+    first, second = plain.batch(keys), both.batch(keys)
+    turned = (first["points"] != second["points"]).any(-1).any(-1)
+    wanted = mirrored(first, turned)
+    assert all(torch.equal(second[name], wanted[name]) for name in wanted)
+    assert 10 < turned.sum() < 30
 
 
 def test_a_shape_with_fewer_views_is_drawn_from_those_it_has(data, tmp_path):

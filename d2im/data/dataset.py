@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
     import trimesh
+    from torch import Tensor
 
 # What every index has, and what tells whether a mesh file has changed since: its size,
 # its time in ns and a hash of its content. Indexes of before have no such columns.
@@ -823,6 +824,7 @@ class ShapeDataset:
         split: rows of the index to use; None for all.
         points: drawn per item, half inside. view: a fixed one; None draws one.
         weighted: draw by density weight, not uniformly. seed: of views and draws.
+        mirror: half of the items are of the shape's mirror image, see `mirrored`.
     Raises: FileNotFoundError: no index. ValueError: no usable example of that split.
     """
 
@@ -831,7 +833,15 @@ class ShapeDataset:
     memory = 4e9
 
     def __init__(
-        self, folder, split="train", *, points=2048, view=None, weighted=True, seed=0
+        self,
+        folder,
+        split="train",
+        *,
+        points=2048,
+        view=None,
+        weighted=True,
+        seed=0,
+        mirror=False,
     ):
         folders = [folder] if isinstance(folder, str | os.PathLike) else folder
         self.folders = [Path(folder) for folder in folders]
@@ -850,6 +860,7 @@ class ShapeDataset:
             wrong = f"no usable example of split {split!r} in {where}"
             raise ValueError(f"{wrong}; there are: {known}")
         self.points, self.view, self.weighted, self.seed = points, view, weighted, seed
+        self.mirror = mirror
         self._kept, self._held, self._is_full, self._members = {}, 0, False, {}
         self._sound = {}  # members that were read once, by shape
         self._sharers = 1  # of the memory
@@ -903,6 +914,7 @@ class ShapeDataset:
         columns = [name for name in NEEDED_COLUMNS if name != "seconds"]
         shapes = [[row[name] for name in columns] for row in self.rows]
         draws = [self.points, self.view, self.weighted, self.seed]
+        draws += ["mirror"] if self.mirror else []  # earlier runs do not know of it
         settings = (folder / "settings.json" for folder in self.folders)
         text = {"encoding": "utf-8", "errors": "replace"}
         made = "".join(path.read_text(**text) for path in settings if path.is_file())
@@ -953,4 +965,28 @@ class ShapeDataset:
         for name in (*VIEW_TYPES, "camera"):
             item[name] = example[f"{name}_{view}"]
         item = {name: torch.from_numpy(value).float() for name, value in item.items()}
-        return {**item, "image": item["image"] / 255, "mask": item["mask"] > 0}
+        item |= {"image": item["image"] / 255, "mask": item["mask"] > 0}
+        if self.mirror:
+            item = mirrored(item, torch.tensor(rng.random() < 0.5))
+        return item
+
+
+def mirrored(item: dict[str, Tensor], chosen: Tensor) -> dict[str, Tensor]:
+    """The item of the shape mirrored at x = 0, in a mirrored picture, where chosen.
+
+    Args: item: of ShapeDataset, or a batch of them. chosen: bool, () or (B,).
+    """
+    import torch
+
+    sign = item["points"].new_tensor([-1.0, 1.0, 1.0])
+    other = {name: item[name].flip(-1) for name in VIEW_TYPES}
+    other["normals"] = other["normals"] * sign[:, None, None]
+    other |= {name: item[name] * sign for name in ("points", "gradients")}
+    # With M = diag(-1, 1, 1) the rotation is M R M, the translation M t; cx turns, too.
+    other["camera"] = row = item["camera"].clone()
+    row[..., [1, 2, 3, 6, 9]] *= -1
+    row[..., 13] = row[..., 15] - row[..., 13]
+    for name, value in other.items():
+        where = chosen.reshape(*chosen.shape, *[1] * (value.ndim - chosen.ndim))
+        other[name] = torch.where(where, value, item[name])
+    return item | other

@@ -181,7 +181,8 @@ class _Training:
         on_gpu = self.device.type == "cuda"
         model.to(self.device)
         share_batch_norms(model)
-        if on_gpu:  # on a CPU torch 2.13 crashes where channels are few
+        # On a CPU torch 2.13 crashes of few channels in float32, in bf16 of none.
+        if on_gpu or config.precision == "bf16":
             model.to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.Adam(
             model.parameters(),

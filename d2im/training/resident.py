@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ..data.dataset import VIEW_TYPES
+from ..data.dataset import VIEW_TYPES, mirrored
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from ..data.dataset import ShapeDataset
 
+MIRROR = 1 << 20  # added to a draw's number, that of its mirroring
 POINTS = "points", "sdf", "base_sdf", "weights", "gradients"
 
 
@@ -120,6 +121,8 @@ class ResidentShapes:
                 item[name] = tensor[index[:, None], chosen].float()
         item["image"] /= 255
         item["mask"] = item["mask"] > 0
+        if data.mirror:
+            item = mirrored(item, hashed(row[:, 0] + MIRROR) % 2 > 0)
         return item
 
 
