@@ -97,7 +97,8 @@ def _prepare(commands):
     about = "Turn meshes into examples to train on."
     usage = "d2im prepare [options] -o OUT [meshes ...]"  # all of them take a screen
     add = _command(commands, prepare, about, usage)
-    add("meshes", nargs="*", help="mesh files, or one folder of them; or: shapenet -h")
+    about = "mesh files, or one folder of them; or: shapenet -h, sweethome3d -h"
+    add("meshes", nargs="*", help=about)
     add("-o", "--out", required=True, help="folder of the examples and index.csv")
     about = "this many procedural shapes a family instead"
     add("--procedural", type=int, metavar="COUNT", help=about)
@@ -191,9 +192,10 @@ def _sweethome():
     add("--count", type=int, default=100_000, help="points of each (100,000)")
     add("--seed", type=int, default=0, help="of points, views and lights (0)")
     add("--backgrounds", action="store_true", help="draw one behind each picture")
-    ranges = {"azimuth": "-60 60", "elevation": "0 40", "ratio": "0.8 1"}
-    for name, usual in ranges.items():
-        about = f"range of the views' {name}{'' if name == 'ratio' else 's'} ({usual})"
+    ranges = {"azimuth": "degrees (-60 60)", "elevation": "degrees (0 40)"}
+    ranges["ratio"] = "distance in 1.75 world units (0.8 1)"
+    for name, about in ranges.items():
+        about = f"range of the views, {about}"
         add(f"--{name}", type=float, nargs=2, metavar=("LOW", "HIGH"), help=about)
     about = "hollows that are not seen: fill or keep (fill)"
     add("--interior", choices=["fill", "keep"], metavar="MODE", help=about)

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 LIST = Path(__file__).with_name("sweethome.json")
 CATALOGUE, LICENCE = "PluginFurnitureCatalog.properties", "LICENSE.TXT"
 SPLITS = "train", "val", "test"
-MOST_TEXT = 16e6  # bytes of a catalogue or a licence, unpacked
+MOST_TEXT = 4e6  # bytes of a catalogue or a licence, unpacked
 MOST_FOLDER = 512e6  # bytes of a model with its textures, unpacked
+OUTSIDE = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|[\\:\0]")  # in names on any system
 NOT_SQUARE = 1e-3  # of a rotation that is written with few digits
 
 
@@ -67,6 +68,8 @@ def read_library(path: str | Path) -> list[Piece]:
     terms = [values.get("license"), link and link[0]]
     values["license"] = ", ".join(filter(None, terms)) or "no licence named"
     numbers = [key[6:] for key in values if key.startswith("model#")]
+    if not numbers:
+        raise ValueError(f"{path}: its catalogue names no model")
     pieces = [_piece(path, values, number) for number in numbers]
     taken = set()
     for k, piece in enumerate(pieces):
@@ -109,7 +112,7 @@ def _text(archive, name):
 def _properties(text):
     """The pairs of a Java properties file."""
     text = re.sub(r"\\\r?\n[ \t]*", "", text)
-    lines = r"(?m)^[ \t]*([^#!\s=:][^\s=:]*)[ \t]*[=:]?[ \t]*(.*?)\s*$"
+    lines = r"(?m)^[ \t]*([^#!\s=:][^\s=:]*)[ \t]*[=:]?[ \t]*(.*)$"
     escapes = r"\\(?:u([0-9a-fA-F]{4})|(.))"
 
     def plain(value):
@@ -127,8 +130,8 @@ def unpack(piece: Piece, folder: str | Path) -> Path:
 
     Args: folder: for files, in which a folder stands for each library.
     Returns: the model's path.
-    Raises: ValueError: the piece is damaged, too large or leads out of `folder`; the
-        message names its library. OSError: a file cannot be written.
+    Raises: ValueError: the piece is damaged, too large, leads out of `folder` or cannot
+        be written; the message names its library.
     """
     folder = Path(folder) / safe_id(piece.archive.stem)
     try:
@@ -137,7 +140,7 @@ def unpack(piece: Piece, folder: str | Path) -> Path:
                 path = folder / info.filename
                 if not (path.is_file() and zlib.crc32(path.read_bytes()) == info.CRC):
                     with archive.open(info) as packed:
-                        # in steps, no more than the member says of itself
+                        # in steps: no more than the member says of itself
                         write_whole(path, lambda f, p=packed: shutil.copyfileobj(p, f))
         path = folder / piece.model
         if piece.rotation:
@@ -146,8 +149,6 @@ def unpack(piece: Piece, folder: str | Path) -> Path:
             path = path.with_stem(f"{path.stem}-turned-{mark:08x}")
             if not (path.is_file() and path.read_bytes() == data):
                 write_whole(path, lambda file: file.write(data))
-    except OSError:
-        raise
     except Exception as error:  # of damage zipfile raises anything
         wrong = f"{piece.archive}: {piece.title} ({piece.name}): {one_line(error)}"
         raise ValueError(wrong) from error
@@ -156,18 +157,17 @@ def unpack(piece: Piece, folder: str | Path) -> Path:
 
 def _members(archive, model):
     """What a model needs: its folder, or, of one at the top, what lies there."""
-    parent = model.rpartition("/")[0]
     infos = {info.filename: info for info in archive.infolist() if not info.is_dir()}
     if model not in infos:
         raise ValueError(f"its model {model!r} is not in the library")
-    there = (
-        name.startswith(f"{parent}/") if parent else "/" not in name for name in infos
-    )
-    found = [info for info, own in zip(infos.values(), there, strict=True) if own]
+    parent = model.rpartition("/")[0]
+    found = [
+        info
+        for name, info in infos.items()
+        if (name.startswith(f"{parent}/") if parent else "/" not in name)
+    ]
     for info in found:
-        if {"..", ""} & set(info.filename.split("/")) or re.search(
-            r"[\\:\0]", info.filename
-        ):
+        if OUTSIDE.search(info.filename):
             raise ValueError(f"{info.filename!r} leads out of the library")
     if sum(info.file_size for info in found) > MOST_FOLDER:
         raise ValueError(f"its files are larger than {MOST_FOLDER / 1e6:.0f} MB")
@@ -220,26 +220,27 @@ def listed_items(
     Returns: a dict a piece, as rows of an index begin; one that cannot be unpacked has
         the reason in it.
     Raises: FileNotFoundError, ValueError: as `read_library`; two libraries of one name,
-        or an unknown split. OSError: a file cannot be written.
+        two pieces of one name, or an unknown split.
     """
     if split not in (*SPLITS, "all"):
         raise ValueError(f"split must be {', '.join(SPLITS)} or all, not {split!r}")
     files = [Path(path) for path in files]
-    stems = [path.stem.casefold() for path in files]
-    if twice := [
-        f for f, stem in zip(files, stems, strict=True) if stems.count(stem) > 1
-    ]:
-        raise ValueError(f"{twice[0]} and {twice[1]} have one name: rename one")
+    if len({path.stem.casefold() for path in files}) < len(files):
+        raise ValueError("two libraries have one file name: rename or leave out one")
     fixed = fixed_list()
     known = {name: part for part in SPLITS for name in fixed[part]}
-    libraries = {name.partition("__")[0] for name in known}
-    items = []
+    named = [*known, *sum(fixed["left_out"].values(), [])]
+    libraries = {name.partition("__")[0] for name in named}
+    items, made = [], {}
     for piece in (piece for path in files for piece in read_library(path)):
         part = known.get(piece.name)
         if piece.name.partition("__")[0] not in libraries:
             part = "train" if split == "all" else split
         if part is None or split not in ("all", part):
             continue
+        if (other := made.setdefault(piece.name, piece)) is not piece:
+            both = f"{other.archive} and {piece.archive}"
+            raise ValueError(f"{piece.name} is in {both}: leave out one")
         item = {"id": piece.name, "family": piece.family, "split": part, "up": "y"}
         item["yaw"] = float(fixed["turns"].get(piece.name, 0))
         item |= {name: getattr(piece, name) for name in CREDIT_COLUMNS}
@@ -282,9 +283,7 @@ def credits_text(rows: Iterable[dict]) -> str:
             groups.setdefault((row["library"], row["licence"]), []).append(row)
     for (library, licence), own in sorted(groups.items()):
         lines += [f"## {library}", "", f"{len(own)} pieces. Licence: {licence}.", ""]
-        own = sorted(own, key=lambda row: row["id"])
-        lines += [
-            f"- {row['title']}, by {row['creator']} (`{row['id']}`)" for row in own
-        ]
+        for row in sorted(own, key=lambda row: row["id"]):
+            lines.append(f"- {row['title']}, by {row['creator']} (`{row['id']}`)")
         lines.append("")
     return "\n".join(lines)
