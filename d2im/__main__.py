@@ -193,16 +193,16 @@ def _sweethome():
     add("--seed", type=int, default=0, help="of points, views and lights (0)")
     add("--backgrounds", action="store_true", help="draw one behind each picture")
     ranges = {"azimuth": "degrees (-60 60)", "elevation": "degrees (0 40)"}
-    ranges["ratio"] = "distance in 1.75 world units (0.8 1)"
+    ranges["ratio"] = "distance (0.8 1)"
     for name, about in ranges.items():
-        about = f"range of the views, {about}"
+        about = f"of the views, {about}"
         add(f"--{name}", type=float, nargs=2, metavar=("LOW", "HIGH"), help=about)
     about = "hollows that are not seen: fill or keep (fill)"
     add("--interior", choices=["fill", "keep"], metavar="MODE", help=about)
     add("--workers", type=int, default=1, help="processes (1)")
     add("--timeout", type=float, default=600.0, help="seconds for one (600)")
     add("--memory-gb", type=float, metavar="GB", help="for one (1 to 4)")
-    about = "prepare nothing; print whose the pieces of OUT are, train and val alone"
+    about = "print instead who made OUT's train and val"
     add("--credits", action="store_true", help=about)
     return parser
 

@@ -1,8 +1,10 @@
 """Sweet Home 3D's libraries: what is read, refused, gone on with and credited."""
 
 import json
+import re
 import struct
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -229,3 +231,10 @@ def test_the_list_splits_60_10_30_and_names_each_piece_once():
     shares = np.array([len(part) for part in parts]) / (len(names) - len(out))
     assert np.abs(shares - (0.6, 0.1, 0.3)).max() < 0.02
     assert not any(name.startswith("Reallusion") for name in sum(parts, []))
+
+
+def test_credits_name_what_is_trained_on_and_nothing_else():
+    text = (Path(__file__).parents[1] / "CREDITS.md").read_text(encoding="utf-8")
+    fixed = fixed_list()
+    credited = re.findall(r"^- .+, by .+ \(`(.+)`\)$", text, re.MULTILINE)
+    assert sorted(credited) == sorted(fixed["train"] + fixed["val"])
