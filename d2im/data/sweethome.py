@@ -32,9 +32,9 @@ MOST_FOLDER = 512e6  # bytes of a model with its textures, unpacked
 OUTSIDE = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|[\\:\0]")  # in names on any system
 CREDITS = """# Credits
 
-Furniture from libraries of Sweet Home 3D: what models that were trained on it have seen
-(train and val of docs/sweethome3d.md). No mesh is in this package. For training each one
-was turned, scaled and mended, and its hidden hollows were filled.
+Furniture from libraries of Sweet Home 3D, which models that were trained on it have
+seen (train and val of docs/sweethome3d.md). No mesh is in this package. For training
+each one was turned, scaled and mended, and its hidden hollows were filled.
 """
 NOT_SQUARE = 1e-3  # of a rotation that is written with few digits
 
