@@ -29,6 +29,7 @@ NAMES = {  # module -> the names that it gives to the package
     "data.dataset": ("ShapeDataset", "prepare"),
     "data.readers": ("check_yaw", "read_disn", "read_occnet", "write_set"),
     "data.shapenet": ("prepare_shapenet",),
+    "data.sweethome": ("prepare_sweethome",),
     "training.loop": ("train",),
     "surface.extract": ("extract_mesh",),
     "use.reconstruction": ("Reconstruction", "reconstruct"),

@@ -20,8 +20,9 @@ def main(arguments=None):
     for add in (_reconstruct, _prepare, _run, _table, _benchmark):
         add(commands)
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    if arguments[:2] == ["prepare", "shapenet"]:  # ./shapenet is a folder of meshes
-        parser, arguments = _shapenet(), arguments[2:]
+    own = {"shapenet": _shapenet, "sweethome3d": _sweethome}  # ./shapenet is a folder
+    if arguments[:1] == ["prepare"] and (make := own.get("".join(arguments[1:2]))):
+        parser, arguments = make(), arguments[2:]
     given = vars(parser.parse_args(arguments))
     command = given.pop("command")
     try:
@@ -29,7 +30,7 @@ def main(arguments=None):
     except KeyboardInterrupt:
         return _failed("interrupted")
     except ModuleNotFoundError as error:
-        extra = "data" if command in (prepare, shapenet) else "notebooks"
+        extra = "data" if command in (prepare, shapenet, sweethome) else "notebooks"
         return _failed(f"{error}: pip install 'd2im[{extra}]'")
     except ImportError as error:  # it says what to install
         return _failed(error)
@@ -96,7 +97,8 @@ def _prepare(commands):
     about = "Turn meshes into examples to train on."
     usage = "d2im prepare [options] -o OUT [meshes ...]"  # all of them take a screen
     add = _command(commands, prepare, about, usage)
-    add("meshes", nargs="*", help="mesh files, or one folder of them; or: shapenet -h")
+    about = "mesh files, or one folder of them; or: shapenet -h, sweethome3d -h"
+    add("meshes", nargs="*", help=about)
     add("-o", "--out", required=True, help="folder of the examples and index.csv")
     about = "this many procedural shapes a family instead"
     add("--procedural", type=int, metavar="COUNT", help=about)
@@ -172,6 +174,54 @@ def shapenet(root, out, workers, timeout, memory_gb, **options):
     effort = Effort(workers, timeout=timeout, memory_gb=memory_gb)
     rows = prepare_shapenet(root, out, effort=effort, **options)
     print(f"{summary(rows)}\n{out}: {len(rows):,} shapes, see index.csv for reasons")
+
+
+def _sweethome():
+    about = "Turn Sweet Home 3D's furniture (docs/sweethome3d.md) into examples."
+    usage = "%(prog)s [options] -o OUT FILE.sh3f ..."
+    parser = argparse.ArgumentParser("d2im prepare sweethome3d", usage, about)
+    parser.set_defaults(command=sweethome)
+    add = parser.add_argument
+    add("files", nargs="*", metavar="FILE.sh3f", help="libraries")
+    add("-o", "--out", required=True, help="folder of the examples and index.csv")
+    splits = ["train", "val", "test", "all"]
+    about = "of the fixed list: train, val, test or all (all)"
+    add("--split", default="all", choices=splits, metavar="SPLIT", help=about)
+    add("--views", type=int, default=12, help="pictures of each (12)")
+    add("--size", type=int, default=224, help="their side in pixels (224)")
+    add("--count", type=int, default=100_000, help="points of each (100,000)")
+    add("--seed", type=int, default=0, help="of points, views and lights (0)")
+    add("--backgrounds", action="store_true", help="draw one behind each picture")
+    ranges = {"azimuth": "degrees (-60 60)", "elevation": "degrees (0 40)"}
+    ranges["ratio"] = "distance (0.8 1)"
+    for name, about in ranges.items():
+        about = f"of the views, {about}"
+        add(f"--{name}", type=float, nargs=2, metavar=("LOW", "HIGH"), help=about)
+    about = "hollows that are not seen: fill or keep (fill)"
+    add("--interior", choices=["fill", "keep"], metavar="MODE", help=about)
+    add("--workers", type=int, default=1, help="processes (1)")
+    add("--timeout", type=float, default=600.0, help="seconds for one (600)")
+    add("--memory-gb", type=float, metavar="GB", help="for one (1 to 4)")
+    about = "print instead who made OUT's train and val"
+    add("--credits", action="store_true", help=about)
+    return parser
+
+
+def sweethome(files, out, credits, azimuth, elevation, ratio, **options):
+    from .data.dataset import read_index
+    from .data.sweethome import credits_text, prepare_sweethome
+
+    if credits == bool(files):
+        raise ValueError("name .sh3f libraries, or ask for --credits of a folder")
+    if credits:
+        seen = [row for row in read_index(out) if row["split"] in ("train", "val")]
+        return print(credits_text(seen), end="")
+    poses = {"azimuth": azimuth, "elevation": elevation, "ratio": ratio}
+    options["poses"] = {name: own for name, own in poses.items() if own} or None
+    options = {name: value for name, value in options.items() if value is not None}
+    rows = prepare_sweethome(files, out, **options)
+    failed = sum(row["status"] != "ok" for row in rows)
+    print(f"{out}: {len(rows) - failed} examples, {failed} failed, see index.csv")
 
 
 def _run(commands):

@@ -102,7 +102,7 @@ def test_a_wrong_call_is_refused_before_any_work(root, tmp_path, options, error,
 
 def test_the_help_takes_a_screen(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    for words in (["prepare"], ["prepare", "shapenet"]):
+    for words in (["prepare"], ["prepare", "shapenet"], ["prepare", "sweethome3d"]):
         with pytest.raises(SystemExit):
             main([*words, "--help"])
         assert len(capsys.readouterr().out.splitlines()) <= 24

@@ -59,6 +59,7 @@ STATE_COLUMNS = ["source_bytes", "source_time", "source_hash"]
 INDEX_COLUMNS = [*NEEDED_COLUMNS, *STATE_COLUMNS]
 # Of mesh files alone: how openings and hollows were taken, and what was done.
 REPAIR_COLUMNS = ["caps", "interior", "repair"]
+CREDIT_COLUMNS = ["title", "creator", "licence", "library"]  # of a furniture library
 REPAIRS = {"caps": ("auto", "close", "keep"), "interior": ("fill", "keep")}
 BEFORE = {"caps": "close", "interior": "keep"}  # where these columns are missing
 LONGEST_ID = 180  # bytes; a file's name may have 255, a temporary one's ends among them
@@ -335,7 +336,8 @@ def prepare(
     folder holds of no shape any more is named at the end, never deleted.
     `joblib.parallel_config(backend="dask")` around it: a cluster.
 
-    Args: source: (family, seed) pairs, or a folder of meshes, or a list of mesh paths.
+    Args: source: (family, seed) pairs, or a folder of meshes, or a list of mesh paths,
+            or of dicts that rows begin with, see `sweethome.listed_items`.
         out: folder for the examples and `index.csv`.
         split: recorded in the index: "train", "val", "test" or "unseen".
         config, changes: ExampleConfig, by default the usual one, but for `changes`
@@ -372,7 +374,7 @@ def _prepare(source, out, config, split, effort, alone):
     for item in items:
         name, path = item["id"], out / f"{item['id']}.npz"
         if name not in known and name in stored:
-            known[name] = {**stored[name], "split": split}
+            known[name] = {**stored[name], "split": item.get("split", split)}
         if not _is_made(item, known.get(name), path):
             jobs[name] = item, path, config
     if alone:
@@ -433,7 +435,7 @@ def work_through(
 
     def finished():
         for row in bar:
-            yield {**row, "split": split}
+            yield {**row, "split": row["split"] or split}
             if row["status"] != "ok":
                 _demand_room(out, need)
 
@@ -590,7 +592,7 @@ def _stored_row(path):
                 raise ValueError("no row")
             found = np.lib.format.read_array(io.BytesIO(archive.read(info)))
         found = json.loads(str(found))
-        known = (*row, *REPAIR_COLUMNS)
+        known = (*row, *REPAIR_COLUMNS, *CREDIT_COLUMNS)
         row |= {key: str(found[key]) for key in known if key in found}
         if not row["status"]:
             raise ValueError("no status")
@@ -717,6 +719,15 @@ def _is_unchanged(row, source):
     return _content_hash(source) == row["source_hash"]
 
 
+def _follow_moved(items, rows):
+    """Write into rows where their mesh files lie now, of items that have their ids."""
+    held = {row["id"]: row for row in rows}
+    for item in items:
+        row, here = held.get(item["id"]), item["source"]
+        if row and os.path.isfile(here) and _is_unchanged(row, here):
+            row["source"] = here
+
+
 def _items(source, up, yaw, rows=(), repair=None):
     """What to prepare, as dicts with an id, from pairs, a folder or mesh paths.
 
@@ -731,6 +742,10 @@ def _items(source, up, yaw, rows=(), repair=None):
         names = ["__".join(path.parts) for path in inner]
     else:
         source = list(source)
+        if source and isinstance(source[0], dict):
+            items = [{**(repair or {}), **item} for item in source]
+            _follow_moved(items, rows)
+            return items
         if source and not isinstance(source[0], str | os.PathLike):
             items = [
                 {"id": safe_id(f"{f}-{seed:06d}"), "family": f, "seed": seed}
@@ -790,6 +805,8 @@ def _prepare_one(make, item, *arguments, timeout, memory_gb):
     try:
         if row["source"] != item.get("source", ""):
             raise ValueError(f"{row['source']}: its name is not UTF-8; rename the file")
+        if row["reason"]:  # known beforehand
+            raise ValueError(row["reason"])
         if timeout is None:
             row = make(row, *arguments)
         else:
