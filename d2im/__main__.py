@@ -113,6 +113,8 @@ def _prepare(commands):
     add("--caps", choices=modes, metavar="MODE", help=about)
     about = "hollows that are not seen: fill or keep (fill)"
     add("--interior", choices=["fill", "keep"], metavar="MODE", help=about)
+    about = "bodies without relief, for L_rel: none or levels (none)"
+    add("--coarse", choices=["none", "levels"], metavar="MODE", help=about)
     add("--timeout", type=float, default=600.0, help="seconds for one (600)")
     about = "of memory for one (1 to 4, by what there is)"
     add("--memory-gb", type=float, metavar="GB", help=about)
