@@ -7,7 +7,6 @@ out. Each such region gets the height of its surroundings. A tall step is form a
 stays, and so do slopes, curved surfaces, legs and boards.
 """
 
-import igl
 import numpy as np
 import trimesh
 from scipy import ndimage
@@ -82,6 +81,8 @@ def _surface(values, low):
 
 def _grid(mesh):
     """Low corner, signed distance at samples, exact near the surface."""
+    import igl  # absent on a machine that only trains
+
     low = mesh.bounds[0] - (MARGIN + 0.5) * CELL
     shape = np.ceil((mesh.bounds[1] - low) / CELL).astype(int) + MARGIN + 1
     count = int(min(SAMPLES * mesh.area / CELL**2, MOST_SAMPLES))
@@ -147,10 +148,10 @@ def _level(body, values, scene, low, axis, side):
     order = [axis, (axis + 1) % 3, (axis + 2) % 3]
     body, shape = np.moveaxis(body, order, range(3)), np.array(values.shape)[order]
     counts = FINE * (shape[1:] - 1) + 1
-    origins = np.empty((*counts, 3), dtype=np.float32)
+    origins = np.zeros((*counts, 3), dtype=np.float32)
     origins[..., order[1:]] = np.moveaxis(np.indices(counts), 0, -1) * PIXEL
+    origins[..., axis] = CELL * shape[0] * (side > 0)
     origins = origins.reshape(-1, 3) + low.astype("f4")
-    origins[:, axis] = low[axis] + (CELL * shape[0] if side > 0 else 0)
     rays = np.zeros_like(origins)
     rays[:, axis] = -side
     depth = scene.run(origins, rays, query="DISTANCE").reshape(counts)
@@ -256,9 +257,8 @@ def _move_regions(height, flat, mask, start):
     down = ~up & (share[1] >= BUMP) & ends[1] & smaller[1]
     knob = (area < KNOB) & (share.max(axis=0) >= AROUND)
     moves = (up | down) & (area > 0) & (knob | (slope < FLAT))
-    held = small & np.where(
-        rise > 0, (moves & up)[region[here]], (moves & down)[region[here]]
-    )
+    up, down = (moves & way for way in (up, down))
+    held = small & np.where(rise > 0, up[region[here]], down[region[here]])
     # Of two neighbours that would move to each other, the smaller one does.
     larger = area[region[there]] > area[region[here]]
     held &= ~moves[region[there]] | larger
@@ -280,9 +280,7 @@ def _stretch(level, region, moves, joined, here, beyond):
     own[pixels] = every = np.arange(count)
     a, b = (own[end[moves[region[joined[0]]]]] for end in joined)
     ends = np.concatenate([a, b])
-    degree = np.bincount(own[here], minlength=count) + np.bincount(
-        ends, minlength=count
-    )
+    degree = np.bincount(np.concatenate([own[here], ends]), minlength=count)
     where = np.concatenate([every, a, b]), np.concatenate([every, b, a])
     weights = np.concatenate([degree, np.full(len(ends), -1.0)])
     matrix = coo_array((weights, where), (count, count)).tocsr()

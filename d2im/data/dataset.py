@@ -39,7 +39,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..camera import Camera, random_camera
-from ..sampling import sample_sdf, signed_distance, weighted_draw
+from ..sampling import sample_sdf, weighted_draw
 from .files import write_whole
 from .isolation import close_idle, fair_memory_gb, run_isolated
 from .locks import hold
