@@ -20,6 +20,7 @@ from .rendering import ray_scene
 CELL = 1 / 144  # world units, of the grid that the body is cut from
 FINE = 2  # pixels of a map of heights along a cell
 PIXEL = CELL / FINE
+NEEDLE = 0.03  # cells
 MARGIN = 3  # cells around the mesh
 SAMPLES, MOST_SAMPLES = 6, 4_000_000  # of the surface in a cell's square, and in all
 DEEPEST = 0.04  # world units: a taller step is form, not relief
@@ -73,7 +74,9 @@ def coarse_distance(
 def _surface(values, low):
     from skimage.measure import marching_cubes
 
-    vertices, faces, _, _ = marching_cubes(values, 0.0, gradient_direction="ascent")
+    # Surfaces through samples would give needles, whose sides cannot be told.
+    away = np.where(values < 0, -1, 1) * np.maximum(np.abs(values), NEEDLE * CELL)
+    vertices, faces, _, _ = marching_cubes(away, 0.0, gradient_direction="descent")
     mesh = trimesh.Trimesh(low + CELL * vertices, faces, process=False)
     mesh.metadata["solid"] = True
     return mesh
