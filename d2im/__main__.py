@@ -94,11 +94,10 @@ def reconstruct(image, out, model, camera, camera_model, resolution, mesh, maps)
 
 
 def _prepare(commands):
-    about = "Turn meshes into examples to train on."
+    about = "Turn meshes, files or a folder, into examples. Or: shapenet -h, sweethome3d -h."
     usage = "d2im prepare [options] -o OUT [meshes ...]"  # all of them take a screen
     add = _command(commands, prepare, about, usage)
-    about = "mesh files, or one folder of them; or: shapenet -h, sweethome3d -h"
-    add("meshes", nargs="*", help=about)
+    add("meshes", nargs="*", help=argparse.SUPPRESS)
     add("-o", "--out", required=True, help="folder of the examples and index.csv")
     about = "this many procedural shapes a family instead"
     add("--procedural", type=int, metavar="COUNT", help=about)
@@ -115,6 +114,8 @@ def _prepare(commands):
     add("--caps", choices=modes, metavar="MODE", help=about)
     about = "hollows that are not seen: fill or keep (fill)"
     add("--interior", choices=["fill", "keep"], metavar="MODE", help=about)
+    about = "bodies without relief, for L_rel: none or levels (none)"
+    add("--coarse", choices=["none", "levels"], metavar="MODE", help=about)
     add("--timeout", type=float, default=600.0, help="seconds for one (600)")
     about = "of memory for one (1 to 4, by what there is)"
     add("--memory-gb", type=float, metavar="GB", help=about)
@@ -197,8 +198,14 @@ def _sweethome():
     for name, about in ranges.items():
         about = f"of the views, {about}"
         add(f"--{name}", type=float, nargs=2, metavar=("LOW", "HIGH"), help=about)
-    about = "hollows that are not seen: fill or keep (fill)"
-    add("--interior", choices=["fill", "keep"], metavar="MODE", help=about)
+    about = "bodies without relief, for L_rel: none or levels (none)"
+    add(
+        "--coarse",
+        default="none",
+        choices=["none", "levels"],
+        metavar="MODE",
+        help=about,
+    )
     add("--workers", type=int, default=1, help="processes (1)")
     add("--timeout", type=float, default=600.0, help="seconds for one (600)")
     add("--memory-gb", type=float, metavar="GB", help="for one (1 to 4)")

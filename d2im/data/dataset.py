@@ -3,7 +3,7 @@
 An example is an uncompressed npz, whose members load one by one:
 
     points (P, 3) f4, sdf (P,) f4, gradients (P, 3) f2, weights (P,) f4,
-    base_sdf (P,) f4 where the coarse body is known,
+    base_sdf (P,) f4 where the coarse body is known or was made,
     and per view k: image_k (3, H, W) u1, mask_k (H, W) u1, normals_k (3, H, W) f2,
     depth_k (H, W) f2, camera_k (16,) f8; and row, its row of the index as JSON.
 
@@ -39,7 +39,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..camera import Camera, random_camera
-from ..sampling import sample_sdf, signed_distance, weighted_draw
+from ..sampling import sample_sdf, weighted_draw
 from .files import write_whole
 from .isolation import close_idle, fair_memory_gb, run_isolated
 from .locks import hold
@@ -57,8 +57,10 @@ NEEDED_COLUMNS = (
 )
 STATE_COLUMNS = ["source_bytes", "source_time", "source_hash"]
 INDEX_COLUMNS = [*NEEDED_COLUMNS, *STATE_COLUMNS]
-# Of mesh files alone: how openings and hollows were taken, and what was done.
-REPAIR_COLUMNS = ["caps", "interior", "repair"]
+# Of mesh files alone: how openings and hollows were taken, what was done, and how the
+# coarse body was made.
+REPAIR_COLUMNS = ["caps", "interior", "repair", "coarse"]
+COARSE = "none", "levels"
 CREDIT_COLUMNS = ["title", "creator", "licence", "library"]  # of a furniture library
 REPAIRS = {"caps": ("auto", "close", "keep"), "interior": ("fill", "keep")}
 BEFORE = {"caps": "close", "interior": "keep"}  # where these columns are missing
@@ -93,9 +95,13 @@ class ExampleConfig:
     yaw: float = 0.0  # degrees, likewise
     caps: str = "auto"  # likewise
     interior: str = "fill"  # likewise; what cannot be seen is inside
+    coarse: str = "none"  # of mesh files: "levels" takes their relief, see `coarse`
 
     def __post_init__(self):
         check_repair(self.caps, self.interior)
+        if self.coarse not in COARSE:
+            known = ", ".join(COARSE)
+            raise ValueError(f"coarse must be one of {known}, not {self.coarse!r}")
         if min(self.count, self.views, self.size) < 1:
             wrong = f"got {self.count}, {self.views} and {self.size}"
             raise ValueError(f"count, views and size must be 1 or more, {wrong}")
@@ -108,8 +114,13 @@ class ExampleConfig:
             about["poses"] = [camera.to_array().tolist() for camera in self.poses]
         # older folders do not name these
         about |= {"plain": True} if self.plain else {}
+        return about | self.of_meshes()
+
+    def of_meshes(self) -> dict:
+        """What the rows of mesh files say of these settings, but for the turn."""
         repair = {"caps": self.caps, "interior": self.interior}
-        return about | (repair if repair != BEFORE else {})
+        repair = repair if repair != BEFORE else {}
+        return repair | ({"coarse": self.coarse} if self.coarse != "none" else {})
 
 
 @dataclass(frozen=True)
@@ -148,7 +159,8 @@ def make_example(
     """Sample and render one shape.
 
     Args: detailed: world frame. rng: of points, views and lights.
-        coarse: the same shape without relief, or None where it is not known.
+        coarse: the same shape without relief, or None where it is not known; where
+            it has none, `detailed` itself.
         config, changes: ExampleConfig, by default the usual one, but for `changes`.
     Returns: dict of arrays, see the module's docstring.
     Raises: ValueError: plain, of a shape whose coarse body is not known.
@@ -158,12 +170,17 @@ def make_example(
     config = replace(config or ExampleConfig(), **changes)
     if config.plain:
         if coarse is None:
-            raise ValueError("the body without relief is known of our shapes alone")
+            wrong = "the body without relief is known of our shapes alone"
+            raise ValueError(f"{wrong}; of mesh files, coarse='levels' makes one")
         detailed = coarse
     example = sample_sdf(detailed, config.count, rng)._asdict()
     example["gradients"] = example["gradients"].astype("f2")
-    if coarse is not None:
-        base_sdf, _ = signed_distance(coarse, example["points"])
+    if coarse is detailed:
+        example["base_sdf"] = example["sdf"]
+    elif coarse is not None:
+        from .coarse import coarse_distance
+
+        base_sdf = coarse_distance(coarse, example["points"], example["sdf"])
         example["base_sdf"] = base_sdf.astype("f4")
     renderer = Renderer(detailed)
     for k, own in enumerate(rng.spawn(config.views)):
@@ -341,7 +358,8 @@ def prepare(
         out: folder for the examples and `index.csv`.
         split: recorded in the index: "train", "val", "test" or "unseen".
         config, changes: ExampleConfig, by default the usual one, but for `changes`
-            (`prepare(..., views=4)`). A folder made before there were `caps` and
+            (`prepare(..., views=4)`); `coarse="levels"` makes the coarse bodies of
+            mesh files, which L_rel needs. A folder made before there were `caps` and
             `interior` goes on as it is, unless `changes` name them.
         workers: processes. progress: show a bar.
         timeout: seconds that a shape may take; None works in this process, without
@@ -366,9 +384,7 @@ def _prepare(source, out, config, split, effort, alone):
     known = {row["id"]: row for row in read_index(out)}
     stored = unlisted_rows(out, known)
     rows = [*stored.values(), *known.values()]
-    repair = {"caps": config.caps, "interior": config.interior}
-    repair = repair if repair != BEFORE else {}
-    items = _items(source, config.up, config.yaw, rows, repair)
+    items = _items(source, config.up, config.yaw, rows, config.of_meshes())
     keep_settings(out / "settings.json", config.stored(), poses=config.poses)
     jobs = {}
     for item in items:
@@ -732,7 +748,7 @@ def _items(source, up, yaw, rows=(), repair=None):
     """What to prepare, as dicts with an id, from pairs, a folder or mesh paths.
 
     Args: source, up, yaw: see `prepare`. rows: of the folder, whose ids are kept.
-        repair: caps and interior of mesh files, as their rows have them.
+        repair: caps, interior and coarse of mesh files, as their rows have them.
     """
     if isinstance(source, str | os.PathLike):
         from .mesh import find_meshes
@@ -782,15 +798,21 @@ def source_meshes(row: dict) -> tuple[trimesh.Trimesh, trimesh.Trimesh | None]:
     """Make or read the meshes that a row of the index stands for.
 
     Args: row with family and seed, or with source (a mesh file), up, yaw and, where it
-        was made so, caps and interior.
-    Returns: detailed and coarse trimesh.Trimesh, world frame; None where unknown.
+        was made so, caps, interior and coarse.
+    Returns: detailed and coarse trimesh.Trimesh, world frame; None where unknown, and
+        twice the same where nothing was found to take away.
     """
     if row.get("source"):
         from .mesh import load_mesh
 
         turn = {"up": row["up"], "yaw": float(row["yaw"])}
         repair = {name: row.get(name) or before for name, before in BEFORE.items()}
-        return load_mesh(row["source"], **turn, **repair), None
+        mesh = load_mesh(row["source"], **turn, **repair)
+        if row.get("coarse") != "levels":
+            return mesh, None
+        from .coarse import coarse_body
+
+        return mesh, coarse_body(mesh)
     from .shapes import make_shape
 
     shape = make_shape(row["family"], int(row["seed"]))

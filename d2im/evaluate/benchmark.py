@@ -231,7 +231,7 @@ def field_scores(
 ) -> dict[str, float]:
     """Decomposition and, of a known coarse body, disentanglement, by the next view."""
     scores = decomposition_scores(found, example, view)
-    if coarse is None:
+    if coarse is None or coarse is truth:  # not known, or without relief
         return scores
     other = (view + 1) % sum(name.startswith("camera_") for name in example)
     image = example[f"image_{other}"] / np.float32(255)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
 
+from ..data.coarse import coarse_distance
 from ..data.rendering import ray_scene
 from ..fields import sample_maps, values_at
 from ..laplacian import laplacian_maps, stencil_mask
@@ -103,7 +104,7 @@ def disentanglement(
     valid = stencil_mask(seen[0] > 0, seen[1])[0].numpy()
     points = (origins + depth.reshape(-1, 1) * rays)[mask.ravel()].astype(float)
     truth, error = np.zeros((2, *mask.shape))
-    truth[mask] = -signed_distance(coarse, points)[0]
+    truth[mask] = -coarse_distance(coarse, points, 0.0)
     error[mask] = values_at(prediction.base_sdf, points) + truth[mask]
     base, points = (error - truth)[valid], points[valid[mask]]
     high, wanted, swallowed = (_highpass(m, mask)[valid] for m in (front, truth, error))
@@ -120,7 +121,7 @@ def disentanglement(
         (_laplacian(field, some) ** 2).mean()
         for field in (
             lambda p: values_at(prediction.base_sdf, p).astype(float),
-            lambda p: signed_distance(coarse, p)[0],
+            lambda p: coarse_distance(coarse, p, signed_distance(detailed, p)[0]),
             lambda p: signed_distance(detailed, p)[0],
         )
     )
