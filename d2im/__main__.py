@@ -94,7 +94,7 @@ def reconstruct(image, out, model, camera, camera_model, resolution, mesh, maps)
 
 
 def _prepare(commands):
-    about = "Turn meshes, files or a folder, into examples. Or: shapenet -h, sweethome3d -h."
+    about = "Turn meshes into examples. Or: shapenet -h, sweethome3d -h."
     usage = "d2im prepare [options] -o OUT [meshes ...]"  # all of them take a screen
     add = _command(commands, prepare, about, usage)
     add("meshes", nargs="*", help=argparse.SUPPRESS)
@@ -199,13 +199,8 @@ def _sweethome():
         about = f"of the views, {about}"
         add(f"--{name}", type=float, nargs=2, metavar=("LOW", "HIGH"), help=about)
     about = "bodies without relief, for L_rel: none or levels (none)"
-    add(
-        "--coarse",
-        default="none",
-        choices=["none", "levels"],
-        metavar="MODE",
-        help=about,
-    )
+    modes = ["none", "levels"]
+    add("--coarse", default="none", choices=modes, metavar="MODE", help=about)
     add("--workers", type=int, default=1, help="processes (1)")
     add("--timeout", type=float, default=600.0, help="seconds for one (600)")
     add("--memory-gb", type=float, metavar="GB", help="for one (1 to 4)")
