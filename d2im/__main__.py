@@ -183,7 +183,7 @@ def _sweethome():
     parser = argparse.ArgumentParser("d2im prepare sweethome3d", usage, about)
     parser.set_defaults(command=sweethome)
     add = parser.add_argument
-    add("files", nargs="*", metavar="FILE.sh3f", help="libraries")
+    add("files", nargs="*", metavar="FILE.sh3f", help=argparse.SUPPRESS)
     add("-o", "--out", required=True, help="folder of the examples and index.csv")
     splits = ["train", "val", "test", "all"]
     about = "of the fixed list: train, val, test or all (all)"
