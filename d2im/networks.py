@@ -71,7 +71,8 @@ class ImageEncoder(nn.Module):
 
     Args: encoder_widths: channels of the first convolution and of the four stages.
         encoder_blocks: residual blocks of the four stages. code_size: C of the code.
-        hidden_size: width of the linear layer before the code (ImageNet's 1000).
+        hidden_size: width of the linear layer before the code (ImageNet's 1000); 0
+            leaves the code to another network.
     """
 
     def __init__(self, encoder_widths, encoder_blocks, hidden_size, code_size):
@@ -83,17 +84,89 @@ class ImageEncoder(nn.Module):
             for _ in range(encoder_blocks[stage] - 1):
                 blocks.append(ResidualBlock(width, width, 1))
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
-        self.fc = nn.Linear(encoder_widths[-1], hidden_size)
-        self.fc1 = nn.Linear(hidden_size, code_size)
+        self.has_code = hidden_size > 0
+        if self.has_code:
+            self.fc = nn.Linear(encoder_widths[-1], hidden_size)
+            self.fc1 = nn.Linear(hidden_size, code_size)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def forward(self, image: Tensor) -> tuple[Tensor | None, list[Tensor]]:
         """(B, 3, H, W) -> code (B, C) and maps of side H, H/2, H/4, H/8, H/16."""
         x = F.relu(self.bn1(self.conv1(image)))
         features = [x]
         x = F.max_pool2d(x, 3, 2, 1)
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             features.append(x := stage(x))
-        return self.fc1(self.fc(x.mean((2, 3)))), features
+        code = self.fc1(self.fc(x.mean((2, 3)))) if self.has_code else None
+        return code, features
+
+
+class InvertedResidual(nn.Module):
+    """MobileNetV2's block: widen, filter each channel alone, narrow (Sandler et al.,
+    CVPR 2018)."""
+
+    def __init__(self, width_in, width, kernel, stride, growth):
+        super().__init__()
+        hidden = growth * width_in
+        layers = [_conv_norm(width_in, hidden, 1), nn.ReLU6()] if growth > 1 else []
+        layers += [_conv_norm(hidden, hidden, kernel, stride, hidden), nn.ReLU6()]
+        self.layers = nn.Sequential(*layers, _conv_norm(hidden, width, 1))
+        self.is_residual = stride == 1 and width_in == width
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, H, W) -> (B, C, H / stride, W / stride)."""
+        found = self.layers(x)
+        return x + found if self.is_residual else found
+
+
+def _conv_norm(width_in, width, kernel, stride=1, groups=1):
+    """A convolution with its batch norm; sides are even where it takes every second."""
+    most = kernel - stride  # pixels of padding, the odd one right and below
+    pad = nn.ZeroPad2d((most // 2, most - most // 2) * 2)
+    conv = nn.Conv2d(width_in, width, kernel, stride, groups=groups, bias=False)
+    return nn.Sequential(pad, conv, nn.BatchNorm2d(width, eps=1e-3))
+
+
+class MobileEncoder(nn.Module):
+    """EfficientNet-Lite0 on a small picture, for the code (Tan and Le, ICML 2019).
+
+    Sizes are those of its weights of ImageNet, see `use.released.load_mobile_weights`.
+
+    Args: side: of the picture, pixels, a multiple of 32. code_size: C of the code.
+    """
+
+    # Channels, blocks, kernel, stride and growth of each stage.
+    STAGES = (
+        (16, 1, 3, 1, 1),
+        (24, 2, 3, 2, 6),
+        (40, 2, 5, 2, 6),
+        (80, 3, 3, 2, 6),
+        (112, 3, 5, 1, 6),
+        (192, 4, 5, 2, 6),
+        (320, 1, 3, 1, 6),
+    )
+    FEATURES = 1280
+
+    def __init__(self, side, code_size):
+        super().__init__()
+        self.side = side
+        self.stem = nn.Sequential(_conv_norm(3, 32, 3, 2), nn.ReLU6())
+        blocks, width_in = [], 32
+        for width, count, kernel, stride, growth in self.STAGES:
+            for k in range(count):
+                step = 1 if k else stride
+                blocks.append(InvertedResidual(width_in, width, kernel, step, growth))
+                width_in = width
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Sequential(_conv_norm(width_in, self.FEATURES, 1), nn.ReLU6())
+        self.fc = nn.Linear(self.FEATURES, code_size)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W), RGB in [0, 1] -> code (B, C)."""
+        if image.shape[-1] != self.side:
+            size = (self.side, self.side)
+            image = F.interpolate(image, size, mode="bilinear", antialias=True)
+        x = self.stem((image - 127 / 255) * (255 / 128))
+        return self.fc(self.head(self.blocks(x)).mean((2, 3)))
 
 
 class BaseDecoder(nn.Module):
@@ -261,8 +334,11 @@ PRESETS = {
 }
 
 
+# The code from ImageNet's weights: a network of its own, trained apart from the maps.
+PRESETS["mobile"] = PRESETS["base"] | {"mobile_size": 128}
+
 # Of each setting a usual value, whose type the ones in a model folder must have.
-SETTINGS = PRESETS["small"] | {"maps": 2, "frame": "world", "background": "white"}
+SETTINGS = PRESETS["mobile"] | {"maps": 2, "frame": "world", "background": "white"}
 LARGEST_IMAGE = 4096  # pixels; no weight tells the size
 
 
@@ -283,7 +359,7 @@ def _check_settings(config):
             right = len(numbers) <= 100 and all(
                 type(n) is int and 0 <= n <= most for n in numbers
             )
-            right &= name == "maps" or 0 not in (numbers or [0])
+            right &= name in ("maps", "mobile_size") or 0 not in (numbers or [0])
         right &= name != "background" or value in ("white", "black")
         if not right:
             got, like = json.dumps(value)[:40], json.dumps(usual)
@@ -385,28 +461,44 @@ class ImageModel(nn.Module, PyTorchModelHubMixin):
     """What the models share: an image encoder, presets and model folders.
 
     Args: image_size: side of the images and maps, a multiple of 16.
+        mobile_size: side of the smaller image that a MobileEncoder makes the code of;
+            0 takes the code from the ImageEncoder.
         frame: that points and cameras are given in; "world" is the library's own.
         background: that the object stands on in the images, "white" or "black".
         encoder: the settings of an ImageEncoder.
     """
 
     SIZES = "image_size", "encoder_widths", "encoder_blocks", "hidden_size", "code_size"
+    uses_maps = True  # of the ImageEncoder, beside the code
 
-    def __init__(self, image_size, frame="world", background="white", **encoder):
+    def __init__(
+        self, image_size, mobile_size=0, frame="world", background="white", **encoder
+    ):
         super().__init__()
         if image_size < 16 or image_size % 16:
             raise ValueError(f"image_size must be a multiple of 16, got {image_size}")
+        if mobile_size % 32:
+            raise ValueError(f"mobile_size must be a multiple of 32, got {mobile_size}")
         self.image_size, self.frame, self.background = image_size, frame, background
         about = {"image_size": image_size, "frame": frame, "background": background}
+        about |= {"mobile_size": mobile_size} if mobile_size else {}
         self.settings = {"model": type(self).__name__, **about, **encoder}
-        self.image_encoder = ImageEncoder(**encoder)
+        self.code_encoder = None
+        if mobile_size:
+            self.code_encoder = MobileEncoder(mobile_size, encoder["code_size"])
+            encoder["hidden_size"] = 0
+        if self.uses_maps or not mobile_size:
+            self.image_encoder = ImageEncoder(**encoder)
 
     @classmethod
     def preset(cls, name: str, **changes) -> Self:
-        """A new model of the preset "paper", "base" or "small", but for `changes`."""
+        """A new model of a preset, see PRESETS, but for `changes`."""
         if name not in PRESETS:
             raise ValueError(f"no preset {name!r}; there are: {', '.join(PRESETS)}")
-        return cls(**{size: PRESETS[name][size] for size in cls.SIZES} | changes)
+        names = (*cls.SIZES, "mobile_size")
+        return cls(
+            **{n: PRESETS[name][n] for n in names if n in PRESETS[name]} | changes
+        )
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> ImageModel:
@@ -462,12 +554,22 @@ class ImageModel(nn.Module, PyTorchModelHubMixin):
         save_file(tensors, path, UNSEALED)
         seal_weights(path)
 
-    def encode(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Images (B, 3, H, W), RGB in [0, 1], -> code (B, C), maps, finest first."""
+    def encode(
+        self, image: Tensor, learn: str = "all"
+    ) -> tuple[Tensor | None, list[Tensor]]:
+        """Images (B, 3, H, W), RGB in [0, 1], -> code (B, C), maps, finest first.
+
+        Args: learn: "base" leaves the maps out and "maps" the code, where another
+            network makes them.
+        """
         size, side = tuple(image.shape), self.image_size
         if len(size) != 4 or size[1:] != (3, side, side):
             raise ValueError(f"image must be (B, 3, {side}, {side}), got {size}")
-        return self.image_encoder(image)
+        if self.code_encoder is None:
+            return self.image_encoder(image)
+        maps = self.uses_maps and learn != "base"
+        features = self.image_encoder(image)[1] if maps else []
+        return self.code_encoder(image) if learn != "maps" else None, features
 
 
 class IMNet(ImageModel):
@@ -477,6 +579,7 @@ class IMNet(ImageModel):
     """
 
     SIZES = (*ImageModel.SIZES, "decoder_widths")
+    uses_maps = False
 
     def __init__(self, decoder_widths, **settings):
         super().__init__(**settings)
@@ -499,6 +602,7 @@ class D2IMNet(IMNet):
     """
 
     SIZES = (*IMNet.SIZES, "displacement_channels", "mixing")
+    uses_maps = True
 
     def __init__(self, displacement_channels, maps=2, mixing=False, **settings):
         super().__init__(**settings)
@@ -584,6 +688,7 @@ class CameraNet(ImageModel):
     """
 
     SIZES = (*ImageModel.SIZES, "head_widths")
+    uses_maps = False
 
     def __init__(self, head_widths, **settings):
         super().__init__(**settings)
@@ -612,7 +717,7 @@ class CameraNet(ImageModel):
     def camera(self, image: Tensor) -> Camera:
         """The Camera of one square picture, (3, H, W), which is scaled to the network's
         size; for a model in evaluation mode."""
-        image = image[None].to(self.image_encoder.fc.weight)
+        image = image[None].to(self.rotation[1].weight)
         if image.shape[-1] != self.image_size:  # another model's picture
             size = (self.image_size, self.image_size)
             image = F.interpolate(image, size, mode="bilinear", antialias=True)

