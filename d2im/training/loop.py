@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+from torch import nn
 
 from ..data.dataset import ShapeDataset
 from ..networks import D2IMNet
@@ -46,7 +47,7 @@ from .resident import ResidentShapes
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
 REFRESH = 256  # pictures of which a checkpoint's batch norms take their statistics
 PATIENCE = 1.0  # seconds after a Ctrl-C from which another one ends a step that hangs
