@@ -33,7 +33,11 @@ NAMES = {  # module -> the names that it gives to the package
     "training.loop": ("train",),
     "surface.extract": ("extract_mesh",),
     "use.reconstruction": ("Reconstruction", "reconstruct"),
-    "use.released": ("load_imagenet_weights", "load_released_checkpoint"),
+    "use.released": (
+        "load_imagenet_weights",
+        "load_mobile_weights",
+        "load_released_checkpoint",
+    ),
 }
 METHOD = "networks fields laplacian losses sampling camera".split()
 # Modules that stood in one folder once, by their names there: d2im.metrics and so on.

