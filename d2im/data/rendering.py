@@ -14,8 +14,6 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import uniform_filter, zoom
 
-from .facets import rendered_texture, texels_at
-
 if TYPE_CHECKING:
     import trimesh
     from embreex.rtcore_scene import EmbreeScene
@@ -79,9 +77,11 @@ class Renderer:
         normals = igl.per_corner_normals(vertices, faces, CREASE_DEGREES)
         self.corner_normals = np.nan_to_num(normals).reshape(-1, 3, 3).astype("f4")
         self.corners = np.array(list(product(*mesh.bounds.T)))
-        worn = mesh.metadata.get("worn", ()) if textures else ()
-        self.textures = [(rendered_texture(*own), own[0].wrap) for own in worn]
-        if self.textures:
+        worn, self.textures = mesh.metadata.get("worn") if textures else None, []
+        if worn:
+            from .facets import rendered_texture  # likewise
+
+            self.textures = [(rendered_texture(*own), own[0].wrap) for own in worn]
             self.worn = mesh.face_attributes["worn"]
             self.uv = mesh.face_attributes["uv"].reshape(-1, 2, 4)
         self.scene = ray_scene(vertices[faces])
@@ -181,6 +181,8 @@ class Renderer:
         A texture is made as small as the rays are wide apart there: a `pixel` (K,),
         world units, has SUBPIXELS a side.
         """
+        from .facets import texels_at
+
         for k, (texels, wrap) in enumerate(self.textures):
             hit = np.flatnonzero(self.worn[face] == k)
             slope, start = np.split(self.uv[face[hit]], [3], axis=2)
