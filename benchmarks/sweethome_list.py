@@ -11,10 +11,10 @@ of the makers of a few pieces, where their titles end in the same word.
 
 import json
 import re
-import sys
 import tempfile
 from collections import Counter, defaultdict
 
+import common
 import numpy as np
 import trimesh
 from scipy.cluster.hierarchy import DisjointSet
@@ -98,4 +98,6 @@ def main(files):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    parser = common.arguments(__doc__)
+    parser.add_argument("files", nargs="+", metavar="LIBRARY.sh3f")
+    main(common.opening(parser).files)

@@ -193,6 +193,7 @@ def _sweethome():
     add("--count", type=int, default=100_000, help="points of each (100,000)")
     add("--seed", type=int, default=0, help="of points, views and lights (0)")
     add("--backgrounds", action="store_true", help="draw one behind each picture")
+    add("--textures", action="store_true", help="draw these, not their mean colours")
     ranges = {"azimuth": "degrees (-60 60)", "elevation": "degrees (0 40)"}
     ranges["ratio"] = "distance (0.8 1)"
     for name, about in ranges.items():
@@ -202,7 +203,6 @@ def _sweethome():
     modes = ["none", "levels"]
     add("--coarse", default="none", choices=modes, metavar="MODE", help=about)
     add("--workers", type=int, default=1, help="processes (1)")
-    add("--timeout", type=float, default=600.0, help="seconds for one (600)")
     add("--memory-gb", type=float, metavar="GB", help="for one (1 to 4)")
     about = "print instead who made OUT's train and val"
     add("--credits", action="store_true", help=about)

@@ -68,7 +68,7 @@ def short_list(monkeypatch, tmp_path):
 def test_a_command_makes_what_the_list_names(short_list, tmp_path, capsys):
     file = library(tmp_path / "own.sh3f", ["train", "val", "test", "x", "new"])
     command = f"prepare sweethome3d {file} -o {tmp_path / 'out'} --views 1 --size 16"
-    more = " --count 200 --backgrounds --ratio 0.7 1.2 --timeout 60"
+    more = " --count 200 --backgrounds --ratio 0.7 1.2 --textures"
     assert main((command + more).split()) == 0
     rows = read_index(tmp_path / "out")
     names = "split", "yaw", "family", "title", "creator", "licence", "library"

@@ -88,6 +88,7 @@ class ExampleConfig:
     # Keyword ranges of `camera.random_camera`, or a list of Cameras.
     poses: dict | list | None = None
     backgrounds: bool = False  # draw one behind each picture; the rest stays the same
+    textures: bool = False  # of mesh files; else a face has its texture's mean colour
     # Leave the relief out: the coarse body is the shape, its true map is 0.
     plain: bool = False
     seed: int = 0  # of points, views and lights; with the id it fixes a new example
@@ -114,6 +115,7 @@ class ExampleConfig:
             about["poses"] = [camera.to_array().tolist() for camera in self.poses]
         # older folders do not name these
         about |= {"plain": True} if self.plain else {}
+        about |= {"textures": True} if self.textures else {}
         return about | self.of_meshes()
 
     def of_meshes(self) -> dict:
@@ -182,7 +184,7 @@ def make_example(
 
         base_sdf = coarse_distance(coarse, example["points"], example["sdf"])
         example["base_sdf"] = base_sdf.astype("f4")
-    renderer = Renderer(detailed)
+    renderer = Renderer(detailed, config.textures)
     for k, own in enumerate(rng.spawn(config.views)):
         if isinstance(config.poses, list):
             camera = config.poses[k % len(config.poses)]

@@ -21,6 +21,7 @@ NO_COLOR = (0.8, 0.8, 0.8)  # a plain part among coloured ones
 TEXELS = np.array([(i, j, 7 - i - j) for i in range(1, 6) for j in range(1, 7 - i)]) / 7
 # Pillow's names. Of its others one runs a program (EPS).
 TEXTURE_FORMATS = "PNG", "JPEG", "WEBP", "BMP", "TGA", "TIFF", "GIF", "DDS", "AVIF"
+RENDERED_SIDE = 1024  # px, of a picture that is rendered
 TEXTURE_SIDE = 4096  # px; a wider picture is made smaller, since faces take means of it
 TOO_LARGE = f"more than {Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels"
 LINEAR = srgb_to_linear(np.arange(256) / 255)
@@ -64,6 +65,7 @@ class Surface:
     part: np.ndarray  # (F,) whole numbers
     color: np.ndarray | None = None  # (F, 3) display RGB in [0, 1], nan where none is
     paints: list[Paint] = field(default_factory=list)  # over `color`, see `paint`
+    worn: list[Paint] = field(default_factory=list)  # of these, what was read
     images: dict[str, str] = field(default_factory=dict)  # not read, and why
     materials: set[str] = field(default_factory=set)  # named, but not found
     notes: list[str] = field(default_factory=list)  # what else was left out
@@ -184,6 +186,7 @@ def paint(surface: Surface) -> None:
                 light = _mean_light(texels, job.uv[part], texture.wrap)
                 tint = job.tint[part] if np.ndim(job.tint) == 2 else job.tint
                 surface.color[job.faces[part]] = linear_to_srgb(light * tint)
+        surface.worn += [job for job in some if np.ndim(job.tint) < 2]
     surface.paints = []
     if surface.color is not None:
         bare = np.isnan(surface.color).any(axis=1)
@@ -213,6 +216,19 @@ def _texels(source):
 def _mean_light(texels, uv, wrap):
     """Mean linear light (N, 3) of the texels under faces with corners (N, 3, 2)."""
     uv = TEXELS @ np.nan_to_num(uv, posinf=0, neginf=0)  # (N, 15, 2)
+    return LINEAR[texels_at(texels, uv, wrap)].mean(axis=1)
+
+
+def rendered_texture(texture: Texture, tint: np.ndarray | float) -> np.ndarray:
+    """A picture that faces wear, read small and tinted: (H, W, 3) bytes."""
+    small = Image.fromarray(_texels(texture.source))
+    small = np.asarray(small.reduce(-(-max(small.size) // RENDERED_SIDE)))
+    tinted = linear_to_srgb(LINEAR[small] * tint).clip(0, 1)
+    return np.round(tinted * 255).astype(np.uint8)
+
+
+def texels_at(texels: np.ndarray, uv: np.ndarray, wrap: tuple[str, str]) -> np.ndarray:
+    """The texels (..., 3) of a picture (H, W, 3) at uv (..., 2), as it wraps."""
     pixel = []
     for k, (mode, size) in enumerate(zip(wrap, texels.shape[1::-1], strict=True)):
         along = uv[..., k]
@@ -221,7 +237,7 @@ def _mean_light(texels, uv, wrap):
         elif mode == "repeat":
             along = along % 1
         pixel.append((along.clip(0, 1) * size).astype(int).clip(max=size - 1))
-    return LINEAR[texels[pixel[1], pixel[0]]].mean(axis=1)
+    return texels[pixel[1], pixel[0]]
 
 
 class Beside:

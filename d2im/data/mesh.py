@@ -16,7 +16,8 @@ from .interior import OPENING, fill_interior
 from .repair import one_way, orient, repair, weld
 
 RADIUS = 0.5  # of the farthest vertex, world units
-MANY_FACES = 100_000  # of a file, above which its memory is worth 0.1 s
+# Of a file; above, its memory is worth 0.1 s, and faces' colours show its textures.
+MANY_FACES = 100_000
 SPECKS = 0.01  # of the area, all together
 
 
@@ -100,6 +101,7 @@ def load_mesh(
         opening: what "fill" takes for closed, world units, see `fill_interior`.
     Returns: trimesh.Trimesh, y up, normalised. `face_attributes` hold "part" (F,) ints
         and, where the file has materials, "color" (F, 3) in [0, 1], display RGB.
+        Of its textures "worn" (F,) and "uv" (F, 8) and `metadata["worn"]` know.
         `metadata["solid"]`: it is one closed surface without overlap;
         `metadata["report"]`: a MeshReport.
     Raises: FileNotFoundError: no such file.
@@ -118,7 +120,9 @@ def load_mesh(
     raw = trimesh.Trimesh(read.vertices @ turn.T, read.faces, process=False)
     attributes = {"part": read.part, "color": read.color}
     attributes = {name: own for name, own in attributes.items() if own is not None}
-    mesh = normalise(raw)
+    mesh, worn = normalise(raw), read.worn if count <= MANY_FACES else []
+    if worn:
+        attributes |= _texture_maps(mesh, worn)
     del raw, read
     if count > MANY_FACES:  # trimesh's objects hold each other: 2 in 5 of the peak
         gc.collect()
@@ -140,14 +144,39 @@ def load_mesh(
     attributes["part"] = part[source]
     mesh = trimesh.Trimesh(vertices, faces, face_attributes=attributes, process=False)
     mesh.remove_unreferenced_vertices()
-    mesh = normalise(mesh)
+    bounds, mesh = mesh.bounds, normalise(mesh)
+    if worn:  # the maps follow
+        uv = mesh.face_attributes["uv"].reshape(-1, 2, 4)
+        uv[..., 3] += uv[..., :3] @ bounds.mean(axis=0)
+        uv[..., :3] *= np.ptp(bounds) / np.ptp(mesh.bounds)
     if interior == "fill":
         mesh.metadata["solid"] = done["solid"]
         mesh, done["filled"] = fill_interior(mesh, opening)
         done["solid"] = mesh.metadata["solid"]
     report = MeshReport(count, thickness=thickness or 0.0, **done, **lost)
     mesh.metadata.update(solid=report.solid, report=report)
+    if worn:
+        mesh.metadata["worn"] = [(paint.texture, paint.tint) for paint in worn]
     return mesh
+
+
+def _texture_maps(mesh, paints):
+    """Which paint a face wears, -1 for none, and the map (2, 4) from (p, 1) to its uv.
+
+    A map holds in the face's whole plane, and so for what repair makes of the face.
+    """
+    worn, maps = np.full(len(mesh.faces), -1), np.zeros((len(mesh.faces), 2, 4))
+    for k, paint in enumerate(paints):
+        corners = mesh.vertices[mesh.faces[paint.faces]]
+        uv = np.nan_to_num(paint.uv, posinf=0, neginf=0)
+        edges, steps = (a[:, 1:] - a[:, :1] for a in (corners, uv))
+        (a, b), (_, c) = np.moveaxis(edges @ edges.swapaxes(1, 2), 0, 2)
+        inverse = np.array([[c, -b], [-b, a]]) / np.maximum(a * c - b * b, 1e-24)
+        slope = steps.swapaxes(1, 2) @ np.moveaxis(inverse, 2, 0) @ edges
+        start = uv[:, 0] - (slope @ corners[:, 0, :, None])[..., 0]
+        maps[paint.faces] = np.concatenate([slope, start[..., None]], axis=2)
+        worn[paint.faces] = k
+    return {"worn": worn, "uv": maps.reshape(-1, 8)}
 
 
 def _warn_of_specks(path, vertices, faces):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import matplotlib.colors
 import numpy as np
+from PIL import Image
 from scipy.ndimage import uniform_filter, zoom
 
 if TYPE_CHECKING:
@@ -56,10 +57,11 @@ class Renderer:
 
     Args: mesh: trimesh.Trimesh, world frame. `face_attributes` may hold "part" (F,)
         ints, coloured at random a view, or "color" (F, 3) in [0, 1], kept unless black.
+        textures: paint those of `load_mesh` over "color", which has their means.
     Raises: ValueError: the mesh has no face.
     """
 
-    def __init__(self, mesh):
+    def __init__(self, mesh: trimesh.Trimesh, textures: bool = False):
         vertices = np.ascontiguousarray(mesh.vertices, dtype=np.float64)
         faces = np.ascontiguousarray(mesh.faces, dtype=np.int64)
         if len(faces) == 0:
@@ -75,6 +77,13 @@ class Renderer:
         normals = igl.per_corner_normals(vertices, faces, CREASE_DEGREES)
         self.corner_normals = np.nan_to_num(normals).reshape(-1, 3, 3).astype("f4")
         self.corners = np.array(list(product(*mesh.bounds.T)))
+        worn, self.textures = mesh.metadata.get("worn") if textures else None, []
+        if worn:
+            from .facets import rendered_texture  # likewise
+
+            self.textures = [(rendered_texture(*own), own[0].wrap) for own in worn]
+            self.worn = mesh.face_attributes["worn"]
+            self.uv = mesh.face_attributes["uv"].reshape(-1, 2, 4)
         self.scene = ray_scene(vertices[faces])
 
     def cast(self, camera: Camera, per_side: int = 1) -> list[np.ndarray]:
@@ -139,7 +148,10 @@ class Renderer:
         outward = normals @ camera.rotation.astype("f4")
         light = _shade(normals, rng)
         light *= self._openness(points, outward, index, pixel, size)
-        shaded = colors[face] * light[:, None]
+        colors = colors[face]
+        if self.textures:
+            colors = self._textured(colors, face, points, depth / camera.focal)
+        shaded = colors * light[:, None]
         # A dark object is brightened, as by a photographer: black hides its relief.
         mean = shaded.mean() if len(shaded) else 1.0
         shaded = np.clip(shaded * np.clip(0.45 / max(mean, 1e-6), 1, 4), 0, 1)
@@ -162,6 +174,25 @@ class Renderer:
         depth = sums[..., 7] / sums[..., 8].clip(1) * mask
         image, normals = (np.moveaxis(a, -1, 0).astype("f4") for a in (image, normals))
         return View(image, mask, depth.astype("f4"), normals)
+
+    def _textured(self, colors, face, points, pixel):
+        """Colours (K, 3) of hits, from textures where their faces wear some.
+
+        A texture is made as small as the rays are wide apart there: a `pixel` (K,),
+        world units, has SUBPIXELS a side.
+        """
+        from .facets import texels_at
+
+        for k, (texels, wrap) in enumerate(self.textures):
+            hit = np.flatnonzero(self.worn[face] == k)
+            slope, start = np.split(self.uv[face[hit]], [3], axis=2)
+            uv = (slope @ points[hit, :, None] + start)[..., 0]
+            step = np.linalg.norm(slope, axis=2).max(axis=1) * pixel[hit] / SUBPIXELS
+            level = np.log2((step * max(texels.shape)).clip(1, 1024)).round()
+            for one in np.unique(level):
+                small, own = Image.fromarray(texels).reduce(2 ** int(one)), level == one
+                colors[hit[own]] = texels_at(np.asarray(small), uv[own], wrap) / 255
+        return colors + np.maximum(DARKEST - colors.max(1, keepdims=True), 0)
 
     def _openness(self, points, normals, index, pixel, size):
         """Ambient occlusion of points (K, 3): 1 in the open, less in corners, (K,).
