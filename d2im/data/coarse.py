@@ -98,14 +98,20 @@ def _grid(mesh):
     squared = igl.point_mesh_squared_distance(low + CELL * np.stack(at, 1), *arrays)[0]
     values = np.full(shape, np.inf)
     values[at] = np.sqrt(squared)
-    inside = _inside(values, lambda p: igl.fast_winding_number(*arrays, p) > 0.5, low)
-    values = np.where(inside, -values, values)
+
+    def ask(at):
+        return igl.fast_winding_number(*arrays, low + CELL * np.stack(at, 1)) > 0.5
+
     away, index = ndimage.distance_transform_edt(~near, return_indices=True)
-    nearest = values[tuple(index)]
-    return low, nearest + CELL * away * np.sign(nearest)
+    inside = _inside(values, ask)
+    parts, count = ndimage.label(~near)
+    middles = ndimage.maximum_position(away, parts, range(1, count + 1))
+    inside |= np.append(False, ask(np.transpose(middles)))[parts]
+    values = values[tuple(index)] + CELL * away
+    return low, np.where(inside, -values, values)
 
 
-def _inside(values, ask, low):
+def _inside(values, ask):
     """Which samples are inside, of those whose distance is finite.
 
     A winding number takes time: an eighth of the samples ask for theirs, the others
@@ -117,7 +123,7 @@ def _inside(values, ask, low):
 
     def settle(which):
         at = np.nonzero(which)
-        inside[at] = ask(low + CELL * np.stack(at, 1))
+        inside[at] = ask(at)
         known[at] = True
 
     eighth = np.zeros_like(near)
@@ -171,7 +177,8 @@ def _level(body, values, scene, low, axis, side):
     level = side * (low[axis] + CELL * np.arange(shape[0]))[:, None, None]
     above = level - plain
     fill = np.maximum(above, np.minimum(height, plain) - CELL - level)
-    lower, higher = around & (plain <= height), around & (plain >= height)
+    lower = around & (plain <= height) & (level < height + 1.5 * CELL)
+    higher = around & (plain >= height)
     body[:] = np.where(lower, np.maximum(body, above), body)
     body[:] = np.where(higher, np.minimum(body, fill), body)
     return True
