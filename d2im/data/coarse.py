@@ -186,33 +186,22 @@ def _level(body, values, scene, low, axis, side):
 
 def _without_relief(height, mask):
     """Heights (H, W), as they are without what is narrow, and without its regions."""
-    start = _narrow_gone(height, mask)
-    sharp, slope = _sharpened(start, mask)
+    start = _narrow_gone(height, mask & ~_steep(height, mask)[1])
+    steep, slope = _steep(start, mask)
+    # Bevels are made steps: their pixels get the nearest flat one's height.
+    away, index = ndimage.distance_transform_edt(steep | ~mask, return_indices=True)
+    nearest = start[tuple(index)]
+    use = steep & (away <= BEVEL) & (np.abs(nearest - start) < DEEPEST)
+    sharp = np.where(use, nearest, start)
     plain, flat = sharp.copy(), mask & ~slope
     for _ in range(ROUNDS):
         if not _move_regions(plain, flat, mask, start):
             break
-    return _shallow(start, np.where(mask & (plain != sharp), plain, start))
+    return _limited(start, np.where(mask & (plain != sharp), plain, start))
 
 
-def _shallow(height, other, deepest=DEEPEST):
-    """Other heights, but where a connected change is deep, or next to nothing."""
-    parts, count = ndimage.label(other != height)
-    most = ndimage.maximum(np.abs(other - height), parts, np.arange(count + 1))
-    keep = (most < SHALLOWEST) | (most > deepest)
-    keep |= np.bincount(parts.ravel()) < SMALLEST
-    return np.where(keep[parts], height, other)
-
-
-def _narrow_gone(height, mask):
-    closed = ndimage.grey_closing(np.where(mask, height, -9.0), NARROW)
-    filled = _shallow(height, np.where(mask, closed, height), SLIT)
-    opened = ndimage.grey_opening(np.where(mask, filled, -9.0), NARROW)
-    return _shallow(filled, np.where(mask, opened, filled))
-
-
-def _sharpened(height, mask):
-    """Heights with narrow bevels made steps, and where there are slopes."""
+def _steep(height, mask):
+    """Where heights rise by more than STEP a pixel, and where most around do."""
     steep = np.zeros_like(mask)
     for axis in range(2):
         a, b = _pairs(axis)
@@ -221,10 +210,26 @@ def _sharpened(height, mask):
         steep[a] |= found
         steep[b] |= found
     share, whole = (ndimage.uniform_filter(a * 1.0, WIDE) for a in (steep, mask))
-    bank = ndimage.distance_transform_edt(steep | ~mask, return_indices=True)
-    nearest = height[tuple(bank[1])]
-    use = steep & (bank[0] <= BEVEL) & (np.abs(nearest - height) < DEEPEST)
-    return np.where(use, nearest, height), mask & (share > 0.5 * whole)
+    return steep, mask & (share > 0.5 * whole)
+
+
+def _narrow_gone(height, mask):
+    """Heights without narrow grooves and ribs."""
+    # A ridge of two slopes has no steps, and loses as much.
+    least = NARROW // 2 * STEP
+    closed = ndimage.grey_closing(np.where(mask, height, -9.0), NARROW)
+    filled = _limited(height, np.where(mask, closed, height), least, SLIT)
+    opened = ndimage.grey_opening(np.where(mask, filled, -9.0), NARROW)
+    return _limited(filled, np.where(mask, opened, filled), least)
+
+
+def _limited(height, other, least=SHALLOWEST, most=DEEPEST):
+    """Other heights, but where a connected change is too small or too deep."""
+    parts, count = ndimage.label(other != height)
+    depth = ndimage.maximum(np.abs(other - height), parts, np.arange(count + 1))
+    keep = (depth < least) | (depth > most)
+    keep |= np.bincount(parts.ravel(), minlength=count + 1) < SMALLEST
+    return np.where(keep[parts], height, other)
 
 
 def _move_regions(height, flat, mask, start):
