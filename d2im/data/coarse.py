@@ -25,6 +25,7 @@ MARGIN = 3  # cells around the mesh
 SAMPLES, MOST_SAMPLES = 6, 4_000_000  # of the surface in a cell's square, and in all
 DEEPEST = 0.04  # world units: a taller step is form, not relief
 SLIT = 0.15  # world units: a narrow groove may be as deep
+MOST_RELIEF = 0.05  # world units: in such a groove a map cannot hold more
 NARROW = 5  # pixels: grooves and ribs of this width are relief whatever is around them
 STEP = 0.75 * PIXEL  # between two pixels: a lower one is a slope
 BEVEL = 5  # pixels that a step may be wide
@@ -63,12 +64,13 @@ def coarse_distance(
 
     Args: coarse: of `coarse_body`, or any mesh. points: (P, 3), world.
         sdf: the detailed mesh's signed distance there, (P,), or 0 on its surface.
-    Returns: (P,), world units.
+    Returns: (P,), world units; of `coarse_body` no more than 0.05 from sdf.
     """
     found, _ = signed_distance(coarse, points)
     if (whole := coarse.metadata.get("whole")) is None:
         return found
-    return sdf + found - signed_distance(whole, points)[0]
+    relief = signed_distance(whole, points)[0] - found
+    return sdf - relief.clip(-MOST_RELIEF, MOST_RELIEF)
 
 
 def _surface(values, low):
