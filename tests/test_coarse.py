@@ -45,7 +45,7 @@ def block(add=(), cut=()):
 GROOVES = [box([-0.3, y, FRONT - 0.02], [0.3, y + 0.02, 0.3]) for y in (-0.1, 0.1)]
 RELIEF = {
     "grooves": block(cut=GROOVES),
-    "a slit": block(cut=[box([-0.003, -0.2, 0.1], [0.003, 0.2, 0.3])]),
+    "a slit": block(cut=[box([-0.003, -0.2, 0.155], [0.003, 0.2, 0.3])]),
     "a panel that lies lower": block(cut=[box([-0.1, -0.2, 0.18], [0.1, 0.2, 0.3])]),
     "a raised panel": block(add=[box([-0.1, -0.2, 0.1], [0.1, 0.15, FRONT + 0.015])]),
     "a knob": block(add=[box([0, 0, 0.1], [0.03, 0.03, FRONT + 0.03])]),
@@ -78,6 +78,14 @@ def test_relief_on_a_block_leaves_the_block(name):
 @pytest.mark.parametrize("name", FORM)
 def test_form_stays_as_it_is(name):
     assert coarse_body(FORM[name]) is FORM[name]
+
+
+def test_a_deep_slit_is_no_more_relief_than_a_map_can_hold():
+    mesh = block(cut=[box([-0.003, -0.2, 0.1], [0.003, 0.2, 0.3])])
+    bottom = np.array([[0, 0, 0.1001]])
+    sdf, _ = signed_distance(mesh, bottom)
+    relief = sdf - coarse_distance(coarse_body(mesh), bottom, sdf)
+    assert relief == pytest.approx(0.05)  # it lies 0.1 below the front
 
 
 def test_a_thin_leg_stays_where_grooves_go():
