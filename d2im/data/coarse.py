@@ -25,6 +25,7 @@ MARGIN = 3  # cells around the mesh
 SAMPLES, MOST_SAMPLES = 6, 4_000_000  # of the surface in a cell's square, and in all
 DEEPEST = 0.04  # world units: a taller step is form, not relief
 SLIT = 0.15  # world units: a narrow groove may be as deep
+MOST_RELIEF = 0.05  # world units: in such a groove a map cannot hold more
 NARROW = 5  # pixels: grooves and ribs of this width are relief whatever is around them
 STEP = 0.75 * PIXEL  # between two pixels: a lower one is a slope
 BEVEL = 5  # pixels that a step may be wide
@@ -63,12 +64,13 @@ def coarse_distance(
 
     Args: coarse: of `coarse_body`, or any mesh. points: (P, 3), world.
         sdf: the detailed mesh's signed distance there, (P,), or 0 on its surface.
-    Returns: (P,), world units.
+    Returns: (P,), world units; of `coarse_body` no more than 0.05 from sdf.
     """
     found, _ = signed_distance(coarse, points)
     if (whole := coarse.metadata.get("whole")) is None:
         return found
-    return sdf + found - signed_distance(whole, points)[0]
+    relief = signed_distance(whole, points)[0] - found
+    return sdf - relief.clip(-MOST_RELIEF, MOST_RELIEF)
 
 
 def _surface(values, low):
@@ -98,14 +100,20 @@ def _grid(mesh):
     squared = igl.point_mesh_squared_distance(low + CELL * np.stack(at, 1), *arrays)[0]
     values = np.full(shape, np.inf)
     values[at] = np.sqrt(squared)
-    inside = _inside(values, lambda p: igl.fast_winding_number(*arrays, p) > 0.5, low)
-    values = np.where(inside, -values, values)
+
+    def ask(at):
+        return igl.fast_winding_number(*arrays, low + CELL * np.stack(at, 1)) > 0.5
+
     away, index = ndimage.distance_transform_edt(~near, return_indices=True)
-    nearest = values[tuple(index)]
-    return low, nearest + CELL * away * np.sign(nearest)
+    inside = _inside(values, ask)
+    parts, count = ndimage.label(~near)
+    middles = ndimage.maximum_position(away, parts, range(1, count + 1))
+    inside |= np.append(False, ask(np.transpose(middles)))[parts]
+    values = values[tuple(index)] + CELL * away
+    return low, np.where(inside, -values, values)
 
 
-def _inside(values, ask, low):
+def _inside(values, ask):
     """Which samples are inside, of those whose distance is finite.
 
     A winding number takes time: an eighth of the samples ask for theirs, the others
@@ -117,7 +125,7 @@ def _inside(values, ask, low):
 
     def settle(which):
         at = np.nonzero(which)
-        inside[at] = ask(low + CELL * np.stack(at, 1))
+        inside[at] = ask(at)
         known[at] = True
 
     eighth = np.zeros_like(near)
@@ -171,7 +179,8 @@ def _level(body, values, scene, low, axis, side):
     level = side * (low[axis] + CELL * np.arange(shape[0]))[:, None, None]
     above = level - plain
     fill = np.maximum(above, np.minimum(height, plain) - CELL - level)
-    lower, higher = around & (plain <= height), around & (plain >= height)
+    lower = around & (plain <= height) & (level < height + 1.5 * CELL)
+    higher = around & (plain >= height)
     body[:] = np.where(lower, np.maximum(body, above), body)
     body[:] = np.where(higher, np.minimum(body, fill), body)
     return True
@@ -179,33 +188,22 @@ def _level(body, values, scene, low, axis, side):
 
 def _without_relief(height, mask):
     """Heights (H, W), as they are without what is narrow, and without its regions."""
-    start = _narrow_gone(height, mask)
-    sharp, slope = _sharpened(start, mask)
+    start = _narrow_gone(height, mask & ~_steep(height, mask)[1])
+    steep, slope = _steep(start, mask)
+    # Bevels are made steps: their pixels get the nearest flat one's height.
+    away, index = ndimage.distance_transform_edt(steep | ~mask, return_indices=True)
+    nearest = start[tuple(index)]
+    use = steep & (away <= BEVEL) & (np.abs(nearest - start) < DEEPEST)
+    sharp = np.where(use, nearest, start)
     plain, flat = sharp.copy(), mask & ~slope
     for _ in range(ROUNDS):
         if not _move_regions(plain, flat, mask, start):
             break
-    return _shallow(start, np.where(mask & (plain != sharp), plain, start))
+    return _limited(start, np.where(mask & (plain != sharp), plain, start))
 
 
-def _shallow(height, other, deepest=DEEPEST):
-    """Other heights, but where a connected change is deep, or next to nothing."""
-    parts, count = ndimage.label(other != height)
-    most = ndimage.maximum(np.abs(other - height), parts, np.arange(count + 1))
-    keep = (most < SHALLOWEST) | (most > deepest)
-    keep |= np.bincount(parts.ravel()) < SMALLEST
-    return np.where(keep[parts], height, other)
-
-
-def _narrow_gone(height, mask):
-    closed = ndimage.grey_closing(np.where(mask, height, -9.0), NARROW)
-    filled = _shallow(height, np.where(mask, closed, height), SLIT)
-    opened = ndimage.grey_opening(np.where(mask, filled, -9.0), NARROW)
-    return _shallow(filled, np.where(mask, opened, filled))
-
-
-def _sharpened(height, mask):
-    """Heights with narrow bevels made steps, and where there are slopes."""
+def _steep(height, mask):
+    """Where heights rise by more than STEP a pixel, and where most around do."""
     steep = np.zeros_like(mask)
     for axis in range(2):
         a, b = _pairs(axis)
@@ -214,10 +212,26 @@ def _sharpened(height, mask):
         steep[a] |= found
         steep[b] |= found
     share, whole = (ndimage.uniform_filter(a * 1.0, WIDE) for a in (steep, mask))
-    bank = ndimage.distance_transform_edt(steep | ~mask, return_indices=True)
-    nearest = height[tuple(bank[1])]
-    use = steep & (bank[0] <= BEVEL) & (np.abs(nearest - height) < DEEPEST)
-    return np.where(use, nearest, height), mask & (share > 0.5 * whole)
+    return steep, mask & (share > 0.5 * whole)
+
+
+def _narrow_gone(height, mask):
+    """Heights without narrow grooves and ribs."""
+    # A ridge of two slopes has no steps, and loses as much.
+    least = NARROW // 2 * STEP
+    closed = ndimage.grey_closing(np.where(mask, height, -9.0), NARROW)
+    filled = _limited(height, np.where(mask, closed, height), least, SLIT)
+    opened = ndimage.grey_opening(np.where(mask, filled, -9.0), NARROW)
+    return _limited(filled, np.where(mask, opened, filled), least)
+
+
+def _limited(height, other, least=SHALLOWEST, most=DEEPEST):
+    """Other heights, but where a connected change is too small or too deep."""
+    parts, count = ndimage.label(other != height)
+    depth = ndimage.maximum(np.abs(other - height), parts, np.arange(count + 1))
+    keep = (depth < least) | (depth > most)
+    keep |= np.bincount(parts.ravel(), minlength=count + 1) < SMALLEST
+    return np.where(keep[parts], height, other)
 
 
 def _move_regions(height, flat, mask, start):

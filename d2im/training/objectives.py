@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from .loop import TrainingConfig
     from .patches import Patches
 
-NO_COARSE = "L_rel needs the coarse body, which only our shapes have"
+NO_COARSE = (
+    "L_rel needs the coarse body, which only our shapes have, and meshes that were "
+    "prepared with coarse='levels'"
+)
 DISN_NEAR = 0.01  # world units: nearer points weigh more in DISN's loss
 
 
