@@ -8,9 +8,11 @@ that was killed. `--gpu` takes more shapes, seeds and steps, and trains several 
 at a time; `--minutes 20` chooses the steps so that data and training end in that time.
 `--parts` writes models and tables as pieces of 15 MiB with their checksums;
 `--join FOLDER` puts them together again in `--out`. `--stages` names those to go
-through, so that one machine can train and another score. A machine that generates the
-data needs the packages of pyproject.toml; training alone needs torch, accelerate,
-huggingface_hub, joblib and safetensors.
+through, so that one machine can train and another score. `--libraries FILES.sh3f` adds
+real furniture (docs/sweethome3d.md) to the data and to the scores; with `--preset
+mobile` the code starts from ImageNet's weights, and `--first` takes what fits of
+another model. A machine that generates the data needs the packages of pyproject.toml;
+training alone needs torch, accelerate, huggingface_hub, joblib and safetensors.
 """
 
 import argparse
@@ -37,6 +39,7 @@ from d2im import benchmark, losses
 from d2im.data.dataset import ShapeDataset, prepare, read_index
 from d2im.data.files import write_whole
 from d2im.data.shapes import split_pairs
+from d2im.data.sweethome import prepare_sweethome
 from d2im.evaluate.protocols import Result
 from d2im.laplacian import laplacian_maps
 from d2im.networks import DISN, CameraNet, D2IMNet, ImageModel, IMNet
@@ -47,6 +50,7 @@ from d2im.training.checkpoints import read_records
 from d2im.training.loop import TrainingConfig, train
 from d2im.training.resident import ResidentShapes
 from d2im.use.reconstruction import predict
+from d2im.use.released import load_mobile_weights
 
 PIECE = 15 * 2**20
 REHEARSAL = 200  # steps, to see what one takes
@@ -65,6 +69,10 @@ MODELS = {
     "d2im-relief": (D2IMNet, RELIEF, True, 1.0),
 }
 ONE_SEED = "camera", "d2im-uniform", "d2im-relief"
+# Of real furniture: a little wider than the pictures people have; how often a piece is
+# drawn for each procedural shape's time.
+POSES = {"azimuth": (-75, 75), "elevation": (-5, 45), "ratio": (0.8, 1.1)}
+OFTEN = 4
 IN_THE_BOX = {"d2im": "d2im", "imnet": "imnet", "disn": "disn", "camera": "camera"}
 IN_THE_BOX |= {"d2im-relief": "relief"}  # the first part of their folders' names
 # `shapes` of each training family; `plain`: more of each, without their relief, for
@@ -85,6 +93,11 @@ def make_data(options, out):
         first = len(both) * options.shapes // (options.shapes + options.plain)
         prepare(both[first:], out / "plain", plain=True, **settings)
     few = {**settings, "views": 2}
+    own = {"coarse": "levels", "textures": True}
+    for split in ("train", "val", "test") if options.libraries else ():
+        views = settings | {"poses": POSES} if split == "train" else few
+        folder = out / f"furniture-{split}"
+        prepare_sweethome(options.libraries, folder, split=split, **views, **own)
     prepare(split_pairs("val", 6), out / "val", split="val", **few)
     if not (out / "test" / "index.csv").is_file():
         benchmark.prepare_list(
@@ -110,12 +123,19 @@ def train_one(options, out, name, seed, resident=None):
     """Train one model with one seed, or go on with it."""
     kind, changes, weighted, share = MODELS[name]
     data = {"points": options.points, "weighted": weighted, "seed": seed}
-    folders = [out / "train"]
+    folders, held_out = [out / "train"], [out / "val"]
     if name == "d2im-relief" and read_index(out / "plain"):
-        # The others share `train` on a GPU; this one has its own copy there.
-        folders, resident = [*folders, out / "plain"], None
+        folders.append(out / "plain")
+    if options.libraries:
+        folders += [out / "furniture-train"] * OFTEN
+        held_out.append(out / "furniture-val")
+        data["mirror"] = True
+    if len(folders) > 1:  # the others share `train` on a GPU; this is its own copy
+        resident = None
+    if name == "d2im-relief":
+        changes = changes | {"learn": options.learn}
     shapes = ShapeDataset(folders, **data)
-    held_out = ShapeDataset(out / "val", "val", points=options.points)
+    held_out = ShapeDataset(held_out, "val", points=options.points)
     first, *_ = started(options, f"{name}-{seed}")
     steps = max(1, round(share * options.steps))
     config = TrainingConfig(
@@ -132,6 +152,10 @@ def train_one(options, out, name, seed, resident=None):
     with seeding:
         torch.manual_seed(seed)
         model = kind.preset(options.preset)
+    if model.code_encoder is not None:
+        load_mobile_weights(model)
+    if options.first:
+        take_what_fits(model, options.first)
     if first:
         last = [first / f"{kind}.safetensors" for kind in ("last", "model")]
         model.load_state_dict(load_file(next(path for path in last if path.is_file())))
@@ -146,6 +170,15 @@ def train_one(options, out, name, seed, resident=None):
             said = ", ".join(f"{k} {v:.4g}" for k, v in shown.items())
             step = f"step {record['step']} of {steps}, {left / 60:.0f} min left"
             print(f"{name}-{seed} {step}: {said}", flush=True)
+
+
+def take_what_fits(model, folder):
+    """Another model's tensors, of those that have the same name and size here."""
+    own = model.state_dict()
+    there = ImageModel.from_pretrained(folder).state_dict()
+    fits = {k: v for k, v in there.items() if k in own and v.shape == own[k].shape}
+    model.load_state_dict(own | fits)
+    print(f"{len(fits)} of {len(own)} tensors are {folder}'s", flush=True)
 
 
 def started(options, run):
@@ -239,7 +272,7 @@ def score_one(options, out, name):
     model = ImageModel.from_pretrained(out / "runs" / name).to(device)
     known = {entry["id"] for entry in listed(options)}
     jobs, fields, cameras = [], [], []
-    for folder in (out / "test", out / "real"):
+    for folder in (out / "test", out / "real", out / "furniture-test"):
         shapes = ShapeDataset(folder, None) if folder.is_dir() else ()
         for index in range(len(shapes)):
             row, example = shapes.rows[index], shapes.example(index)
@@ -530,6 +563,11 @@ def main():
     )
     parser.add_argument("--real", help="folder of meshes to score too, at four views")
     parser.add_argument("--minutes", type=float, help="for data and training")
+    about = "Sweet Home 3D's, to train on and to score"
+    parser.add_argument("--libraries", nargs="+", metavar="FILE.sh3f", help=about)
+    parser.add_argument("--first", metavar="MODEL", help="whose tensors to start from")
+    about = "of models with L_rel: base or maps apart"
+    parser.add_argument("--learn", default="all", help=about)
     parser.add_argument("--folder", default="runs", help=argparse.SUPPRESS)
     defaults = GPU if "--gpu" in sys.argv else CPU
     for name, value in defaults.items():
