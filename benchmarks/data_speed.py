@@ -68,7 +68,7 @@ def measure(row, folder, count, views, size):
 
 
 def wait(data, workers, step):
-    """Median wall seconds that a step waits; the first batches, made ahead, left out."""
+    """Median wall seconds that a step waits, but for the batches made ahead."""
     keys = [(k % len(data), k) for k in range(BATCH * STEPS)]
     batches = [keys[k : k + BATCH] for k in range(0, len(keys), BATCH)]
     waited, begun = [], time.perf_counter()
