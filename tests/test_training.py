@@ -252,6 +252,7 @@ def test_another_programs_rows_are_not_set_aside(data, tmp_path):
     assert (tmp_path / "metrics.csv").read_text() == rows
 
 
+@pytest.mark.usefixtures("heeded")
 def test_a_loaders_workers_end_with_an_error_that_is_kept(data, tmp_path, monkeypatch):
     whole = training.total_loss
 
