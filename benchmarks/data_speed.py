@@ -2,26 +2,39 @@
 
     python benchmarks/data_speed.py --views 24
     python benchmarks/data_speed.py --views 24 --meshes FOLDER
+    python benchmarks/data_speed.py --waits 0.2
 
 Procedural shapes, some seeds of each family; or the mesh files of a folder.
 
 Core time is the processor's time in this process over all its threads, so that a
 busy machine changes it little; each figure is the median over the shapes. One shape
-costs the last line; `prepare(workers=n)` makes n at once.
+costs the last line; `prepare(workers=n)` makes n at once. `--waits` instead tells how
+long a training step of so many seconds waits for its batch of 16, from a set of which
+nothing is kept in memory, against one that is kept whole.
 """
 
 import tempfile
+import time
 from pathlib import Path
 
 import common
 import numpy as np
 
 from d2im.camera import random_camera
-from d2im.data.dataset import make_example, source_meshes, write_example
+from d2im.data.dataset import (
+    ShapeDataset,
+    make_example,
+    prepare,
+    source_meshes,
+    write_example,
+)
 from d2im.data.mesh import find_meshes
 from d2im.data.rendering import Renderer
 from d2im.data.shapes import FAMILIES
 from d2im.sampling import density_weights, sample_points, signed_distance
+from d2im.training.loop import _batches
+
+BATCH, STEPS = 16, 20
 
 
 def measure(row, folder, count, views, size):
@@ -54,6 +67,35 @@ def measure(row, folder, count, views, size):
     return seconds, len(detailed.faces), path.stat().st_size
 
 
+def wait(data, workers, step):
+    """Median wall seconds that a step waits, but for the batches made ahead."""
+    keys = [(k % len(data), k) for k in range(BATCH * STEPS)]
+    batches = [keys[k : k + BATCH] for k in range(0, len(keys), BATCH)]
+    waited, begun = [], time.perf_counter()
+    for _ in _batches(data, batches, "cpu", workers):
+        waited.append(time.perf_counter() - begun)
+        until = time.process_time() + step
+        while time.process_time() < until:
+            pass
+        begun = time.perf_counter()
+    return np.median(waited[max(1, 2 * workers) :])
+
+
+def waits(folder, settings, step):
+    """Print a step's wait by what is kept, and by the processes that read."""
+    pairs = [(family, 0) for family in FAMILIES]
+    names = dict(zip(("count", "views", "size"), settings, strict=True))
+    prepare(pairs, folder, timeout=None, **names)
+    for room, kept in ((ShapeDataset.memory, "all kept"), (0, "none kept")):
+        data = ShapeDataset(folder)
+        data.memory = room
+        for index in range(len(data)):  # each is looked at for damage once
+            data[index]
+        for workers in (0, 1, 2):
+            found = wait(data, workers, step)
+            print(f"{kept}, {workers} workers: {found:.3f} s, {found / step:.2f} steps")
+
+
 def main():
     parser = common.arguments(__doc__)
     parser.add_argument("--count", type=int, default=100_000, help="points a shape")
@@ -61,8 +103,13 @@ def main():
     parser.add_argument("--size", type=int, default=224, help="pixels of a view's side")
     parser.add_argument("--meshes", help="folder of mesh files to measure instead")
     parser.add_argument("--seeds", type=int, default=3, help="shapes of each family")
+    about = "core seconds of a training step that waits for data"
+    parser.add_argument("--waits", type=float, metavar="S", help=about)
     options = common.opening(parser)
     settings = options.count, options.views, options.size
+    if options.waits:
+        with tempfile.TemporaryDirectory() as folder:
+            return waits(Path(folder), settings, options.waits)
     if options.meshes:
         groups = {
             path.stem: [{"source": path, "up": "y", "yaw": 0}]

@@ -1,6 +1,7 @@
 """The list is fixed, bad predictions count, and the table is the same again."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -244,6 +245,41 @@ def test_a_papers_table_has_a_row_a_category_the_best_bold_and_the_mean_last():
         benchmark.paper_table(paper_rows(), ["emd"])
 
 
+def test_a_mean_is_over_the_categories_that_every_method_has_and_says_so():
+    rows = list(paper_rows())
+    rows[2]["chamfer_l1"] = np.inf  # of the lamp, by the first method
+    made = benchmark.paper_table(rows, ["chamfer_l1", "iou"])
+    chair, lamp, mean, *_, note = made["md"].splitlines()[2:]
+    assert "| - |" in lamp and "**0.2**" in lamp
+    assert mean.split("|")[2:4] == chair.split("|")[2:4]  # of those alone
+    assert "**0.7**" in mean  # the other measure is over both
+    assert note.startswith("Mean of chamfer") and note.endswith("has none.")
+    assert r"Mean of chamfer\_l1: without lamp" in made["tex"]
+    assert "Mean of" not in benchmark.paper_table(paper_rows(), ["iou"])["md"]
+
+
+def test_numbers_of_two_protocols_are_not_set_beside_each_other(tmp_path):
+    evaluated(tmp_path / "s/a", 0.1), evaluated(tmp_path / "s/b", 0.2)
+    for name, protocol in (("a", "d2im"), ("b", "occnet")):
+        path = tmp_path / "s" / name / "05_evaluate/metrics.csv"
+        head, line = path.read_text().splitlines()
+        assert benchmark.paper_table(tables.gather([tmp_path / "s"]), ["iou"])
+        path.write_text(f"{head},protocol\n{line},{protocol}\n")
+    with pytest.raises(ValueError, match=r"d2im \(a\) and occnet \(b\) do not"):
+        benchmark.paper_table(tables.gather([tmp_path / "s"]), ["iou"])
+
+
+def test_the_bootstrap_of_many_shapes_takes_no_more_memory():
+    values = np.random.default_rng(0).normal(size=20_000)
+    drawn = np.random.default_rng(0).integers(20_000, size=(50, 20_000))
+    tracemalloc.start()
+    low, high = tables.interval(values)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50e6  # of all at once 1.6e9
+    assert np.mean((values[drawn].mean(1) > low) & (values[drawn].mean(1) < high)) > 0.8
+
+
 def test_methods_of_other_shapes_are_not_set_beside_each_other():
     rows = [r for r in paper_rows() if (r["method"], r["id"]) != ("rival", "1")]
     with pytest.raises(ValueError, match="of 'rival' .* not of the same shapes"):
@@ -333,7 +369,8 @@ def test_a_truth_of_another_frame_follows_the_examples_similarity(tmp_path):
         [90, 0.05, 0, 0.05, 0],
         [90, 0.1, 0.1, 0.05, 0],
     ):
-        with pytest.raises(ValueError, match="truth of car in .* another frame"):
+        frame = "truth of car in .* another frame.*`interior`"
+        with pytest.raises(ValueError, match=frame):
             similarity = {"similarity": np.array(wrong)}
             benchmark.true_meshes({"id": "car"}, example | similarity, tmp_path)
 

@@ -447,6 +447,18 @@ def test_a_finished_run_can_be_read_from_a_read_only_folder(data, finished, moun
     assert list(run(data, out, validation=data)) == []
 
 
+def test_a_disk_without_a_byte_keeps_no_folder_of_each_try(copy, monkeypatch):
+    def full(path, *given, **options):
+        path.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    before = sorted(copy.iterdir())
+    with pytest.raises(OSError, match="No space left"):
+        checkpoints._new_stage(copy)
+    assert sorted(copy.iterdir()) == before
+
+
 def test_a_full_disk_is_told_before_a_step(data, mounted):
     with pytest.raises(OSError, match="cannot write checkpoints to .*No space left"):
         next(run(data, mounted("size=64k")))

@@ -21,6 +21,7 @@ from d2im.__main__ import main
 from d2im.camera import Camera
 from d2im.data import dataset
 from d2im.data.dataset import (
+    ExampleConfig,
     ShapeDataset,
     _items,
     make_example,
@@ -808,6 +809,13 @@ def test_a_folder_of_before_goes_on_as_it_was_made(tmp_path):
         before,
         json.loads((out / "settings.json").read_text()),
     )
+
+
+def test_a_folder_of_before_refuses_settings_that_name_another_repair(tmp_path):
+    source, out = hollow_box(tmp_path / "in"), tmp_path / "out"
+    prepare(source, out, caps="close", interior="keep", **SMALL)
+    with pytest.raises(ValueError, match="'caps': 'keep'.*another folder"):
+        prepare(source, out, ExampleConfig(caps="keep"), **SMALL)
 
 
 def test_procedural_shapes_know_nothing_of_openings(tmp_path):

@@ -60,6 +60,15 @@ def test_a_wider_opening_leaves_it_hollow_or_not_as_asked(tmp_path):
     assert mesh.metadata["report"].filled > 0.6
 
 
+def test_an_opening_too_narrow_for_the_cells_is_refused(tmp_path):
+    mesh = loaded(
+        tmp_path / "cabinet.ply", cabinet(0.0), interior="fill", opening=1 / 64
+    )
+    assert mesh.metadata["report"].filled > 0.6
+    with pytest.raises(ValueError, match="opening must be 0.015625 or more"):
+        load_mesh(tmp_path / "cabinet.ply", interior="fill", opening=0.015)
+
+
 def test_samples_and_measures_of_a_filled_cabinet_are_those_outside(tmp_path, rng):
     mesh = loaded(tmp_path / "cabinet.ply", cabinet(0.01), interior="fill")
     hollow = load_mesh(tmp_path / "cabinet.ply", interior="keep")

@@ -380,6 +380,12 @@ def test_grey_of_16_bits_is_read_as_that_of_8(mode, tmp_path):
         assert torch.equal(load_image(source, 32), expected)
 
 
+def test_grey_of_8_bits_in_32_is_read_as_such():
+    grey = picture(alpha=False).mean(-1).round().astype(np.uint8)
+    expected = load_image(Image.fromarray(grey), 32)
+    assert torch.equal(load_image(Image.fromarray(grey.astype(np.int32)), 32), expected)
+
+
 @pytest.mark.parametrize("mode", ["I", "F", "LAB"])
 def test_pixels_of_another_kind_are_refused_not_clipped(mode):
     image = Image.new(mode, (64, 64), 70_000 if mode != "LAB" else 0)

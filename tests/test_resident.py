@@ -42,6 +42,19 @@ def test_a_batch_holds_what_the_examples_hold(data):
     assert (batch["sdf"][:, :128] < 0).all() and (batch["sdf"][:, 128:] >= 0).all()
 
 
+def test_a_coarse_body_that_no_shape_knows_takes_no_room(data, tmp_path):
+    folder = shutil.copytree(data, tmp_path / "data")
+    for path in folder.glob("*.npz"):
+        example = read_example(path)
+        del example["base_sdf"]
+        write_example(path, example)
+    dataset = ShapeDataset(folder, None, points=64)
+    resident = ResidentShapes(dataset)
+    assert "base_sdf" not in resident.tensors
+    batch = resident.batch([(0, 0)])
+    assert set(batch) == set(dataset[0]) and batch["base_sdf"].isnan().all()
+
+
 def test_an_item_depends_on_its_key_and_not_on_its_batch(data):
     resident = ResidentShapes(ShapeDataset(data, None, points=64))
     keys = [(0, draw) for draw in range(16)]

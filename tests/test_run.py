@@ -431,6 +431,34 @@ def test_a_repeated_sweep_runs_only_what_has_not_ended_well(tmp_path, capsys):
     assert log.read_text() == ""
 
 
+def test_a_notebook_that_trains_without_a_limit_fails_as_any_other(tmp_path):
+    write(tmp_path, "03_t", 'out = ""\nsteps = 1', "1 / 0")
+    with pytest.raises(run.NotebookFailed, match="ZeroDivisionError"):
+        at(tmp_path, run.run_notebooks, ["03"], name="t")
+    assert record(tmp_path / "reports/t")["notebooks"][0]["status"] == "failed"
+
+
+def test_a_sweeps_row_is_done_until_what_it_reads_is_another(tmp_path):
+    write(tmp_path, "02_d", 'out = ""', OUTPUTS + "write_outputs(out, data='set')")
+    write(tmp_path, "03_t", 'out = ""\ndata = ""', "assert data")
+    (tmp_path / "set").mkdir()
+    index, example = (tmp_path / "set" / name for name in ("index.csv", "a.npz"))
+    index.write_text("id\na"), example.write_text("1")
+    at(tmp_path, run.run_notebooks, ["02", "03"], name="s/a")
+
+    def is_done(*notebooks):
+        return at(tmp_path, run._is_done, "s/a", notebooks, [], {})
+
+    assert is_done("02", "03")
+    assert is_done("03")  # what 02 has made before is what it reads
+    index.write_text("id\na")  # as when it is written anew
+    assert is_done("03")
+    index.write_text("id\nb")
+    assert not is_done("03") and is_done("02")
+    index.write_text("id\na"), os.utime(example, ns=(1, 1))
+    assert not is_done("02", "03")
+
+
 def test_seeds_are_an_axis_of_a_sweep_for_what_trains_with_mean_and_deviation(tmp_path):
     source = OUTPUTS + "write_outputs(out, summary={'score': 10 * rate + seed})"
     write(tmp_path, "02_data", 'out = ""\nseed = 7', OUTPUTS + "assert seed == 7")

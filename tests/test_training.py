@@ -1,6 +1,7 @@
 import errno
 import itertools
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -241,6 +242,32 @@ def test_a_run_killed_before_its_first_checkpoint_starts_anew_and_keeps_its_rows
     assert len(list(train(new_model(), data, tmp_path / "killed", RARE))) == 6
     kept = (tmp_path / "killed/metrics.killed.csv").read_text().splitlines()
     assert len(kept) == 3 and kept[0].startswith("step,loss,")
+
+
+def test_another_programs_rows_are_not_set_aside(data, tmp_path):
+    rows = "step,loss,accuracy\n1,0.5,0.1\n"
+    (tmp_path / "metrics.csv").write_text(rows)
+    with pytest.raises(ValueError, match="holds metrics.csv, which training would"):
+        next(train(new_model(), data, tmp_path, RARE))
+    assert (tmp_path / "metrics.csv").read_text() == rows
+
+
+@pytest.mark.usefixtures("heeded")
+def test_a_loaders_workers_end_with_an_error_that_is_kept(data, tmp_path, monkeypatch):
+    whole = training.total_loss
+
+    def interrupted(*given):
+        os.kill(os.getpid(), signal.SIGINT)
+        return whole(*given)
+
+    monkeypatch.setattr(training, "total_loss", interrupted)
+    others = set(multiprocessing.active_children())
+    with pytest.raises(KeyboardInterrupt) as kept:  # as a notebook keeps it
+        list(train(new_model(), data, tmp_path / "run", RARE, workers=2))
+    own = set(multiprocessing.active_children()) - others
+    for worker in own:  # a busy machine takes a while to end it
+        worker.join(20)
+    assert kept.tb and not any(worker.is_alive() for worker in own)
 
 
 def test_a_disk_that_is_full_for_a_while_costs_a_run_nothing(

@@ -362,7 +362,8 @@ def prepare(
         config, changes: ExampleConfig, by default the usual one, but for `changes`
             (`prepare(..., views=4)`); `coarse="levels"` makes the coarse bodies of
             mesh files, which L_rel needs. A folder made before there were `caps` and
-            `interior` goes on as it is, unless `changes` name them.
+            `interior` goes on as it is, unless `changes` name them or `config` has
+            others than the usual ones, which are refused there.
         workers: processes. progress: show a bar.
         timeout: seconds that a shape may take; None works in this process, without
             protection. memory_gb: that it may use (Linux); None: a share of the
@@ -376,7 +377,8 @@ def prepare(
     config, out = replace(config or ExampleConfig(), **changes), Path(out)
     effort = Effort(workers, progress, timeout, memory_gb)
     with hold(out, "preparation") as alone:
-        if not {"caps", "interior"} & changes.keys():
+        usual = all(getattr(config, n) == getattr(ExampleConfig, n) for n in REPAIRS)
+        if usual and not REPAIRS.keys() & changes.keys():
             config = _as_before(config, out)
         return _prepare(source, out, config, split, effort, alone)
 

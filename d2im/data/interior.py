@@ -36,10 +36,13 @@ def fill_interior(
 
     Args: mesh: trimesh.Trimesh, world frame, outward as `load_mesh` makes it.
         opening: world units; a ball of this width is to come in from outside. Air in
-            which it has no room, such as a groove, stays air.
+            which it has no room, such as a groove, stays air. At least 1/64.
     Returns: the mesh, itself where nothing is to fill, else one of fewer faces, and the
         share of its inside that was air.
+    Raises: ValueError: an opening that the cells are too wide for.
     """
+    if not opening >= 2 * CELL:  # through walls of one layer of cells it would come in
+        raise ValueError(f"opening must be {2 * CELL} or more, not {opening}")
     labels, low = _rooms(mesh, opening)
     if not (labels == HOLLOW).any():
         return mesh, 0.0

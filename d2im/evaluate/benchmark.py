@@ -175,7 +175,8 @@ def true_meshes(
         raise ValueError(
             f"the truth of {row['id']} in {folder} lies {error:.3f} off the distances "
             "that its example holds: another frame, scale or shape? It belongs in the "
-            "frame of the data's source"
+            "frame of the data's source, with its hollows filled where they are in the "
+            "data (`interior` of load_mesh)"
         )
     return mesh, None
 

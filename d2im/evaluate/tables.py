@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 RESAMPLES = 5000
+AT_ONCE = 1_000_000  # drawn numbers: of many shapes all would fill the memory
 FEW = 50  # below it the percentiles of a bootstrap cover too little: 0.88 at 10
 COLUMNS = """group method measure mean median low high shapes pictures failures left_out
 without protocol""".split()  # of `summarise`
 TEXTS = ("id", "family", "split", "view", "method", "status")  # of a row
-OTHER = (*TEXTS, "note")  # that are no measures
+OTHER = (*TEXTS, "note", "protocol")  # that are no measures
 
 
 def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
@@ -42,8 +43,11 @@ def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
     if count < FEW:
         reach = stats.t.ppf(0.975, count - 1) * values.std(ddof=1) / count**0.5
         return values.mean() - reach, values.mean() + reach
-    drawn = np.random.default_rng(seed).integers(count, size=(RESAMPLES, count))
-    return tuple(np.percentile(values[drawn].mean(1), [2.5, 97.5]))
+    rng, most = np.random.default_rng(seed), max(1, AT_ONCE // count)
+    parts = (min(most, RESAMPLES - done) for done in range(0, RESAMPLES, most))
+    draws = (rng.integers(count, size=(part, count)) for part in parts)
+    means = np.concatenate([values[drawn].mean(1) for drawn in draws])
+    return tuple(np.percentile(means, [2.5, 97.5]))
 
 
 def summarise(rows: list[dict], seed: int = 0) -> list[dict]:
@@ -140,6 +144,8 @@ def compare(
 def read_rows(file: str | Path) -> list[dict]:
     """Read the metrics.csv of an evaluation: rows whose measures are numbers.
 
+    Their "protocol" is "" where the file is of before that was written.
+
     Raises: OSError: it cannot be read. ValueError: it is no such table.
     """
     text = Path(file).read_text(encoding="utf-8")
@@ -153,6 +159,7 @@ def read_rows(file: str | Path) -> list[dict]:
             row = {k: float(v) for k, v in known.items() if v not in nothing}
         except (TypeError, ValueError) as error:
             raise ValueError(f"{file}: a measure is no number ({error})") from error
+        row |= {"protocol": line.get("protocol") or ""}
         rows.append({name: line[name] for name in TEXTS} | row)
     return rows
 
@@ -211,10 +218,19 @@ def paper_table(
         measures, methods: the columns; by default all methods but the truth.
         caption: of the LaTeX table.
     Returns: {"tex", "csv", "md"}: the same table. Bold is the best of a measure; a
-        category is the mean over its shapes, the last line that over categories.
-    Raises: ValueError: a measure or method without rows, or not of the same shapes.
+        category is the mean over its shapes, the last line that over the categories
+        in which every method has a number. A note says where these are not all.
+    Raises: ValueError: a measure or method without rows, or not of the same shapes;
+        rows of two protocols.
     """
     rows = list(rows)
+    used = {row["protocol"]: row for row in rows if row.get("protocol")}
+    if len(used) > 1:
+        told = (
+            f"{name} ({row.get('run', row['method'])})" for name, row in used.items()
+        )
+        wrong = f"numbers of the protocols {' and '.join(told)} do not compare"
+        raise ValueError(f"{wrong}: evaluate all by one")
     named = dict.fromkeys(row["method"] for row in rows)
     methods = list(methods or [name for name in named if name != "truth"])
     families = list(dict.fromkeys(row["family"] or "all" for row in rows))
@@ -241,11 +257,20 @@ def paper_table(
                 values = values[np.isfinite(values)]
                 means.append(values.mean() if len(values) else np.nan)
             numbers[family, measure, method] = np.array(means)
-        each = [numbers[family, measure, method] for family in families]
-        known = np.array([m for m in each if np.isfinite(m).all()])
-        numbers["mean", measure, method] = (
-            known.mean(0) if len(known) else np.full(len(seeds), np.nan)
-        )
+    notes = []
+    for measure in measures:
+        common = [
+            family
+            for family in families
+            if all(np.isfinite(numbers[family, measure, m]).all() for m in methods)
+        ]
+        for m in methods:
+            each = [numbers[family, measure, m] for family in common]
+            nothing = np.full_like(numbers[families[0], measure, m], np.nan)
+            numbers["mean", measure, m] = np.mean(each, axis=0) if each else nothing
+        if len(common) < len(families) > 1:
+            left = ", ".join(family for family in families if family not in common)
+            notes.append(f"Mean of {measure}: without {left}, where a method has none.")
     shown = [*families, "mean"] if len(families) > 1 else families
     heads = [f"{measure} {method}" for measure, method in product(measures, methods)]
     tables = {"csv": [], "md": [], "tex": []}
@@ -264,8 +289,8 @@ def paper_table(
             tables[kind].append(cells)
     return {
         "csv": csv_table(["category", *heads], tables["csv"]),
-        "md": _markdown(["category", *heads], tables["md"]),
-        "tex": _latex(tables["tex"], measures, methods, caption),
+        "md": _markdown(["category", *heads], tables["md"], notes),
+        "tex": _latex(tables["tex"], measures, methods, caption, notes),
     }
 
 
@@ -282,14 +307,15 @@ def _number(values, is_best, kind):
     return text
 
 
-def _markdown(heads, lines):
+def _markdown(heads, lines, notes):
     """As `pages.markdown_table`, which would show the stars of bold numbers."""
     named = [[escape(first), *cells] for first, *cells in lines]
     rows = [[*map(escape, heads)], ["---"] * len(heads), *named]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return table + "".join(f"\n{escape(note)}\n" for note in notes)
 
 
-def _latex(lines, measures, methods, caption):
+def _latex(lines, measures, methods, caption, notes):
     """A table of the booktabs package."""
     width = len(methods)
     rules = [(2 + k * width, 1 + (k + 1) * width) for k in range(len(measures))]
@@ -311,6 +337,7 @@ def _latex(lines, measures, methods, caption):
             *body,
             r"\bottomrule",
             r"\end{tabular}",
+            *(rf"\par\smallskip{{\footnotesize {_tex(note)}}}" for note in notes),
             r"\end{table}",
             "",
         ]

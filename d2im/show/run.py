@@ -22,7 +22,7 @@ import sysconfig
 import tempfile
 import time
 import zlib
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 ROOT = working_folder()
 TIMEOUT = 3600  # seconds for one cell; of a notebook that trains there is no limit
 TRAINS = "steps"  # a parameter of such a notebook
+# Parameters that lead to what a notebook reads.
+READ = "data model others truths start_from meshes heldout rival picture source target"
 LEAVE = 60  # seconds that an interrupted cell has to end, and save what it did
 CHOICES = {  # of parameters that a later notebook would refuse after hours
     "protocol": "d2im occnet disn bspnet".split(),
@@ -348,14 +350,15 @@ def run_notebooks(
         changed = {k: value for k, value in chosen.items() if value != defaults[k]}
         entry = {"notebook": stem, "title": stem, "seconds": 0.0, "error": ""}
         entry |= {"parameters": chosen, "defaults": defaults, "outputs": {}}
-        entry["code"] = _code(path)
+        entry |= {"code": _code(path), "read": _read_state(chosen)}
         entries.append(_portable(entry) | {"status": "running"})
         _write_run(folder, settings, entries)
         print(f"{stem:24}", end="", flush=True)
         start, limit = time.perf_counter(), timeout
         if timeout is None and TRAINS not in defaults:
             limit = TIMEOUT
-        with shown(stem, out, chosen.get(TRAINS, 0)):
+        trains = TRAINS in defaults
+        with shown(stem, out, chosen[TRAINS]) if trains else nullcontext():
             given_to = path, folder / path.name, changed, limit, beside
             title, error, interrupted = _execute(*given_to)
         seconds = round(time.perf_counter() - start, 1)
@@ -395,18 +398,41 @@ def _code(path):
     return zlib.crc32("\0".join(code).encode())
 
 
+def _read_state(chosen):
+    """A number that tells the files which parameters lead to from those of before.
+
+    By their names, sizes and times; an index by what it says, for it is written anew.
+    """
+    state = []
+    for name in READ.split():
+        given = chosen.get(name) or []
+        for place in [given] if isinstance(given, str) else given:
+            path = ROOT / place
+            for file in sorted(path.rglob("*") if path.is_dir() else [path]):
+                if file.is_file() and file.name[:1] != ".":
+                    stat, own = file.stat(), [name, str(file.relative_to(path))]
+                    own += [stat.st_size, stat.st_mtime_ns]
+                    if file.name == "index.csv":
+                        own[2:] = [zlib.crc32(file.read_bytes())]
+                    state.append(own)
+    return zlib.crc32(json.dumps(state).encode())
+
+
 def _is_done(name, notebooks, params, values):
-    """Whether a run has ended well with just these notebooks and parameters."""
+    """Whether a run has ended well with these notebooks, parameters, code and data."""
     paths, declared, given = _plan(notebooks, name, params, values)
     folder = ROOT / "reports" / name
     record = {entry["notebook"]: entry for entry in _record(folder)}
-    made = []
+    made = [entry for stem, entry in record.items() if stem not in paths]
     for stem in paths:
         wanted = _chosen(folder / stem, declared[stem], given[stem], made)
         entry = record.get(stem, {})
         if entry.get("status") != "ok" or entry["parameters"] != _portable(wanted):
             return False
         if entry.get("code") != _code(paths[stem]):
+            return False
+        state = _read_state(wanted)
+        if entry.get("read", state) != state:  # older records do not say it
             return False
         made.append(entry)
     return True
@@ -424,7 +450,8 @@ def sweep(
 ) -> Path:
     """Run the notebooks once a parameter file and seed; one table of their summaries.
 
-    A row that ended well before, with the same code and parameters, is not run again.
+    A row that ended well before, with the same code, parameters and files that these
+    lead to, is not run again.
 
     Args: files: the parameter files; each wins over `params`, `values` over all.
         seeds: of each file's trainings (of the notebooks that train, not of the data),
@@ -549,8 +576,9 @@ def _execute(path, copy, parameters, timeout, beside):
     except Exception as failure:  # papermill's own error carries the one of the cell
         name = getattr(failure, "ename", type(failure).__name__)
         text = str(getattr(failure, "evalue", failure)).strip().partition("\n")[0]
-        limit = f"took longer than {timeout:g} s (see --timeout)"
-        error = limit if name == "CellTimeoutError" else f"{name}: {text}"
+        error = f"{name}: {text}"
+        if name == "CellTimeoutError":
+            error = f"took longer than {timeout:g} s (see --timeout)"
     notebook = nbformat.read(copy, as_version=4)
     names = {"input_path": path.name, "output_path": path.name}
     notebook.metadata["papermill"] = notebook.metadata.get("papermill", {}) | names

@@ -338,7 +338,11 @@ def _new_stage(out):
     """A hidden folder in a folder, with our mark: a file of its own name."""
     stage = Path(tempfile.mkdtemp(prefix=HIDDEN, dir=out))
     says = "A checkpoint that is being written. The next training here clears it up.\n"
-    (stage / stage.name).write_text(says, encoding="utf-8")
+    try:
+        (stage / stage.name).write_text(says, encoding="utf-8")
+    except OSError:  # of a full disk, which many may come to
+        _discard(stage)
+        raise
     return stage
 
 

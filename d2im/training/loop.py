@@ -17,7 +17,7 @@ import signal
 import sys
 import time
 import warnings
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -211,7 +211,13 @@ class _Training:
 
     def go_on(self, workers):
         """Take the steps that are left; yields their records."""
-        steps = iter(self.steps(workers))
+        # Closed, since an error that a notebook keeps would keep a loader's workers.
+        with closing(self.steps(workers)) as steps:
+            yield from self.records_of(steps)
+        self.model.eval()
+
+    def records_of(self, steps):
+        """Count steps; where they end before the last one, save what was done."""
         while len(self.records) < self.config.steps:
             with _no_interrupt() as asked:  # amid a step the weights are half a step's
                 try:
@@ -227,7 +233,6 @@ class _Training:
             except BaseException:  # of the caller's loop, or its generator is closed
                 self.leave(steps)
                 raise
-        self.model.eval()
 
     def count(self, values, settled):
         """Keep a step's record, and the run where it is time to."""

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 FILE = "metrics.csv"
-BEGINS = b"step,loss,"  # our header: a run's that was killed before its checkpoint
+# Our header begins and ends so, the loss's terms in between.
+FIRST, LAST = ["step", "loss"], ["learning_rate", "seconds"]
 
 
 def write_records(path: Path, records: list[dict]) -> None:
@@ -57,9 +58,9 @@ def set_aside(out: Path) -> None:
     """Rename the rows of a run that was killed before it had a checkpoint."""
     path = out / FILE
     if path.is_file() and not (out / "training.json").exists():
-        with open(path, "rb") as file:
-            begins = file.read(len(BEGINS))
-        if begins == BEGINS:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            names = file.readline().strip().split(",")
+        if names[:2] == FIRST and names[-2:] == LAST:
             os.replace(path, path.with_suffix(".killed.csv"))
 
 

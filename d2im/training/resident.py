@@ -44,7 +44,8 @@ class ResidentShapes:
         counts = [dataset.view_count(index) for index in range(len(dataset))]
         self.views = torch.tensor(counts, device=self.device)
         self._demand_view(dataset)
-        first = {"base_sdf": np.full_like(first["sdf"], np.nan)} | first
+        if dataset.knows_coarse():  # of some
+            first = {"base_sdf": np.full_like(first["sdf"], np.nan)} | first
         members = {name: [name] for name in POINTS if name in first}
         for name in (*VIEW_TYPES, "camera"):
             members[name] = [f"{name}_{k}" for k in range(max(counts))]
@@ -119,6 +120,7 @@ class ResidentShapes:
                 item[name] = tensor[index, view].float()
             elif name != "weights":
                 item[name] = tensor[index[:, None], chosen].float()
+        item.setdefault("base_sdf", torch.full_like(item["sdf"], torch.nan))
         item["image"] /= 255
         item["mask"] = item["mask"] > 0
         if data.mirror:

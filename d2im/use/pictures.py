@@ -100,7 +100,10 @@ def _with_alpha(image):
         wanted = "8 or 16 bits a channel, as grey or RGB"
         raise ValueError(f"save the image with {wanted}, not as {image.mode}")
     if image.mode.startswith("I"):
-        image = Image.fromarray(((grey.astype(int) + 128) // 257).astype(np.uint8))
+        # Of 32 bits, which hold the numbers of 8 as well as those of 16.
+        is_small = image.mode == "I" and grey.max() <= 255
+        grey = grey if is_small else (grey.astype(int) + 128) // 257
+        image = Image.fromarray(grey.astype(np.uint8))
     return image.convert("RGBA")
 
 
