@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 RESAMPLES = 5000
 AT_ONCE = 1_000_000  # drawn numbers: of many shapes all would fill the memory
 FEW = 50  # below it the percentiles of a bootstrap cover too little: 0.88 at 10
+MOST_COLUMNS = 5  # of numbers with deviations that a page is wide enough for
 COLUMNS = """group method measure mean median low high shapes pictures failures left_out
 without protocol""".split()  # of `summarise`
 TEXTS = ("id", "family", "split", "view", "method", "status")  # of a row
@@ -316,8 +317,10 @@ def _markdown(heads, lines, notes):
 
 
 def _latex(lines, measures, methods, caption, notes):
-    """A table of the booktabs package."""
+    """A table of the booktabs package; a wide one is scaled by graphicx."""
     width = len(methods)
+    is_wide = width * len(measures) > MOST_COLUMNS
+    packages = "booktabs and graphicx" if is_wide else "booktabs"
     rules = [(2 + k * width, 1 + (k + 1) * width) for k in range(len(measures))]
     top = [rf"\multicolumn{{{width}}}{{c}}{{{_tex(m)}}}" for m in measures]
     body = [" & ".join([_tex(first), *cells]) + r" \\" for first, *cells in lines]
@@ -325,9 +328,11 @@ def _latex(lines, measures, methods, caption, notes):
         body.insert(-1, r"\midrule")
     return "\n".join(
         [
+            f"% needs {packages}",
             r"\begin{table}",
             r"\centering",
             *([rf"\caption{{{_tex(caption)}}}"] if caption else []),
+            *([r"\resizebox{\linewidth}{!}{%"] if is_wide else []),
             rf"\begin{{tabular}}{{l{'r' * width * len(measures)}}}",
             r"\toprule",
             " & ".join(["", *top]) + r" \\",
@@ -336,7 +341,7 @@ def _latex(lines, measures, methods, caption, notes):
             r"\midrule",
             *body,
             r"\bottomrule",
-            r"\end{tabular}",
+            r"\end{tabular}" + "}" * is_wide,
             *(rf"\par\smallskip{{\footnotesize {_tex(note)}}}" for note in notes),
             r"\end{table}",
             "",
