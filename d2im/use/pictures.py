@@ -28,6 +28,7 @@ WORKING_SIZE = 640  # pixels of the longer side, at which a picture is cut out
 VEIL = 20  # of 255: an alpha below it shows nothing
 OPAQUE = 0.98  # of a picture: an alpha that hides less says nothing
 SOFT = 3  # pixels at working size: how far an object's soft edge reaches
+UNLIKE = 0.02  # in [0, 1]: difference that tells an object from a model's background
 # A network of rembg's whose weights are free (Apache); its default one's are not.
 REMBG_MODEL = "u2net"
 # Medians over 144 views of procedural shapes as training draws them, in units of the
@@ -45,7 +46,20 @@ def load_image(
     framed: bool = False,
     background: str = "white",
 ) -> torch.Tensor:
-    """Bring a picture into the form that a model takes.
+    """Bring a picture into the form that a model takes; see `load_framed`."""
+    framing = {"camera": camera, "framed": framed, "background": background}
+    return load_framed(source, size, **framing)[0]
+
+
+def load_framed(
+    source: ImageSource,
+    size: int,
+    *,
+    camera: Camera | None = None,
+    framed: bool = False,
+    background: str = "white",
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bring a picture into the form that a model takes, and tell where its object is.
 
     What may have spoiled it is a PictureWarning: an object that touches the border, a
     second one, a hard shadow.
@@ -59,7 +73,8 @@ def load_image(
         camera: Camera whose distance the object is framed for; by default a usual one.
         framed: the picture is square and its object stands as in training's already:
             nothing is cut out or moved. background: of the model, "white" or "black".
-    Returns: (3, size, size) f4 tensor in [0, 1].
+    Returns: (3, size, size) f4 tensor in [0, 1], and the object's mask (size, size),
+        bool: all True where nothing tells it from the background.
     Raises: FileNotFoundError: no such file.
         ValueError: not an image, too small or large, of wrong range, on a busy
             background, or without an object. TypeError: something that is no picture.
@@ -71,7 +86,8 @@ def load_image(
             raise ValueError(f"a uint8 image is (H, W, 3 or 4), not {source.shape}")
         source = Image.fromarray(source)
     elif isinstance(source, np.ndarray | torch.Tensor):
-        return _from_floats(source, size)
+        image = _from_floats(source, size)
+        return image, _mask_on(image, background)
     if not isinstance(source, Image.Image):
         kind = type(source).__name__
         raise TypeError(f"an image is a path, PIL image, array or tensor, not {kind}")
@@ -90,7 +106,23 @@ def load_image(
     rgba = rgba.resize((size, size), Image.Resampling.BILINEAR)
     backdrop = Image.new("RGBA", rgba.size, background)
     pixels = np.asarray(Image.alpha_composite(backdrop, rgba).convert("RGB"))
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
+    image = torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
+    if framed and rgba.getextrema()[3][0] == 255:  # no alpha: it is on the background
+        return image, _mask_on(image, background)
+    return image, torch.from_numpy(np.asarray(rgba)[..., 3] > 127)
+
+
+def _mask_on(image, background):
+    """The mask of what differs from a model's background, half covered pixels too."""
+    differs = (image - float(background == "white")).abs().amax(0).numpy()
+    mask = differs > UNLIKE
+    if not mask.any():
+        return torch.ones(mask.shape, dtype=torch.bool)
+    # A pixel of the rim is half covered where it differs half as much as its neighbours
+    # (a little less, since of these the one that differs most is taken).
+    rim = mask & ~ndimage.binary_erosion(mask, iterations=1)
+    covered = differs >= 0.4 * ndimage.maximum_filter(differs, 3)
+    return torch.from_numpy(mask & (covered | ~rim))
 
 
 def _with_alpha(image):
