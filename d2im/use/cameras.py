@@ -24,6 +24,7 @@ from ..data.rendering import ray_scene
 from .pictures import RATIO, load_framed
 
 if TYPE_CHECKING:
+    import torch
     import trimesh
 
     from .pictures import ImageSource
@@ -85,6 +86,7 @@ def fit_camera(
     mesh: trimesh.Trimesh,
     picture: ImageSource,
     *,
+    mask: np.ndarray | torch.Tensor | None = None,
     size: int = 224,
     focal: str = "known",
     framed: bool = False,
@@ -95,6 +97,7 @@ def fit_camera(
     Args: mesh: trimesh.Trimesh, world frame: centred, of radius 0.5, y up.
         picture, framed: see `pictures.load_image`; the cameras are those of the framed
             picture of `size` pixels.
+        mask: (size, size) of its object, where that is known.
         focal: "known", the library's lens, or "free".
         guess: a Camera to start from, instead of from all around.
     Returns: CameraFits, the best one first. More than one whose score is all but as
@@ -103,7 +106,8 @@ def fit_camera(
     """
     if focal not in ("known", "free"):
         raise ValueError(f'focal must be "known" or "free", got {focal!r}')
-    image, mask = (a.numpy() for a in load_framed(picture, size, framed=framed))
+    image, found = (a.numpy() for a in load_framed(picture, size, framed=framed))
+    mask = found if mask is None else np.asarray(mask, dtype=bool)
     if mask.all():
         raise ValueError("the picture shows no outline: give one with a background")
     scene = ray_scene(np.asarray(mesh.triangles))

@@ -22,15 +22,17 @@ from trimesh.visual.material import PBRMaterial
 from ..camera import Camera
 from ..data.files import PACKAGE, write_whole
 from ..surface.extract import extract_mesh
-from .pictures import load_image
+from .pictures import load_framed
 
 if TYPE_CHECKING:
     from ..networks import ImageModel
+    from .cameras import CameraFit
     from .pictures import ImageSource
 
 # Of a picture: known, or found by a callable such as `CameraNet.camera`.
 CameraSource = Camera | Callable[[torch.Tensor], Camera] | None
 MODEL = PACKAGE / "models" / "d2im-small"  # where none is named
+RELIEF_MODEL = MODEL.with_name("relief-base")  # for a body of one's own
 CAMERA_MODEL = MODEL.with_name("camera-small")
 
 
@@ -50,6 +52,9 @@ class Prediction:
     way: str = "gradient"  # of `fields.front_mask`
     device: str | torch.device = "cpu"  # where the fields are evaluated
     frame: str = "world"  # of points and camera: the model's
+    mask: torch.Tensor | None = None  # (H, W) bool, of the picture's object
+    to_world: np.ndarray | None = None  # (4, 4) from the frame of a body of one's own
+    fits: tuple[CameraFit, ...] = ()  # the cameras that were found, the best one first
 
     def parts(self) -> dict:
         """The attributes above, by name."""
@@ -158,7 +163,7 @@ def predict(
         )
     known = camera if isinstance(camera, Camera) else None
     framing = {"camera": known, "framed": framed, "background": model.background}
-    image = load_image(image, model.image_size, **framing)
+    image, mask = load_framed(image, model.image_size, **framing)
     camera = known or camera(image)
     weights, training = next(model.parameters()), model.training
     model.eval()
@@ -166,7 +171,7 @@ def predict(
     batch = batch.contiguous(memory_format=torch.channels_last)  # a fifth faster
     base, sdf, displacement = model.fields(batch, camera, way)
     model.train(training)
-    about = {"way": way, "device": weights.device, "frame": model.frame}
+    about = {"way": way, "device": weights.device, "frame": model.frame, "mask": mask}
     return Prediction(displacement.float().cpu(), camera, base, sdf, image, **about)
 
 
