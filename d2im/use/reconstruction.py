@@ -5,23 +5,19 @@ d2im reconstruct photo.png -o out.glb
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, fields
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import trimesh
-from PIL import Image
-from trimesh.visual.color import srgb_to_linear
-from trimesh.visual.material import PBRMaterial
 
 from ..camera import Camera
-from ..data.files import PACKAGE, write_whole
+from ..data.files import PACKAGE
 from ..surface.extract import extract_mesh
+from .export import export_maps, export_mesh, mesh_kind  # noqa: F401
 from .pictures import load_framed
 
 if TYPE_CHECKING:
@@ -81,60 +77,13 @@ class Reconstruction(Prediction):
         mesh.visual = trimesh.visual.ColorVisuals(mesh, vertex_colors=colors)
         return mesh
 
-    def export(self, path: str | Path, which: str = "final") -> None:
-        """Write a mesh, whole or not at all.
-
-        Args: path: file; its suffix (.glb, .obj or .ply) chooses the format.
-            which: "final", "base" or "colored", see `colored`.
-        Raises: ValueError: another suffix or name, or no base mesh.
-        """
-        kind = mesh_kind(path)
-        meshes = {"final": self.mesh, "base": self.base_mesh}
-        mesh = self.colored() if which == "colored" else meshes.get(which)
-        if mesh is None:
-            raise ValueError(f"there is no {which!r} mesh to write")
-        if kind == "glb":  # without a material viewers take it for metal
-            matt = PBRMaterial(metallicFactor=0.0, roughnessFactor=0.9)
-            if which == "colored":  # glTF's colours are linear light
-                linear = srgb_to_linear(mesh.visual.vertex_colors / 255)
-                mesh.visual.vertex_colors = np.round(255 * linear).astype(np.uint8)
-                mesh.visual.material = matt
-            else:
-                mesh = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
-                mesh.visual = trimesh.visual.TextureVisuals(material=matt)
-        content = mesh.export(file_type=kind)
-        content = content.encode() if isinstance(content, str) else content
-        write_whole(Path(path), lambda file: file.write(content))
+    def export(self, path: str | Path, which: str = "final", **options) -> None:
+        """Write a mesh, whole or not at all; see `export.export_mesh`."""
+        export_mesh(self, path, which, **options)
 
     def export_maps(self, folder: str | Path) -> None:
-        """Write front.png and back.png (16 bits), displacement.npy and .json.
-
-        The JSON file tells how grey becomes a displacement, and holds the camera.
-        """
-        maps, folder = self.displacement.numpy(), Path(folder)
-        camera = self.camera.resized(maps.shape[-1])  # its pixels are the maps'
-        scale = max(float(np.abs(maps).max()), 1e-9) / 32767
-        write_whole(folder / "displacement.npy", lambda file: np.save(file, maps))
-        for name, values in zip(("front", "back"), maps, strict=True):
-            grey = (32768 + np.round(values / scale)).astype(np.uint16)
-            picture = Image.fromarray(grey)
-            write_whole(folder / f"{name}.png", partial(picture.save, format="PNG"))
-        about = {
-            "formula": "displacement = (grey - 32768) * scale",
-            "scale": scale,
-            "unit": "world; the object has radius 0.5, positive values add to the SDF",
-            "frame": self.frame,
-            "camera": {k: np.asarray(v).tolist() for k, v in vars(camera).items()},
-        }
-        text = json.dumps(about, indent=1).encode()
-        write_whole(folder / "displacement.json", lambda file: file.write(text))
-
-
-def mesh_kind(path: str | Path) -> str:
-    kind = Path(path).suffix.lower()[1:]
-    if kind not in ("glb", "obj", "ply"):
-        raise ValueError(f"a mesh is written as .glb, .obj or .ply, not {path}")
-    return kind
+        """Write the maps and what they lie on; see `export.export_maps`."""
+        export_maps(self, folder)
 
 
 @torch.no_grad()
