@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from d2im import reconstruction
 from d2im.__main__ import main
 from d2im.camera import Camera
 from d2im.data.mesh import load_mesh
+from d2im.data.rendering import render
 from d2im.networks import CameraNet, D2IMNet
+from d2im.use.cameras import turn_between
 from d2im.use.editing import scale_detail
 from d2im.use.pictures import load_image
 from d2im.use.reconstruction import reconstruct, triangulate
@@ -246,3 +249,53 @@ def test_the_command_line_takes_the_camera_from_a_net(
     arguments = ["reconstruct", photo, "-o", mesh, "--model", model]
     assert main([*arguments, "--resolution", "24"]) == 0
     assert trimesh.load(mesh, force="mesh").is_watertight
+
+
+def test_a_fitted_camera_lays_the_base_on_the_picture(ball_model):
+    with torch.no_grad():  # no octahedron: flat along one axis, long along another
+        first = ball_model.base_decoder.layers[0]
+        for axis, scale in enumerate((0.7, 1.0, 1.6)):
+            first.weight[2 * axis : 2 * axis + 2] *= scale
+    camera = Camera(25, 20, 0.9, 32)
+    body = reconstruct(ball_model, torch.ones(3, 32, 32), camera, 48).base_mesh
+    view = render(body, camera.resized(128), np.random.default_rng(0))
+    guess = Camera(33, 14, 0.9, 32)
+    found = reconstruct(ball_model, view.image, guess, 24, fit=True)
+    assert turn_between(found.camera, camera) < 4 < turn_between(guess, camera)
+    assert found.fits[0].camera is found.camera and found.mask is not None
+
+
+def test_the_command_line_makes_a_page_of_many_pictures(ball_model, tmp_path, capsys):
+    ball_model.save_pretrained(tmp_path / "model")
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(picture()).save(tmp_path / "photos" / "good.png")
+    (tmp_path / "photos" / "bad.png").write_bytes(b"no picture")
+    arguments = ["reconstruct", "photos", "-o", "out", "--model", "model"]
+    names = ("photos", "out", "model")
+    arguments = [str(tmp_path / a) if a in names else a for a in arguments]
+    arguments += ["--camera", "20", "10", "1", "--resolution", "24"]
+    assert main([*arguments, "--format", "stl"]) == 0
+    made = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert made == ["good-overlay.png", "good.stl", "index.html"]
+    assert "1 meshes, 1 failed" in capsys.readouterr().out
+    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert "not a readable image" in page and "object covers" in page
+    assert main([*arguments, "--turntable", "a.gif"]) == 2
+    assert "--turntable is for one picture" in capsys.readouterr().err
+
+
+def test_the_command_line_says_what_it_understood(ball_model, tmp_path, capsys):
+    ball_model.save_pretrained(tmp_path / "model")
+    Image.fromarray(picture()).save(tmp_path / "photo.png")
+    paths = {n: str(tmp_path / n) for n in ("photo.png", "a.glb", "c.png", "c.json")}
+    arguments = ["reconstruct", paths["photo.png"], "-o", paths["a.glb"]]
+    arguments += ["--model", str(tmp_path / "model"), "--camera", "75", "10", "1"]
+    arguments += ["--cut-out", paths["c.png"], "--camera-file", paths["c.json"]]
+    assert main([*arguments, "--resolution", "24"]) == 0
+    said = capsys.readouterr()
+    words = r"object covers \d+% of the picture; camera given 75 10 1.00"
+    assert re.search(words, said.out)
+    assert "azimuth 75 lies outside of training" in said.err
+    assert np.asarray(Image.open(paths["c.png"]))[..., 3].min() == 0
+    made = json.loads((tmp_path / "c.json").read_text(encoding="utf-8"))
+    assert np.allclose(made["R"], Camera(75, 10, 1, 32).rotation)

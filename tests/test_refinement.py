@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from PIL import Image
 
+from d2im.__main__ import main
 from d2im.camera import Camera
 from d2im.data.rendering import Renderer
 from d2im.data.shapes import make_shape
@@ -141,3 +143,26 @@ def test_a_real_maps_relief_brings_the_visible_front_nearer():
 def test_a_wrong_option_is_named(outward, strength, options, said):
     with pytest.raises(ValueError, match=said):
         refine(outward, sphere(0.3), torch.ones(3, 32, 32), CAMERA, strength, options)
+
+
+def test_the_command_line_refines_a_body_in_its_own_frame(outward, tmp_path, capsys):
+    body = trimesh.creation.box((0.9, 0.5, 0.4))
+    pixels = np.moveaxis(picture_of(body, Camera(30, 20, 0.9, 64)), 0, 2) * 255
+    Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "photo.png")
+    body.apply_scale(20).apply_translation((50, 0, 0))
+    body.export(tmp_path / "body.stl")
+    outward.save_pretrained(tmp_path / "model")
+    names = ["body.stl", "photo.png", "out.glb", "model", "over.png"]
+    body_file, photo, out, model, over = (str(tmp_path / name) for name in names)
+    arguments = ["refine", body_file, photo, "-o", out, "--model", model]
+    arguments += ["--resolution", "48"]
+    assert main([*arguments, "--strength", "0", "--overlay", over]) == 0
+    said = capsys.readouterr()
+    assert "object covers" in said.out and "camera found" in said.out
+    assert "--fit N takes one: 1:" in said.err  # a box looks alike from behind
+    found = trimesh.load(out, force="mesh")
+    assert np.allclose(found.bounds, body.bounds, atol=0.5)
+    with Image.open(over) as file:
+        assert file.size == (64, 64)
+    assert main([*arguments, "--fit", "90"]) == 2
+    assert "there is no fit 90" in capsys.readouterr().err

@@ -106,8 +106,9 @@ def fit_camera(
     """
     if focal not in ("known", "free"):
         raise ValueError(f'focal must be "known" or "free", got {focal!r}')
-    image, found = (a.numpy() for a in load_framed(picture, size, framed=framed))
-    mask = found if mask is None else np.asarray(mask, dtype=bool)
+    image, found, _ = load_framed(picture, size, framed=framed)
+    image = image.numpy()
+    mask = np.asarray(found if mask is None else mask).astype(bool)
     if mask.all():
         raise ValueError("the picture shows no outline: give one with a background")
     scene = ray_scene(np.asarray(mesh.triangles))

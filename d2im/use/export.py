@@ -274,10 +274,26 @@ def export_maps(prediction: Prediction, folder: str | Path) -> None:
     write_whole(folder / "displacement.npy", lambda file: np.save(file, maps))
     for name, picture in pictures.items():
         write_whole(folder / f"{name}.png", partial(picture.save, format="PNG"))
-    texts = {"displacement": about, "camera": camera_file(prediction)}
-    for name, content in texts.items():
-        text = json.dumps(content, indent=1).encode()
-        write_whole(folder / f"{name}.json", lambda file, text=text: file.write(text))
+    text = json.dumps(about, indent=1).encode()
+    write_whole(folder / "displacement.json", lambda file: file.write(text))
+    export_camera(prediction, folder / "camera.json")
+
+
+def export_cut_out(prediction: Prediction, path: str | Path) -> None:
+    """Write the framed picture as a PNG whose alpha is its object's mask."""
+    pixels = np.moveaxis(prediction.image.numpy(), 0, 2) * 255
+    mask = np.ones(pixels.shape[:2], dtype=bool)
+    if prediction.mask is not None:
+        mask = prediction.mask.numpy()
+    rgba = np.dstack([pixels.round(), 255 * mask]).astype(np.uint8)
+    picture = Image.fromarray(rgba)
+    write_whole(Path(path), partial(picture.save, format="PNG"))
+
+
+def export_camera(prediction: Prediction, path: str | Path) -> None:
+    """Write `camera_file` as JSON."""
+    text = json.dumps(camera_file(prediction), indent=1).encode()
+    write_whole(Path(path), lambda file: file.write(text))
 
 
 def camera_file(prediction: Prediction) -> dict:

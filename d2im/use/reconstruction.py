@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 CameraSource = Camera | Callable[[torch.Tensor], Camera] | None
 MODEL = PACKAGE / "models" / "d2im-small"  # where none is named
 RELIEF_MODEL = MODEL.with_name("relief-base")  # for a body of one's own
+FIT_RESOLUTION = 64  # of the base whose outline moves a camera
 CAMERA_MODEL = MODEL.with_name("camera-small")
 
 
@@ -49,6 +50,7 @@ class Prediction:
     device: str | torch.device = "cpu"  # where the fields are evaluated
     frame: str = "world"  # of points and camera: the model's
     mask: torch.Tensor | None = None  # (H, W) bool, of the picture's object
+    covers: float | None = None  # share of the picture, as given, that the object fills
     to_world: np.ndarray | None = None  # (4, 4) from the frame of a body of one's own
     fits: tuple[CameraFit, ...] = ()  # the cameras that were found, the best one first
 
@@ -112,7 +114,7 @@ def predict(
         )
     known = camera if isinstance(camera, Camera) else None
     framing = {"camera": known, "framed": framed, "background": model.background}
-    image, mask = load_framed(image, model.image_size, **framing)
+    image, mask, covers = load_framed(image, model.image_size, **framing)
     camera = known or camera(image)
     weights, training = next(model.parameters()), model.training
     model.eval()
@@ -121,6 +123,7 @@ def predict(
     base, sdf, displacement = model.fields(batch, camera, way)
     model.train(training)
     about = {"way": way, "device": weights.device, "frame": model.frame, "mask": mask}
+    about["covers"] = covers
     return Prediction(displacement.float().cpu(), camera, base, sdf, image, **about)
 
 
@@ -145,6 +148,7 @@ def reconstruct(
     resolution: int = 128,
     *,
     base_mesh: bool = True,
+    fit: bool = False,
     **options,
 ) -> Reconstruction:
     """Reconstruct the object in a picture: `predict`, then mesh f_B and F.
@@ -152,8 +156,24 @@ def reconstruct(
     Args: model, image, camera, options: see `predict`.
         resolution: grid samples along the box's side.
         base_mesh: whether the surface of f_B is wanted too.
+        fit: whether the camera is moved until the base's outline is the picture's, see
+            `cameras.fit_camera`.
     Returns: Reconstruction.
     Raises: ValueError: as `predict`, or no surface in the box.
     """
     found = predict(model, image, camera, **options)
+    if fit:
+        found = _fitted(model, found)
     return triangulate(found, resolution, base_mesh=base_mesh)
+
+
+def _fitted(model, found):
+    """A Prediction under the camera that its own base's outline asks for."""
+    from .cameras import fit_camera  # of the extra "data", which others do not need
+
+    base = extract_mesh(found.base_sdf, FIT_RESOLUTION, device=found.device)
+    known = {"mask": found.mask, "guess": found.camera, "size": model.image_size}
+    fits = tuple(fit_camera(base, found.image, **known))
+    again = predict(model, found.image, fits[0].camera, way=found.way)
+    kept = {"mask": found.mask, "covers": found.covers, "fits": fits}
+    return Prediction(**again.parts() | kept)

@@ -75,6 +75,8 @@ def refine(
     camera: Camera | None = None,
     strength: float = 1.0,
     options: RefineOptions | None = None,
+    *,
+    fit: int = 1,
 ) -> Reconstruction:
     """Put the relief that a picture shows on a body.
 
@@ -85,6 +87,7 @@ def refine(
         camera: of the framed picture in the body's world frame, or a CameraFit's; None
             finds it by `cameras.fit_camera`.
         strength: of the relief, 1 as predicted.
+        fit: which of the cameras that `fit_camera` finds, 1 the best one.
     Returns: Reconstruction whose base is the body, in the world frame; `export` writes
         it in the body's own. Its `fits` are the cameras that were found.
     Raises: ValueError: a strength that is not finite, an unknown `back`, or as
@@ -97,11 +100,14 @@ def refine(
         raise ValueError(f'back must be "body" or "model", got {options.back!r}')
     field, mesh, to_world = as_field(body, options)
     framing = {"framed": options.framed, "background": model.background}
-    image, mask = load_framed(picture, model.image_size, camera=camera, **framing)
+    framing |= {"camera": camera}
+    image, mask, covers = load_framed(picture, model.image_size, **framing)
     fits: list[CameraFit] = []
     if camera is None:
         fits = fit_camera(mesh, image, mask=mask, focal=options.focal)
-        camera = fits[0].camera
+        if not 1 <= fit <= len(fits):
+            raise ValueError(f"{len(fits)} cameras were found, there is no fit {fit}")
+        camera = fits[fit - 1].camera
     found = predict(model, image, camera)
     weight, depth = visible_weight(mesh, camera.resized(len(mask)), mask.numpy())
     maps = torch.nn.functional.softshrink(found.displacement, FAINT)
@@ -111,7 +117,8 @@ def refine(
     base = seen_field(field, camera, depth)
     parts = {"displacement": maps, "base_sdf": base, "device": "cpu", "way": "own"}
     parts["sdf"] = displaced_field(base, maps, camera, "own")
-    parts |= {"mask": mask, "to_world": to_world, "fits": tuple(fits)}
+    parts |= {"mask": mask, "covers": covers, "to_world": to_world}
+    parts["fits"] = tuple(fits)
     return triangulate(Prediction(**found.parts() | parts), options.resolution)
 
 
