@@ -109,17 +109,25 @@ def refine(
             raise ValueError(f"{len(fits)} cameras were found, there is no fit {fit}")
         camera = fits[fit - 1].camera
     found = predict(model, image, camera)
-    weight, depth = visible_weight(mesh, camera.resized(len(mask)), mask.numpy())
-    maps = torch.nn.functional.softshrink(found.displacement, FAINT)
-    maps[0] *= torch.from_numpy(weight)
+    maps = strength * torch.nn.functional.softshrink(found.displacement, FAINT)
     maps[1] *= options.back == "model"
-    maps *= strength
+    about = {"mask": mask, "covers": covers, "to_world": to_world, "fits": tuple(fits)}
+    found = Prediction(**found.parts() | about | {"displacement": maps})
+    return triangulate(on_body(found, field, mesh), options.resolution)
+
+
+def on_body(prediction: Prediction, field: Field, mesh: trimesh.Trimesh) -> Prediction:
+    """A prediction whose base is a body, its front map where it counts there.
+
+    Args: prediction: of the picture, with its mask. field, mesh: see `as_field`.
+    """
+    maps, camera, mask = prediction.displacement, prediction.camera, prediction.mask
+    weight, depth = visible_weight(mesh, camera.resized(len(mask)), mask.numpy())
+    maps = torch.stack([maps[0] * torch.from_numpy(weight), maps[1]])
     base = seen_field(field, camera, depth)
     parts = {"displacement": maps, "base_sdf": base, "device": "cpu", "way": "own"}
     parts["sdf"] = displaced_field(base, maps, camera, "own")
-    parts |= {"mask": mask, "covers": covers, "to_world": to_world}
-    parts["fits"] = tuple(fits)
-    return triangulate(Prediction(**found.parts() | parts), options.resolution)
+    return Prediction(**prediction.parts() | parts)
 
 
 def as_field(
