@@ -1,4 +1,4 @@
-"""What a picture's relief does to bodies that are known: true, blurred, fewer faces, off.
+"""What a picture's relief does to known bodies: true, blurred, decimated, off.
 
     python benchmarks/refining.py --shapes 12
     python benchmarks/refining.py --surfaces            # all of the list, with meshes
@@ -155,10 +155,8 @@ def table(body, found, surfaces):
     """Print a body's table: means, and what each map changes, with 95 % intervals."""
     errors = {k: np.array([r[3] for r in found if r[2] == k]) for k in MAPS}
     none = errors["none"]
-    print(
-        f"\nbody {body}: {len(none)} shapes\n| map | error | less than none | better |"
-    )
-    print("|---|---|---|---|")
+    print(f"\nbody {body}: {len(none)} shapes")
+    print("| map | error | less than none | better |\n|---|---|---|---|")
     for kind, values in errors.items():
         gain = 1e4 * (none - values)
         low, high = interval(gain)
