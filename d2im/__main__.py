@@ -127,7 +127,7 @@ def reconstruct(images, out, model, camera, camera_model, format, **options):
     if folder and single:
         single = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(single))
         raise ValueError(f"{single} is for one picture; a folder holds an overlay each")
-    use.mesh_kind(f"a.{format}" if folder else out)  # before the work
+    _check(f"a.{format}" if folder else out, **options)
     network = D2IMNet.from_pretrained(model or use.MODEL)
     pictures = find_pictures(images)
     guessed = camera is None
@@ -150,10 +150,22 @@ def reconstruct(images, out, model, camera, camera_model, format, **options):
     _reconstruct_all(pictures, Path(out), work, how, format, options)
 
 
+def _check(out, turntable, **_):
+    """Say before the work which file cannot be written."""
+    from .use.export import mesh_kind
+
+    mesh_kind(out)
+    if turntable and Path(turntable).suffix.lower() != ".gif":
+        raise ValueError(f"a turntable is written as .gif, not {turntable}")
+
+
 def _reconstruct_all(pictures, out, work, how, kind, options):
     """A mesh and an overlay of each picture, and a page of all."""
     from .use.overlay import strip, write_sheet
 
+    stems = [picture.stem for picture in pictures]
+    if twice := [stem for stem in stems if stems.count(stem) > 1]:
+        raise ValueError(f"several pictures are named {twice[0]}: rename them")
     rows, failed = [], 0
     for picture in pictures:
         said = []
@@ -170,18 +182,20 @@ def _reconstruct_all(pictures, out, work, how, kind, options):
         print(f"{picture.name}: {'; '.join(said)}")
         rows.append((picture.name, "; ".join(said), shown))
     write_sheet(out / "index.html", rows)
+    if failed == len(rows):
+        raise ValueError(f"no picture could be used, see {out / 'index.html'}")
     print(f"{out}: {len(rows) - failed} meshes, {failed} failed, see index.html")
 
 
 def refine(body, image, out, model, camera, fit, strength, **options):
     from .camera import Camera
     from .networks import D2IMNet
-    from .use import reconstruction as use
     from .use.cameras import rivals
+    from .use.reconstruction import RELIEF_MODEL
     from .use.refinement import RefineOptions, refine
 
-    use.mesh_kind(out)  # before the work
-    network = D2IMNet.from_pretrained(model or use.RELIEF_MODEL)
+    _check(out, **options)
+    network = D2IMNet.from_pretrained(model or RELIEF_MODEL)
     known = {name: options.pop(name) for name in REFINED}
     how, known = "given", RefineOptions(**known)
     with _notes():
@@ -191,15 +205,11 @@ def refine(body, image, out, model, camera, fit, strength, **options):
             how = "found"
         found = refine(network, body, image, camera, strength, known, fit=fit)
         print(_understood(found, how))
-        alike = rivals(found.fits) if found.fits else []
+        alike = enumerate(rivals(found.fits), 1)
+        alike = [f"{k}: {_pose(fit.camera)}" for k, fit in alike]
         if len(alike) > 1:
-            poses = ", ".join(
-                f"{k}: {_pose(other.camera)}"
-                for k, other in enumerate(found.fits, 1)
-                if other in alike
-            )
-            note = f"the body looks alike from other sides, --fit N takes one: {poses}"
-            print(f"note: {note}", file=sys.stderr)
+            about = "the body looks alike from other sides, --fit N takes one: "
+            print(f"note: {about}{', '.join(alike)}", file=sys.stderr)
     _write(found, out, mesh="final", **options)
 
 
@@ -207,20 +217,15 @@ SINGLE = {"maps", "overlay", "cut_out", "camera_file", "turntable"}
 REFINED = ("back", "focal", "up", "yaw", "resolution")
 
 
+@contextmanager
 def _notes(tell=None):
-    """Where a picture's warnings are told, not raised."""
+    """Tell a picture's warnings, by default on stderr."""
     from .use.pictures import PictureWarning
 
     tell = tell or (lambda text: print(text, file=sys.stderr))
-    caught = warnings.catch_warnings(action="always", category=PictureWarning)
-
-    @contextmanager
-    def notes():
-        with caught:
-            warnings.showwarning = lambda said, *_: tell(f"note: {one_line(said)}")
-            yield
-
-    return notes()
+    with warnings.catch_warnings(action="always", category=PictureWarning):
+        warnings.showwarning = lambda said, *_: tell(f"note: {one_line(said)}")
+        yield
 
 
 def _pose(camera):
@@ -240,25 +245,24 @@ def _understood(found, how):
     return text if how == "given" else text + ", give --camera if that is wrong"
 
 
-def _write(found, out, mesh, maps=None, overlay=None, cut_out=None, **options):
-    """Write a mesh and what else was asked for; say what the mesh has."""
+def _write(found, out, mesh, maps, overlay, cut_out, camera_file, turntable, **options):
+    """Write a mesh and what else was asked for; say how many faces it has."""
     from .use import export
 
-    extra = {n: options.pop(n, None) for n in ("camera_file", "turntable")}
     made = export.export_mesh(found, out, mesh, **options)
     if maps:
-        found.export_maps(maps)
+        export.export_maps(found, maps)
     if cut_out:
         export.export_cut_out(found, cut_out)
-    if extra["camera_file"]:
-        export.export_camera(found, extra["camera_file"])
-    if overlay or extra["turntable"]:
+    if camera_file:
+        export.export_camera(found, camera_file)
+    if overlay or turntable:
         from .use import overlay as drawing
 
         if overlay:
             drawing.export_overlay(found, overlay)
-        if extra["turntable"]:
-            drawing.turntable(found, extra["turntable"])
+        if turntable:
+            drawing.export_turntable(found, turntable)
     print(f"{out}: {len(made.faces):,} faces")
 
 

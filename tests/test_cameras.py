@@ -65,6 +65,11 @@ def test_a_focal_length_is_known_or_free(chair):
         fit_camera(chair[0], chair[1].image, focal="long")
 
 
+def test_a_mask_has_the_pictures_size(chair):
+    with pytest.raises(ValueError, match=r"mask must be \(64, 64\), got \(224, 224\)"):
+        fit_camera(chair[0], chair[1].image, mask=chair[1].mask, size=64)
+
+
 def test_a_picture_without_an_outline_has_no_camera(chair):
     with pytest.raises(ValueError, match="no outline"):
         fit_camera(chair[0], torch.ones(3, 64, 64))

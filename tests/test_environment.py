@@ -67,7 +67,7 @@ def test_a_pin_names_one_public_version():
 
 def test_the_library_imports_only_declared_packages():
     declared = {*PROJECT["dependencies"]}
-    for extra in ("data", "notebooks", "disn", "draco", "photos"):
+    for extra in ("data", "notebooks", "disn", "draco", "makers", "photos"):
         declared |= {*EXTRAS[extra]}
     owners = packages_distributions()
     undeclared = set()

@@ -183,8 +183,11 @@ def test_a_full_disk_is_named_and_leaves_the_maps_of_before(
 
 
 def test_the_command_line_says_before_its_work_what_it_cannot_write(capsys):
-    assert main(["reconstruct", "none.png", "-o", "a.fbx", "--model", "none"]) == 2
+    arguments = ["reconstruct", "none.png", "--model", "none", "-o"]
+    assert main([*arguments, "a.fbx"]) == 2
     assert ".glb, .obj, .ply, .stl or .3mf" in capsys.readouterr().err
+    assert main([*arguments, "a.glb", "--turntable", "a.mp4"]) == 2
+    assert "written as .gif" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError("no\nroom")])
@@ -280,6 +283,12 @@ def test_the_command_line_makes_a_page_of_many_pictures(ball_model, tmp_path, ca
     assert "1 meshes, 1 failed" in capsys.readouterr().out
     page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     assert "not a readable image" in page and "object covers" in page
+    (tmp_path / "photos" / "good.png").rename(tmp_path / "photos" / "bad.jpg")
+    assert main(arguments) == 2
+    assert "several pictures are named bad" in capsys.readouterr().err
+    (tmp_path / "photos" / "bad.jpg").unlink()
+    assert main(arguments) == 2
+    assert "no picture could be used" in capsys.readouterr().err
     assert main([*arguments, "--turntable", "a.gif"]) == 2
     assert "--turntable is for one picture" in capsys.readouterr().err
 

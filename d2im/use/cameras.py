@@ -8,6 +8,7 @@ on the pose's normals explains the picture.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,10 @@ ROLL, LENS = 5.0, 0.2  # degrees and log focal: what is usual, for weak priors
 PRIOR = 0.002  # weight of these, as a share of the side
 STEP, CREASE = 0.03, 0.85  # depth in world units and cosine that make an inner edge
 SOFT, RIM = 2.0, 3  # pixels within which two edges agree, and of an outline's own
+# What an error of the picture's side weighs against a mask's IoU of 1, what inner edges
+# and light do, and a view from the front: of 24 models' pictures these put a mirrored
+# pose first in none that tells the two apart.
+ERROR, EDGES, LIGHT, FRONT = 20, 0.25, 0.25, 0.02
 LIKELY = 0.08  # of score within which the picture does not decide
 
 
@@ -65,8 +70,8 @@ class CameraFit:
         Where nothing else tells, an object is more often seen from its front.
         """
         front = -self.camera.rotation[2, 2]
-        inside = 0.25 * (self.edges + self.light)
-        return self.iou - 20 * self.error + inside + 0.02 * front
+        inside = EDGES * self.edges + LIGHT * self.light
+        return self.iou - ERROR * self.error + inside + FRONT * front
 
 
 class _Target:
@@ -109,6 +114,8 @@ def fit_camera(
     image, found, _ = load_framed(picture, size, framed=framed)
     image = image.numpy()
     mask = np.asarray(found if mask is None else mask).astype(bool)
+    if mask.shape != (size, size):
+        raise ValueError(f"mask must be ({size}, {size}), got {mask.shape}")
     if mask.all():
         raise ValueError("the picture shows no outline: give one with a background")
     scene = ray_scene(np.asarray(mesh.triangles))
@@ -125,8 +132,8 @@ def fit_camera(
     return sorted(fits, key=lambda fit: -fit.score)
 
 
-def rivals(fits: list[CameraFit]) -> list[CameraFit]:
-    """Those of `fit_camera`'s fits that the picture does not decide between."""
+def rivals(fits: Sequence[CameraFit]) -> list[CameraFit]:
+    """The first of `fit_camera`'s fits, which the picture does not decide between."""
     return [fit for fit in fits if fit.score > fits[0].score - LIKELY]
 
 
@@ -137,11 +144,11 @@ def turn_between(one: Camera, other: Camera) -> float:
 
 
 def _scaled(mask, image, side):
-    """Mask and image at another size, by means over areas where that is a share."""
+    """Mask and image at another size, smoothed before where that is a smaller one."""
     if side == len(mask):
         return mask, image
     zoom = side / len(mask)
-    blur = 0.5 / zoom * 0.7
+    blur = 0.35 / zoom  # a third of a new pixel
     at = (np.arange(side) + 0.5) / zoom - 0.5
     grid = np.meshgrid(at, at, indexing="ij")
     planes = [ndimage.gaussian_filter(a, blur) for a in (mask * 1.0, *image)]

@@ -83,13 +83,8 @@ def turned(
     return pictures
 
 
-def turntable(found: Reconstruction, path: str | Path) -> None:
-    """Write the coloured mesh turning once around, as a GIF.
-
-    Raises: ValueError: a suffix other than .gif.
-    """
-    if Path(path).suffix.lower() != ".gif":
-        raise ValueError(f"a turntable is written as .gif, not {path}")
+def export_turntable(found: Reconstruction, path: str | Path) -> None:
+    """Write the coloured mesh turning once around, as a GIF."""
     mesh = without_specks(found.mesh)
     steps = np.arange(VIEWS) * 360 / VIEWS
     cameras = [Camera(step, 20, 1, SIDE) for step in steps]

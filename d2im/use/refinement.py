@@ -104,7 +104,8 @@ def refine(
     image, mask, covers = load_framed(picture, model.image_size, **framing)
     fits: list[CameraFit] = []
     if camera is None:
-        fits = fit_camera(mesh, image, mask=mask, focal=options.focal)
+        known = {"mask": mask, "size": model.image_size, "focal": options.focal}
+        fits = fit_camera(mesh, image, **known)
         if not 1 <= fit <= len(fits):
             raise ValueError(f"{len(fits)} cameras were found, there is no fit {fit}")
         camera = fits[fit - 1].camera
