@@ -3,9 +3,10 @@
     python benchmarks/displaced.py --shapes 3
 
 As Blender's Displace modifier does with the words of displacement.json: the base's
-vertices that face the camera move along their normals by (value - midlevel) * strength,
-the value read where camera.json projects them. Nothing of d2im but files is used for
-that. Printed is how far such vertices lie from the exported final mesh, in world units.
+vertices that the camera sees move along their normals by (value - midlevel) * strength,
+the value read where camera.json projects them; or read again where they have come to,
+as F is. Nothing of d2im but files is used for that. Printed is how far such vertices
+lie from the exported final mesh, in world units.
 """
 
 import common
@@ -21,7 +22,7 @@ from PIL import Image
 from scipy.ndimage import map_coordinates
 
 from d2im.camera import Camera
-from d2im.data.rendering import render
+from d2im.data.rendering import ray_scene, render
 from d2im.data.shapes import make_shape
 from d2im.networks import D2IMNet
 from d2im.sampling import signed_distance
@@ -49,18 +50,23 @@ def main():
             for name in ("final", "base"):
                 found.export(folder / f"{name}.glb", name, keep="all")
             found.export_maps(folder)
-            off, moved, cosine = displaced(folder)
-        for name, there in (("all", cosine > 0.2), ("square", cosine > SQUARE)):
-            there &= moved > 1e-3
-            print(
-                f"{shape.family} {name}: {there.sum():,} vertices moved by "
-                f"{moved[there].mean():.4f} lie {np.median(off[there]):.5f} off at the "
-                f"median, {off[there].mean():.5f} on the average"
-            )
+            for reads in (1, 6):
+                off, moved, cosine = displaced(folder, reads)
+                for name, least in (("all", 0.2), ("square", SQUARE)):
+                    there = (cosine > least) & (moved > 1e-3)
+                    told = np.quantile(off[there], [0.5, 0.9])
+                    print(
+                        f"{shape.family}, reads {reads}, {name}: {there.sum():,} moved by "
+                        f"{moved[there].mean():.4f}, off by {told[0]:.5f} at the median, "
+                        f"nine of ten by less than {told[1]:.5f}"
+                    )
 
 
-def displaced(folder):
-    """Distances from the final mesh, what was moved, cosines to the view, (N,) each."""
+def displaced(folder, reads):
+    """Distances from the final mesh, what was moved, cosines to the view, (N,) each.
+
+    Of vertices that the camera does not see the last are 0.
+    """
     about, camera = (
         json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
         for name in ("displacement", "camera")
@@ -72,15 +78,23 @@ def displaced(folder):
     height = about["height"]
     values = np.asarray(Image.open(folder / height["image"])) / 65535
     points, normals = np.asarray(base.vertices), np.asarray(base.vertex_normals)
-    seen = points @ np.transpose(camera["R"]) + camera["t"]
-    pixels = seen @ np.transpose(camera["K"])
-    at = (pixels[:, :2] / pixels[:, 2:] - 0.5)[:, ::-1].T
-    value = map_coordinates(values, at, order=1, mode="nearest")
-    outward = (value - height["midlevel"]) * height["strength"]
-    view = -seen / np.linalg.norm(seen, axis=1, keepdims=True)
-    cosine = (normals @ np.transpose(camera["R"]) * view).sum(1)
-    outward = np.where(cosine > 0, outward, 0)
-    moved = points + normals * outward[:, None]
+    moved = points
+    for _ in range(reads):
+        seen = moved @ np.transpose(camera["R"]) + camera["t"]
+        pixels = seen @ np.transpose(camera["K"])
+        at = (pixels[:, :2] / pixels[:, 2:] - 0.5)[:, ::-1].T
+        value = map_coordinates(values, at, order=1, mode="nearest")
+        outward = (value - height["midlevel"]) * height["strength"]
+        moved = points + normals * outward[:, None]
+    view = -np.transpose(camera["R"]) @ camera["t"] - points
+    distance = np.linalg.norm(view, axis=1)
+    rays = view / distance[:, None]
+    cosine = (normals * rays).sum(1)
+    scene = ray_scene(np.asarray(base.triangles))
+    starts = (points + 0.004 * rays).astype(np.float32)
+    reach = distance.astype(np.float32)
+    hit = scene.run(starts, rays.astype(np.float32), dists=reach, query="OCCLUDED")
+    cosine = np.where(hit >= 0, 0, cosine)
     return np.abs(signed_distance(final, moved)[0]), np.abs(outward), cosine
 
 
