@@ -55,10 +55,10 @@ def main():
                 for name, least in (("all", 0.2), ("square", SQUARE)):
                     there = (cosine > least) & (moved > 1e-3)
                     told = np.quantile(off[there], [0.5, 0.9])
+                    about = f"{shape.family}, reads {reads}, {name}: {there.sum():,}"
                     print(
-                        f"{shape.family}, reads {reads}, {name}: {there.sum():,} moved by "
-                        f"{moved[there].mean():.4f}, off by {told[0]:.5f} at the median, "
-                        f"nine of ten by less than {told[1]:.5f}"
+                        f"{about} moved by {moved[there].mean():.4f}, off by {told[0]:.5f} "
+                        f"at the median, nine of ten by less than {told[1]:.5f}"
                     )
 
 

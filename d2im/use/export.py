@@ -270,7 +270,7 @@ def export_maps(prediction: Prediction, folder: str | Path) -> None:
             "unit": "world, outward along the normal: (value - midlevel) * strength",
             "uv": "projected from the camera (camera.json), u right, v up",
             "of": "what the camera sees, read where it has moved to: project and move "
-            "again, six times; read once, slopes are off by about a tenth of the relief",
+            "six times; read once, slopes are off by a tenth of the relief",
         },
     }
     write_whole(folder / "displacement.npy", lambda file: np.save(file, maps))
