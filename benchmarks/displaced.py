@@ -56,10 +56,10 @@ def main():
                     there = (cosine > least) & (moved > 1e-3)
                     told = np.quantile(off[there], [0.5, 0.9])
                     about = f"{shape.family}, reads {reads}, {name}: {there.sum():,}"
-                    print(
-                        f"{about} moved by {moved[there].mean():.4f}, off by {told[0]:.5f} "
-                        f"at the median, nine of ten by less than {told[1]:.5f}"
+                    about += (
+                        f" moved by {moved[there].mean():.4f}, off by {told[0]:.5f}"
                     )
+                    print(f"{about} at the median, 9 of 10 by less than {told[1]:.5f}")
 
 
 def displaced(folder, reads):

@@ -168,6 +168,9 @@ def test_a_missing_package_is_named(ball, monkeypatch):
     monkeypatch.setitem(sys.modules, "fast_simplification", None)
     with pytest.raises(ImportError, match=r"d2im\[makers\]"):
         simplified(ball.mesh, 100)
+    monkeypatch.setattr("d2im.use.export.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"lxml.*d2im\[makers\]"):
+        ball.export("never.3mf")
 
 
 def test_a_height_map_is_read_back_by_its_sidecars_words(ball, tmp_path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -141,12 +142,9 @@ def _write(mesh, path, kind, colors):
             mesh.visual = trimesh.visual.TextureVisuals(material=matt)
         else:
             mesh.visual.material = matt
-    try:
-        content = mesh.export(file_type=kind, **options)
-    except (ImportError, ValueError, NameError) as error:
-        if kind != "3mf":
-            raise
-        raise ImportError(".3mf files need lxml: pip install 'd2im[makers]'") from error
+    if kind == "3mf" and find_spec("lxml") is None:  # trimesh writes it by that
+        raise ImportError(".3mf files need lxml: pip install 'd2im[makers]'")
+    content = mesh.export(file_type=kind, **options)
     content = content.encode() if isinstance(content, str) else content
     write_whole(path, lambda file: file.write(content))
 
