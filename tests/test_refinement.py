@@ -51,6 +51,7 @@ def test_the_relief_moves_what_is_seen_and_leaves_the_back(outward):
     back = np.linalg.norm(found.mesh.vertices, axis=1)[z < -0.02]
     assert np.allclose(back, 0.3, atol=0.003)
     assert found.mesh.is_watertight and found.camera is CAMERA
+    assert found.to_world is None  # a field is of the world's frame
 
 
 def test_the_models_back_is_taken_where_it_is_asked_for(outward):

@@ -133,10 +133,11 @@ def on_body(prediction: Prediction, field: Field, mesh: trimesh.Trimesh) -> Pred
 
 def as_field(
     body: Body, options: RefineOptions | None = None
-) -> tuple[Field, trimesh.Trimesh, np.ndarray]:
+) -> tuple[Field, trimesh.Trimesh, np.ndarray | None]:
     """A body as a field and a mesh in the world frame.
 
-    Returns: field, mesh, and the matrix (4, 4) from the body's frame to the world's.
+    Returns: field, mesh, and the matrix (4, 4) from the body's frame to the world's;
+        None for a field, which is of the world's.
     Raises: ValueError: see `load_mesh` and `extract_mesh`.
     """
     options = options or RefineOptions()
@@ -150,7 +151,7 @@ def as_field(
         mesh.metadata["to_world"] = turn
         mesh = normalise(mesh)
     else:
-        return body, extract_mesh(body, options.resolution), np.eye(4)
+        return body, extract_mesh(body, options.resolution), None
     return mesh_field(mesh), mesh, np.array(mesh.metadata["to_world"])
 
 
