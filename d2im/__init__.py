@@ -33,6 +33,8 @@ NAMES = {  # module -> the names that it gives to the package
     "training.loop": ("train",),
     "surface.extract": ("extract_mesh",),
     "use.reconstruction": ("Reconstruction", "reconstruct"),
+    "use.cameras": ("CameraFit", "fit_camera"),
+    "use.refinement": ("RefineOptions", "refine"),
     "use.released": (
         "load_imagenet_weights",
         "load_mobile_weights",

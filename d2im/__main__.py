@@ -1,4 +1,4 @@
-"""The command line: d2im reconstruct | prepare | run | table | benchmark.
+"""The command line: d2im reconstruct | refine | prepare | run | table | benchmark.
 
 Help costs no import of torch: each command brings in its module when it works.
 """
@@ -6,6 +6,7 @@ Help costs no import of torch: each command brings in its module when it works.
 import argparse
 import sys
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 from . import __version__
@@ -17,7 +18,7 @@ def main(arguments=None):
     parser = argparse.ArgumentParser("d2im", description="Shapes from single images.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_reconstruct, _prepare, _run, _table, _benchmark):
+    for add in (_reconstruct, _refine, _prepare, _run, _table, _benchmark):
         add(commands)
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     own = {"shapenet": _shapenet, "sweethome3d": _sweethome}  # ./shapenet is a folder
@@ -46,10 +47,6 @@ def _failed(error, code=1):
     return code
 
 
-def _note(warning, *_):
-    print(f"note: {one_line(warning)}", file=sys.stderr)
-
-
 def _command(commands, function, about, usage=None):
     """A parser of its own for a command, and its `add_argument`."""
     name = function.__name__
@@ -60,37 +57,214 @@ def _command(commands, function, about, usage=None):
 
 def _reconstruct(commands):
     add = _command(commands, reconstruct, "Make a mesh of the object in a picture.")
-    add("image", help="picture of one object")
-    add("-o", "--out", required=True, help=".glb, .obj or .ply file")
+    about = "picture of one object; or several, or a folder of them"
+    add("images", nargs="+", metavar="image", help=about)
+    about = ".glb, .obj, .ply, .stl or .3mf file; of several pictures a folder"
+    add("-o", "--out", required=True, help=about)
     add("--model", help="folder of a model (data/models/d2im-small)")
-    about = "degrees azimuth (0 in front, positive where the picture's right shows a "
-    about += "side), elevation, and distance (near 0.9); without it a model guesses"
-    add("--camera", type=float, nargs=3, metavar=("A", "E", "R"), help=about)
+    _camera(add, "a model guesses")
     add("--camera-model", help="folder of that model (data/models/camera-small)")
+    about = "move the camera until the base's outline is the picture's"
+    add("--fit-camera", action="store_true", help=about)
     add("--resolution", type=int, default=128, metavar="N", help="grid a side (128)")
     add("--mesh", default="final", choices=["final", "base", "colored"])
-    add("--maps", help="folder for the displacement maps")
+    about = "what out holds for several pictures: glb, obj, ply, stl or 3mf (glb)"
+    add("--format", default="glb", metavar="KIND", help=about)
+    _results(add)
 
 
-def reconstruct(image, out, model, camera, camera_model, resolution, mesh, maps):
+def _refine(commands):
+    about = "Put the relief that a picture shows on a body of one's own."
+    add = _command(commands, refine, about)
+    add("body", help="mesh file, in any unit and place")
+    add("image", help="picture of it, or of an object of that shape")
+    about = ".glb, .obj, .ply, .stl or .3mf file, in the body's frame and unit"
+    add("-o", "--out", required=True, help=about)
+    add("--model", help="folder of a model (data/models/relief-base)")
+    _camera(add, "it is found by the body's outline")
+    about = "of the cameras that were found, take this one (1)"
+    add("--fit", type=int, default=1, metavar="N", help=about)
+    add("--strength", type=float, default=1.0, help="of the relief (1)")
+    backs = ["body", "model"]
+    about = "side that is not seen: body as it is, model's guess (body)"
+    add("--back", choices=backs, default="body", help=about)
+    about = "length of the lens: known, as the library's, or free (known)"
+    add("--focal", choices=["known", "free"], default="known", help=about)
+    add("--up", default="y", help="the body's up axis (y)")
+    add("--yaw", type=float, default=0.0, help="degrees to turn it by (0)")
+    add("--resolution", type=int, default=160, metavar="N", help="grid a side (160)")
+    _results(add)
+
+
+def _camera(add, otherwise):
+    about = "degrees azimuth (0 in front, positive where the picture's right shows a "
+    about += "side), elevation, and distance (near 0.9); without it " + otherwise
+    add("--camera", type=float, nargs=3, metavar=("A", "E", "R"), help=about)
+
+
+def _results(add):
+    """What is written beside the mesh, and how the mesh is."""
+    about = "of the picture (not in .stl and .3mf), or none (picture)"
+    add("--color", choices=["picture", "none"], default="picture", help=about)
+    about = "parts and closed cavities: large, all but specks, or all (large)"
+    add("--keep", choices=["large", "all"], default="large", help=about)
+    add("--faces", type=int, metavar="N", help="at most, by fast_simplification")
+    about = "longest side; it stands on the floor then (of .stl and .3mf 100)"
+    add("--size-mm", type=float, metavar="MM", help=about)
+    add("--maps", help="folder for the displacement maps, mask and camera")
+    add("--overlay", metavar="PNG", help="picture with the mesh drawn on it")
+    add("--cut-out", metavar="PNG", help="the object, framed, with alpha")
+    add("--camera-file", metavar="JSON", help="K, R, t; for Blender and three.js")
+    add("--turntable", metavar="GIF", help="the mesh turning around")
+
+
+def reconstruct(images, out, model, camera, camera_model, format, **options):
     from .networks import Camera, CameraNet, D2IMNet
     from .use import reconstruction as use
+    from .use.pictures import find_pictures
+
+    folder = len(images) > 1 or Path(images[0]).is_dir()
+    single = SINGLE & {name for name, value in options.items() if value}
+    if folder and single:
+        single = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(single))
+        raise ValueError(f"{single} is for one picture; a folder holds an overlay each")
+    _check(f"a.{format}" if folder else out, **options)
+    network = D2IMNet.from_pretrained(model or use.MODEL)
+    pictures = find_pictures(images)
+    guessed = camera is None
+    if guessed:
+        camera = CameraNet.from_pretrained(camera_model or use.CAMERA_MODEL).camera
+    else:
+        camera = Camera(*camera, network.image_size)
+    known = {"resolution": options.pop("resolution"), "fit": options.pop("fit_camera")}
+    known["base_mesh"] = options["mesh"] == "base"
+
+    def work(picture):
+        return use.reconstruct(network, picture, camera, **known)
+
+    how = "given" if not guessed else "fitted" if known["fit"] else "guessed"
+    if not folder:
+        with _notes():
+            found = work(pictures[0])
+            print(_understood(found, how))
+        return _write(found, out, **options)
+    _reconstruct_all(pictures, Path(out), work, how, format, options)
+
+
+def _check(out, turntable, **_):
+    """Say before the work which file cannot be written."""
+    from .use.export import mesh_kind
+
+    mesh_kind(out)
+    if turntable and Path(turntable).suffix.lower() != ".gif":
+        raise ValueError(f"a turntable is written as .gif, not {turntable}")
+
+
+def _reconstruct_all(pictures, out, work, how, kind, options):
+    """A mesh and an overlay of each picture, and a page of all."""
+    from .use.overlay import strip, write_sheet
+
+    stems = [picture.stem for picture in pictures]
+    if twice := [stem for stem in stems if stems.count(stem) > 1]:
+        raise ValueError(f"several pictures are named {twice[0]}: rename them")
+    rows, failed = [], 0
+    for picture in pictures:
+        said = []
+        try:
+            with _notes(said.append):
+                found = work(picture)
+                said.insert(0, _understood(found, how))
+            shown = strip(found)
+            drawn = {"overlay": out / f"{picture.stem}-overlay.png"}
+            _write(found, out / f"{picture.stem}.{kind}", **options | drawn)
+        except (ValueError, OSError) as error:
+            failed, shown = failed + 1, None
+            said.append(f"failed: {one_line(error)}")
+        print(f"{picture.name}: {'; '.join(said)}")
+        rows.append((picture.name, "; ".join(said), shown))
+    write_sheet(out / "index.html", rows)
+    if failed == len(rows):
+        raise ValueError(f"no picture could be used, see {out / 'index.html'}")
+    print(f"{out}: {len(rows) - failed} meshes, {failed} failed, see index.html")
+
+
+def refine(body, image, out, model, camera, fit, strength, **options):
+    from .camera import Camera
+    from .networks import D2IMNet
+    from .use.cameras import rivals
+    from .use.reconstruction import RELIEF_MODEL
+    from .use.refinement import RefineOptions, refine
+
+    _check(out, **options)
+    network = D2IMNet.from_pretrained(model or RELIEF_MODEL)
+    known = {name: options.pop(name) for name in REFINED}
+    how, known = "given", RefineOptions(**known)
+    with _notes():
+        if camera:
+            camera = Camera(*camera, network.image_size)
+        else:
+            how = "found"
+        found = refine(network, body, image, camera, strength, known, fit=fit)
+        print(_understood(found, how))
+        alike = enumerate(rivals(found.fits), 1)
+        alike = [f"{k}: {_pose(fit.camera)}" for k, fit in alike]
+        if len(alike) > 1:
+            about = "the body looks alike from other sides, --fit N takes one: "
+            print(f"note: {about}{', '.join(alike)}", file=sys.stderr)
+    _write(found, out, mesh="final", **options)
+
+
+SINGLE = {"maps", "overlay", "cut_out", "camera_file", "turntable"}
+REFINED = ("back", "focal", "up", "yaw", "resolution")
+
+
+@contextmanager
+def _notes(tell=None):
+    """Tell a picture's warnings, by default on stderr."""
     from .use.pictures import PictureWarning
 
-    use.mesh_kind(out)  # before the work
-    network = D2IMNet.from_pretrained(model or use.MODEL)
-    if camera:
-        camera = Camera(*camera, network.image_size)
-    else:
-        camera = CameraNet.from_pretrained(camera_model or use.CAMERA_MODEL).camera
-    options = {"resolution": resolution, "base_mesh": mesh == "base"}
+    tell = tell or (lambda text: print(text, file=sys.stderr))
     with warnings.catch_warnings(action="always", category=PictureWarning):
-        warnings.showwarning = _note
-        found = use.reconstruct(network, image, camera, **options)
-    found.export(out, mesh)
+        warnings.showwarning = lambda said, *_: tell(f"note: {one_line(said)}")
+        yield
+
+
+def _pose(camera):
+    azimuth, elevation, ratio = camera.pose
+    return f"{azimuth:.0f} {elevation:.0f} {ratio:.2f}"
+
+
+def _understood(found, how):
+    """What was made of a picture, in words; what may be wrong is a warning."""
+    from .use.cutting import PictureWarning
+    from .use.pictures import outside_training
+
+    for text in outside_training(found.camera):
+        warnings.warn(text, PictureWarning, stacklevel=2)
+    text = f"object covers {found.covers:.0%} of the picture; "
+    text += f"camera {how} {_pose(found.camera)}"
+    return text if how == "given" else text + ", give --camera if that is wrong"
+
+
+def _write(found, out, mesh, maps, overlay, cut_out, camera_file, turntable, **options):
+    """Write a mesh and what else was asked for; say how many faces it has."""
+    from .use import export
+
+    made = export.export_mesh(found, out, mesh, **options)
     if maps:
-        found.export_maps(maps)
-    print(f"{out}: {len(found.mesh.faces):,} faces")
+        export.export_maps(found, maps)
+    if cut_out:
+        export.export_cut_out(found, cut_out)
+    if camera_file:
+        export.export_camera(found, camera_file)
+    if overlay or turntable:
+        from .use import overlay as drawing
+
+        if overlay:
+            drawing.export_overlay(found, overlay)
+        if turntable:
+            drawing.export_turntable(found, turntable)
+    print(f"{out}: {len(made.faces):,} faces")
 
 
 def _prepare(commands):

@@ -116,6 +116,14 @@ class Camera:
         """The camera's centre in world coordinates, (3,)."""
         return -self.rotation.T @ self.translation
 
+    @property
+    def pose(self) -> tuple[float, float, float]:
+        """Azimuth and elevation in degrees, and the ratio, of where the camera is."""
+        x, y, z = self.position
+        distance = float(np.linalg.norm(self.position))
+        azimuth, elevation = np.degrees([np.arctan2(x, z), np.arcsin(y / distance)])
+        return float(azimuth), float(elevation), distance / DISTANCE
+
     def project(self, points: Array) -> tuple[Array, Array]:
         """Project world points, see the function `project`.
 

@@ -63,7 +63,8 @@ def front_mask(
         direction: (3,) unit, the camera's z axis in the world (`rotation[2]`).
         way: "gradient", the exact directional derivative by forward mode (the field's
             own `along(points, direction)` where it has one), or "finite_difference", a
-            step of 0.03 along the axis (released code).
+            step of 0.03 along the axis (released code), or "own", what the field's
+            `front(points, direction)` says, which gives its value, too.
     Returns: (P,) bool. Raises: ValueError: an unknown way.
     """
     return value_and_front(field, points, direction, way)[1]
@@ -73,6 +74,8 @@ def value_and_front(
     field: Field, points: Tensor, direction: np.ndarray, way: str = "gradient"
 ) -> tuple[Tensor, Tensor]:
     """The field and its `front_mask`; the derivative brings the value with it."""
+    if way == "own":
+        return field.front(points, direction)
     step = points.new_tensor(direction)
     if way == "gradient":
         if hasattr(field, "along"):
@@ -84,7 +87,8 @@ def value_and_front(
     if way == "finite_difference":
         value = field(points)
         return value, field(points + FINITE_STEP * step) < value
-    raise ValueError(f'way must be "gradient" or "finite_difference", got {way!r}')
+    known = '"gradient", "finite_difference" or "own"'
+    raise ValueError(f"way must be {known}, got {way!r}")
 
 
 def base_field(decoder: nn.Module, code: Tensor, scale: float) -> Field:

@@ -121,3 +121,7 @@ def test_array_round_trip(rng):
 def test_an_impossible_camera_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_pose_is_what_the_camera_was_made_of():
+    assert np.allclose(Camera(-40, 25, 0.85, 64).pose, (-40, 25, 0.85))

@@ -67,7 +67,7 @@ def test_a_pin_names_one_public_version():
 
 def test_the_library_imports_only_declared_packages():
     declared = {*PROJECT["dependencies"]}
-    for extra in ("data", "notebooks", "disn", "draco", "imagenet", "photos"):
+    for extra in ("data", "notebooks", "disn", "draco", "imagenet", "makers", "photos"):
         declared |= {*EXTRAS[extra]}
     owners = packages_distributions()
     undeclared = set()

@@ -16,7 +16,16 @@ from PIL import Image, ImageDraw, ImageFilter, ImageOps
 from d2im.camera import Camera, random_camera
 from d2im.data.rendering import render
 from d2im.data.shapes import make_shape
-from d2im.use.pictures import FORMATS, REACH, PictureWarning, cut_out, load_image
+from d2im.use.pictures import (
+    FORMATS,
+    REACH,
+    PictureWarning,
+    cut_out,
+    find_pictures,
+    load_framed,
+    load_image,
+    outside_training,
+)
 
 PICTURES = sorted((Path(__file__).parents[2] / "shared" / "images").glob("*.png"))
 
@@ -685,3 +694,42 @@ def test_each_listed_format_is_read(tmp_path, kind):
     rgb[16:48, 16:48] = 90
     Image.fromarray(rgb).save(tmp_path / "a", kind)
     assert load_image(tmp_path / "a", 32)[:, 16, 16].mean() < 0.5
+
+
+def test_the_share_of_the_picture_that_its_object_covers_is_told():
+    pixels = np.full((100, 200, 3), 255, dtype=np.uint8)
+    pixels[20:60, 50:150] = (200, 30, 30)
+    assert load_framed(pixels, 32).covers == pytest.approx(0.2, rel=0.05)
+    alpha = np.zeros((100, 200, 1), dtype=np.uint8)
+    alpha[20:60, 50:150] = 255
+    cut = load_framed(np.concatenate([pixels, alpha], axis=2), 32)
+    assert cut.covers == pytest.approx(0.2, rel=0.05)
+
+
+def test_a_framed_mask_is_the_objects_place():
+    pixels = np.full((64, 64, 4), 255, dtype=np.uint8)
+    pixels[..., 3] = 0
+    pixels[16:48, 8:56, 3] = 255
+    mask = load_framed(pixels, 32, framed=True).mask
+    expected = torch.zeros(32, 32, dtype=torch.bool)
+    expected[8:24, 4:28] = True
+    assert torch.equal(mask, expected)
+
+
+def test_pictures_are_found_by_name_and_in_folders(tmp_path):
+    for name in ("b.JPG", "a.png", "notes.txt", ".hidden.png"):
+        (tmp_path / name).touch()
+    names = [path.name for path in find_pictures([tmp_path, tmp_path / "notes.txt"])]
+    assert names == ["a.png", "b.JPG", "notes.txt"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty: no picture here"):
+        find_pictures([tmp_path / "empty"])
+    with pytest.raises(FileNotFoundError, match="no image file .*none.png"):
+        find_pictures([tmp_path / "none.png"])
+
+
+def test_a_camera_outside_of_training_is_named():
+    assert outside_training(Camera(-60.5, 40, 0.8, 32)) == []
+    (azimuth,) = outside_training(Camera(75, 20, 0.9, 32))
+    assert "azimuth 75 lies outside of training, -60 to 60" in azimuth
+    assert len(outside_training(Camera(0, -20, 1.2, 32))) == 2

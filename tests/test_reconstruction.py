@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from d2im import reconstruction
 from d2im.__main__ import main
 from d2im.camera import Camera
 from d2im.data.mesh import load_mesh
+from d2im.data.rendering import render
 from d2im.networks import CameraNet, D2IMNet
+from d2im.use.cameras import turn_between
 from d2im.use.editing import scale_detail
 from d2im.use.pictures import load_image
 from d2im.use.reconstruction import reconstruct, triangulate
@@ -108,6 +111,9 @@ def test_an_exported_mesh_is_read_back_the_same(ball_model, tmp_path, kind, whic
     mesh = trimesh.load(tmp_path / f"a.{kind}", force="mesh", process=False)
     expected = found.base_mesh if which == "base" else found.mesh
     assert len(mesh.faces) == len(expected.faces)
+    if kind == "ply":  # z up, as its readers take it
+        x, y, z = mesh.vertices.T
+        mesh.vertices = np.stack([x, z, -y], axis=1)
     assert np.allclose(mesh.bounds, expected.bounds, atol=1e-5)
     assert [p.name for p in tmp_path.iterdir()] == [f"a.{kind}"]
     if kind == "glb":
@@ -116,7 +122,7 @@ def test_an_exported_mesh_is_read_back_the_same(ball_model, tmp_path, kind, whic
         (material,) = json.loads(content[20 : 20 + size])["materials"]
         assert material["pbrMetallicRoughness"]["metallicFactor"] == 0
     if which == "colored":
-        mesh = load_mesh(tmp_path / f"a.{kind}")
+        mesh = load_mesh(tmp_path / f"a.{kind}", up="z" if kind == "ply" else "y")
         colors, at = mesh.face_attributes["color"], mesh.triangles_center[:, 2]
         front, back = colors[at > 0.25], colors[at < -0.25]
         # the front moved outward, the back inward
@@ -125,8 +131,8 @@ def test_an_exported_mesh_is_read_back_the_same(ball_model, tmp_path, kind, whic
 
 def test_an_unknown_format_or_mesh_is_refused_and_writes_nothing(ball_model, tmp_path):
     found = reconstruct(ball_model, torch.ones(3, 32, 32), CAMERA, 16, base_mesh=False)
-    with pytest.raises(ValueError, match=".glb, .obj or .ply"):
-        found.export(tmp_path / "a.stl")
+    with pytest.raises(ValueError, match=".glb, .obj, .ply, .stl or .3mf"):
+        found.export(tmp_path / "a.fbx")
     with pytest.raises(ValueError, match="no 'base' mesh"):
         found.export(tmp_path / "a.glb", "base")
     assert not list(tmp_path.iterdir())
@@ -177,8 +183,11 @@ def test_a_full_disk_is_named_and_leaves_the_maps_of_before(
 
 
 def test_the_command_line_says_before_its_work_what_it_cannot_write(capsys):
-    assert main(["reconstruct", "none.png", "-o", "a.stl", "--model", "none"]) == 2
-    assert ".glb, .obj or .ply" in capsys.readouterr().err
+    arguments = ["reconstruct", "none.png", "--model", "none", "-o"]
+    assert main([*arguments, "a.fbx"]) == 2
+    assert ".glb, .obj, .ply, .stl or .3mf" in capsys.readouterr().err
+    assert main([*arguments, "a.glb", "--turntable", "a.mp4"]) == 2
+    assert "written as .gif" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError("no\nroom")])
@@ -243,3 +252,59 @@ def test_the_command_line_takes_the_camera_from_a_net(
     arguments = ["reconstruct", photo, "-o", mesh, "--model", model]
     assert main([*arguments, "--resolution", "24"]) == 0
     assert trimesh.load(mesh, force="mesh").is_watertight
+
+
+def test_a_fitted_camera_lays_the_base_on_the_picture(ball_model):
+    with torch.no_grad():  # no octahedron: flat along one axis, long along another
+        first = ball_model.base_decoder.layers[0]
+        for axis, scale in enumerate((0.7, 1.0, 1.6)):
+            first.weight[2 * axis : 2 * axis + 2] *= scale
+    camera = Camera(25, 20, 0.9, 32)
+    body = reconstruct(ball_model, torch.ones(3, 32, 32), camera, 48).base_mesh
+    view = render(body, camera.resized(128), np.random.default_rng(0))
+    guess = Camera(33, 14, 0.9, 32)
+    found = reconstruct(ball_model, view.image, guess, 24, fit=True)
+    assert turn_between(found.camera, camera) < 4 < turn_between(guess, camera)
+    assert found.fits[0].camera is found.camera and found.mask is not None
+
+
+def test_the_command_line_makes_a_page_of_many_pictures(ball_model, tmp_path, capsys):
+    ball_model.save_pretrained(tmp_path / "model")
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(picture()).save(tmp_path / "photos" / "good.png")
+    (tmp_path / "photos" / "bad.png").write_bytes(b"no picture")
+    arguments = ["reconstruct", "photos", "-o", "out", "--model", "model"]
+    names = ("photos", "out", "model")
+    arguments = [str(tmp_path / a) if a in names else a for a in arguments]
+    arguments += ["--camera", "20", "10", "1", "--resolution", "24"]
+    assert main([*arguments, "--format", "stl"]) == 0
+    made = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert made == ["good-overlay.png", "good.stl", "index.html"]
+    assert "1 meshes, 1 failed" in capsys.readouterr().out
+    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert "not a readable image" in page and "object covers" in page
+    (tmp_path / "photos" / "good.png").rename(tmp_path / "photos" / "bad.jpg")
+    assert main(arguments) == 2
+    assert "several pictures are named bad" in capsys.readouterr().err
+    (tmp_path / "photos" / "bad.jpg").unlink()
+    assert main(arguments) == 2
+    assert "no picture could be used" in capsys.readouterr().err
+    assert main([*arguments, "--turntable", "a.gif"]) == 2
+    assert "--turntable is for one picture" in capsys.readouterr().err
+
+
+def test_the_command_line_says_what_it_understood(ball_model, tmp_path, capsys):
+    ball_model.save_pretrained(tmp_path / "model")
+    Image.fromarray(picture()).save(tmp_path / "photo.png")
+    paths = {n: str(tmp_path / n) for n in ("photo.png", "a.glb", "c.png", "c.json")}
+    arguments = ["reconstruct", paths["photo.png"], "-o", paths["a.glb"]]
+    arguments += ["--model", str(tmp_path / "model"), "--camera", "75", "10", "1"]
+    arguments += ["--cut-out", paths["c.png"], "--camera-file", paths["c.json"]]
+    assert main([*arguments, "--resolution", "24"]) == 0
+    said = capsys.readouterr()
+    words = r"object covers \d+% of the picture; camera given 75 10 1.00"
+    assert re.search(words, said.out)
+    assert "azimuth 75 lies outside of training" in said.err
+    assert np.asarray(Image.open(paths["c.png"]))[..., 3].min() == 0
+    made = json.loads((tmp_path / "c.json").read_text(encoding="utf-8"))
+    assert np.allclose(made["R"], Camera(75, 10, 1, 32).rotation)

@@ -103,12 +103,13 @@ def load_mesh(
         and, where the file has materials, "color" (F, 3) in [0, 1], display RGB.
         Of its textures "worn" (F,) and "uv" (F, 8) and `metadata["worn"]` know.
         `metadata["solid"]`: it is one closed surface without overlap;
-        `metadata["report"]`: a MeshReport.
+        `metadata["report"]`: a MeshReport; `metadata["to_world"]`: the matrix (4, 4)
+        from the file's frame to this one.
     Raises: FileNotFoundError: no such file.
         ValueError: it cannot be read, holds no usable surface, or an open sheet where
             these are refused; or axes that are none.
     """
-    turn = _turn(up, front, yaw)
+    turn = turn_to_world(up, front, yaw)
     check_repair(caps, interior)
     if not 0 < opening < RADIUS:
         raise ValueError(f"opening must be in (0, 0.5), got {opening!r}")
@@ -121,6 +122,7 @@ def load_mesh(
     attributes = {"part": read.part, "color": read.color}
     attributes = {name: own for name, own in attributes.items() if own is not None}
     mesh, worn = normalise(raw), read.worn if count <= MANY_FACES else []
+    to_world = mesh.metadata["to_world"] @ _matrix(turn)
     if worn:
         attributes |= _texture_maps(mesh, worn)
     del raw, read
@@ -144,6 +146,7 @@ def load_mesh(
     attributes["part"] = part[source]
     mesh = trimesh.Trimesh(vertices, faces, face_attributes=attributes, process=False)
     mesh.remove_unreferenced_vertices()
+    mesh.metadata["to_world"] = to_world
     bounds, mesh = mesh.bounds, normalise(mesh)
     if worn:  # the maps follow
         uv = mesh.face_attributes["uv"].reshape(-1, 2, 4)
@@ -225,7 +228,8 @@ def normalise(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
     """Centre a mesh on its bounding box, its farthest vertex at radius 0.5.
 
     Args: mesh: trimesh.Trimesh; it is not changed.
-    Returns: A moved copy, with its attributes and metadata.
+    Returns: A moved copy, with its attributes and metadata, whose "to_world" is the
+        matrix (4, 4) of all such moves so far.
     Raises: ValueError: the mesh has zero size.
     """
     used = np.zeros(len(mesh.vertices), dtype=bool)
@@ -236,12 +240,22 @@ def normalise(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
     centre = (corners.min(axis=0) + corners.max(axis=0)) / 2
     radius = np.linalg.norm(corners - centre, axis=1).max()
     moved = mesh.copy()
-    moved.vertices = (mesh.vertices - centre) * (RADIUS / radius)
+    scale = RADIUS / radius
+    moved.vertices = (mesh.vertices - centre) * scale
+    move = np.diag([scale, scale, scale, 1.0])
+    move[:3, 3] = -centre * scale
+    moved.metadata["to_world"] = move @ mesh.metadata.get("to_world", np.eye(4))
     return moved
 
 
-def _turn(up, front, yaw):
-    """Rotation (3, 3) from the file's frame to the world's."""
+def _matrix(turn):
+    whole = np.eye(4)
+    whole[:3, :3] = turn
+    return whole
+
+
+def turn_to_world(up: str, front: str | None, yaw: float) -> np.ndarray:
+    """Rotation (3, 3) from a file's axes to the world's; see `load_mesh`."""
     if front is None:
         front = "-y" if up in ("z", "-z") else "z"
     axes = {sign + a: k for k, a in enumerate("xyz") for sign in ("", "-")}

@@ -2,8 +2,10 @@
 
 import os
 import warnings
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +30,9 @@ WORKING_SIZE = 640  # pixels of the longer side, at which a picture is cut out
 VEIL = 20  # of 255: an alpha below it shows nothing
 OPAQUE = 0.98  # of a picture: an alpha that hides less says nothing
 SOFT = 3  # pixels at working size: how far an object's soft edge reaches
+SUFFIXES = tuple(".png .jpg .jpeg .webp .avif .gif .bmp .tif .tiff .heic .heif".split())
+TRAINED = (-60, 60), (0, 40), (0.8, 1)  # `camera.random_camera`'s ranges
+UNLIKE = 0.02  # in [0, 1]: difference that tells an object from a model's background
 # A network of rembg's whose weights are free (Apache); its default one's are not.
 REMBG_MODEL = "u2net"
 # Medians over 144 views of procedural shapes as training draws them, in units of the
@@ -35,6 +40,47 @@ REMBG_MODEL = "u2net"
 # farthest pixel lies, and by how much the middle lies below the picture's.
 REACH, DROP = 1.03, 0.05
 RATIO = 0.9  # of training's distances the middle one
+
+
+def find_pictures(paths: Iterable[str | os.PathLike]) -> list[Path]:
+    """List picture files: those named, and all of the folders named.
+
+    Raises: FileNotFoundError: nothing of that name. ValueError: a folder without any.
+    """
+    found = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            shown = (p for p in path.iterdir() if not p.name.startswith("."))
+            inside = sorted(p for p in shown if p.suffix.lower() in SUFFIXES)
+            if not inside:
+                known = ", ".join(SUFFIXES)
+                raise ValueError(f"{path}: no picture here; d2im reads {known}")
+            found += inside
+        elif path.exists():
+            found.append(path)
+        else:
+            raise FileNotFoundError(f"no image file {path}")
+    return found
+
+
+def outside_training(camera: Camera) -> list[str]:
+    """What of a camera lies outside of what the models have seen, a line each."""
+    pose = zip(("azimuth", "elevation", "ratio"), camera.pose, TRAINED, strict=True)
+    slack = dict(azimuth=1, elevation=1, ratio=0.01)  # of a guess
+    return [
+        f"the camera's {name} {value:.3g} lies outside of training, {low:g} to {high:g}"
+        for name, value, (low, high) in pose
+        if not low - slack[name] <= value <= high + slack[name]
+    ]
+
+
+class Framed(NamedTuple):
+    """A picture as a model takes it, and what is known of its object."""
+
+    image: torch.Tensor  # (3, size, size) f4 in [0, 1]
+    # (size, size) bool, all True where nothing tells the object from the background
+    mask: torch.Tensor
+    covers: float  # share of the picture as it was given that the object fills
 
 
 def load_image(
@@ -45,7 +91,20 @@ def load_image(
     framed: bool = False,
     background: str = "white",
 ) -> torch.Tensor:
-    """Bring a picture into the form that a model takes.
+    """Bring a picture into the form that a model takes; see `load_framed`."""
+    framing = {"camera": camera, "framed": framed, "background": background}
+    return load_framed(source, size, **framing).image
+
+
+def load_framed(
+    source: ImageSource,
+    size: int,
+    *,
+    camera: Camera | None = None,
+    framed: bool = False,
+    background: str = "white",
+) -> Framed:
+    """Bring a picture into the form that a model takes, and tell where its object is.
 
     What may have spoiled it is a PictureWarning: an object that touches the border, a
     second one, a hard shadow.
@@ -59,7 +118,7 @@ def load_image(
         camera: Camera whose distance the object is framed for; by default a usual one.
         framed: the picture is square and its object stands as in training's already:
             nothing is cut out or moved. background: of the model, "white" or "black".
-    Returns: (3, size, size) f4 tensor in [0, 1].
+    Returns: Framed.
     Raises: FileNotFoundError: no such file.
         ValueError: not an image, too small or large, of wrong range, on a busy
             background, or without an object. TypeError: something that is no picture.
@@ -71,7 +130,8 @@ def load_image(
             raise ValueError(f"a uint8 image is (H, W, 3 or 4), not {source.shape}")
         source = Image.fromarray(source)
     elif isinstance(source, np.ndarray | torch.Tensor):
-        return _from_floats(source, size)
+        image = _from_floats(source, size)
+        return _on_background(image, background)
     if not isinstance(source, Image.Image):
         kind = type(source).__name__
         raise TypeError(f"an image is a path, PIL image, array or tensor, not {kind}")
@@ -86,11 +146,30 @@ def load_image(
         if rgba.getextrema()[3][1] == 0:
             raise ValueError(NOTHING)
     else:
-        rgba = _frame(_cut(rgba), camera or Camera(0, 0, RATIO, size))
+        cut, covers = _cut(rgba)
+        rgba = _frame(cut, camera or Camera(0, 0, RATIO, size))
     rgba = rgba.resize((size, size), Image.Resampling.BILINEAR)
     backdrop = Image.new("RGBA", rgba.size, background)
     pixels = np.asarray(Image.alpha_composite(backdrop, rgba).convert("RGB"))
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
+    image = torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
+    if framed and rgba.getextrema()[3][0] == 255:  # no alpha: it is on the background
+        return _on_background(image, background)
+    mask = torch.from_numpy(np.asarray(rgba)[..., 3] > 127)
+    return Framed(image, mask, mask.float().mean().item() if framed else covers)
+
+
+def _on_background(image, background):
+    """A picture's object is what differs from a model's background."""
+    differs = (image - float(background == "white")).abs().amax(0).numpy()
+    mask = differs > UNLIKE
+    if not mask.any():
+        return Framed(image, torch.from_numpy(~mask), 1.0)
+    # A pixel of the rim is half covered where it differs half as much as its neighbours
+    # (a little less, since of these the one that differs most is taken).
+    rim = mask & ~ndimage.binary_erosion(mask, iterations=1)
+    covered = differs >= 0.4 * ndimage.maximum_filter(differs, 3)
+    mask &= covered | ~rim
+    return Framed(image, torch.from_numpy(mask), float(mask.mean()))
 
 
 def _with_alpha(image):
@@ -108,7 +187,8 @@ def _with_alpha(image):
 
 
 def _cut(rgba):
-    """The image at its working size, its alpha 0 but on the object."""
+    """The image at its working size, alpha 0 but on the object, and the share of it."""
+    whole = rgba.width * rgba.height
     alpha = rgba.getchannel("A").point(lambda level: level if level >= VEIL else 0)
     box = alpha.getbbox()
     if box is None:
@@ -119,6 +199,7 @@ def _cut(rgba):
     rgba = rgba.crop(box)  # wide margins would cost pixels
     if max(rgba.size) >= 2 * WORKING_SIZE * min(rgba.size):
         raise ValueError(NOTHING)
+    share = rgba.width * rgba.height / whole
     rgba = ImageOps.contain(rgba, (WORKING_SIZE, WORKING_SIZE))
     pixels = np.asarray(rgba)
     alpha, rgb = pixels[..., 3], pixels[..., :3] / 255.0
@@ -140,11 +221,11 @@ def _cut(rgba):
         near = ndimage.binary_dilation(filled, iterations=SOFT)  # its shadow is not
         alpha = np.where(near, np.minimum(alpha * (255 / full), 255), 0)
         rgba.putalpha(Image.fromarray(alpha.round().astype(np.uint8)))
-        return rgba
+        return rgba, share * mask.mean()
     else:
         cutting.remark_on_shape(found, ())
     rgba.putalpha(Image.fromarray((found * 255).astype(np.uint8)))
-    return rgba
+    return rgba, share * found.mean()
 
 
 def _with_glass(alpha, full):

@@ -5,32 +5,31 @@ d2im reconstruct photo.png -o out.glb
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, fields
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import trimesh
-from PIL import Image
-from trimesh.visual.color import srgb_to_linear
-from trimesh.visual.material import PBRMaterial
 
 from ..camera import Camera
-from ..data.files import PACKAGE, write_whole
+from ..data.files import PACKAGE
 from ..surface.extract import extract_mesh
-from .pictures import load_image
+from .export import export_maps, export_mesh, mesh_kind  # noqa: F401
+from .pictures import load_framed
 
 if TYPE_CHECKING:
     from ..networks import ImageModel
+    from .cameras import CameraFit
     from .pictures import ImageSource
 
 # Of a picture: known, or found by a callable such as `CameraNet.camera`.
 CameraSource = Camera | Callable[[torch.Tensor], Camera] | None
 MODEL = PACKAGE / "models" / "d2im-small"  # where none is named
+RELIEF_MODEL = MODEL.with_name("relief-base")  # for a body of one's own
+FIT_RESOLUTION = 64  # of the base whose outline moves a camera
 CAMERA_MODEL = MODEL.with_name("camera-small")
 
 
@@ -50,6 +49,10 @@ class Prediction:
     way: str = "gradient"  # of `fields.front_mask`
     device: str | torch.device = "cpu"  # where the fields are evaluated
     frame: str = "world"  # of points and camera: the model's
+    mask: torch.Tensor | None = None  # (H, W) bool, of the picture's object
+    covers: float | None = None  # share of the picture, as given, that the object fills
+    to_world: np.ndarray | None = None  # (4, 4) from the frame of a body of one's own
+    fits: tuple[CameraFit, ...] = ()  # the cameras that were found, the best one first
 
     def parts(self) -> dict:
         """The attributes above, by name."""
@@ -76,60 +79,13 @@ class Reconstruction(Prediction):
         mesh.visual = trimesh.visual.ColorVisuals(mesh, vertex_colors=colors)
         return mesh
 
-    def export(self, path: str | Path, which: str = "final") -> None:
-        """Write a mesh, whole or not at all.
-
-        Args: path: file; its suffix (.glb, .obj or .ply) chooses the format.
-            which: "final", "base" or "colored", see `colored`.
-        Raises: ValueError: another suffix or name, or no base mesh.
-        """
-        kind = mesh_kind(path)
-        meshes = {"final": self.mesh, "base": self.base_mesh}
-        mesh = self.colored() if which == "colored" else meshes.get(which)
-        if mesh is None:
-            raise ValueError(f"there is no {which!r} mesh to write")
-        if kind == "glb":  # without a material viewers take it for metal
-            matt = PBRMaterial(metallicFactor=0.0, roughnessFactor=0.9)
-            if which == "colored":  # glTF's colours are linear light
-                linear = srgb_to_linear(mesh.visual.vertex_colors / 255)
-                mesh.visual.vertex_colors = np.round(255 * linear).astype(np.uint8)
-                mesh.visual.material = matt
-            else:
-                mesh = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
-                mesh.visual = trimesh.visual.TextureVisuals(material=matt)
-        content = mesh.export(file_type=kind)
-        content = content.encode() if isinstance(content, str) else content
-        write_whole(Path(path), lambda file: file.write(content))
+    def export(self, path: str | Path, which: str = "final", **options) -> None:
+        """Write a mesh, whole or not at all; see `export.export_mesh`."""
+        export_mesh(self, path, which, **options)
 
     def export_maps(self, folder: str | Path) -> None:
-        """Write front.png and back.png (16 bits), displacement.npy and .json.
-
-        The JSON file tells how grey becomes a displacement, and holds the camera.
-        """
-        maps, folder = self.displacement.numpy(), Path(folder)
-        camera = self.camera.resized(maps.shape[-1])  # its pixels are the maps'
-        scale = max(float(np.abs(maps).max()), 1e-9) / 32767
-        write_whole(folder / "displacement.npy", lambda file: np.save(file, maps))
-        for name, values in zip(("front", "back"), maps, strict=True):
-            grey = (32768 + np.round(values / scale)).astype(np.uint16)
-            picture = Image.fromarray(grey)
-            write_whole(folder / f"{name}.png", partial(picture.save, format="PNG"))
-        about = {
-            "formula": "displacement = (grey - 32768) * scale",
-            "scale": scale,
-            "unit": "world; the object has radius 0.5, positive values add to the SDF",
-            "frame": self.frame,
-            "camera": {k: np.asarray(v).tolist() for k, v in vars(camera).items()},
-        }
-        text = json.dumps(about, indent=1).encode()
-        write_whole(folder / "displacement.json", lambda file: file.write(text))
-
-
-def mesh_kind(path: str | Path) -> str:
-    kind = Path(path).suffix.lower()[1:]
-    if kind not in ("glb", "obj", "ply"):
-        raise ValueError(f"a mesh is written as .glb, .obj or .ply, not {path}")
-    return kind
+        """Write the maps and what they lie on; see `export.export_maps`."""
+        export_maps(self, folder)
 
 
 @torch.no_grad()
@@ -158,7 +114,7 @@ def predict(
         )
     known = camera if isinstance(camera, Camera) else None
     framing = {"camera": known, "framed": framed, "background": model.background}
-    image = load_image(image, model.image_size, **framing)
+    image, mask, covers = load_framed(image, model.image_size, **framing)
     camera = known or camera(image)
     weights, training = next(model.parameters()), model.training
     model.eval()
@@ -166,7 +122,8 @@ def predict(
     batch = batch.contiguous(memory_format=torch.channels_last)  # a fifth faster
     base, sdf, displacement = model.fields(batch, camera, way)
     model.train(training)
-    about = {"way": way, "device": weights.device, "frame": model.frame}
+    about = {"way": way, "device": weights.device, "frame": model.frame, "mask": mask}
+    about["covers"] = covers
     return Prediction(displacement.float().cpu(), camera, base, sdf, image, **about)
 
 
@@ -191,6 +148,7 @@ def reconstruct(
     resolution: int = 128,
     *,
     base_mesh: bool = True,
+    fit: bool = False,
     **options,
 ) -> Reconstruction:
     """Reconstruct the object in a picture: `predict`, then mesh f_B and F.
@@ -198,8 +156,24 @@ def reconstruct(
     Args: model, image, camera, options: see `predict`.
         resolution: grid samples along the box's side.
         base_mesh: whether the surface of f_B is wanted too.
+        fit: whether the camera is moved until the base's outline is the picture's, see
+            `cameras.fit_camera`.
     Returns: Reconstruction.
     Raises: ValueError: as `predict`, or no surface in the box.
     """
     found = predict(model, image, camera, **options)
+    if fit:
+        found = _fitted(model, found)
     return triangulate(found, resolution, base_mesh=base_mesh)
+
+
+def _fitted(model, found):
+    """A Prediction under the camera that its own base's outline asks for."""
+    from .cameras import fit_camera  # of the extra "data", which others do not need
+
+    base = extract_mesh(found.base_sdf, FIT_RESOLUTION, device=found.device)
+    known = {"mask": found.mask, "guess": found.camera, "size": model.image_size}
+    fits = tuple(fit_camera(base, found.image, **known))
+    again = predict(model, found.image, fits[0].camera, way=found.way)
+    kept = {"mask": found.mask, "covers": found.covers, "fits": fits}
+    return Prediction(**again.parts() | kept)

@@ -1,0 +1,82 @@
+"""How near `fit_camera` comes to the camera of a picture of a known mesh.
+
+    python benchmarks/camera_fits.py --procedural 12
+    python benchmarks/camera_fits.py --meshes FOLDER --count 60 --bodies true blurred
+
+Each mesh is rendered from a random camera of training's ranges. "true" is that mesh
+again, "blurred" its signed distance smoothed; masks are the rendering's, or eroded by
+two pixels at the outline of random blocks. Mirrored is a best fit that is more than 30°
+off while another one is within 5°.
+"""
+
+import common
+
+# ruff: isort: split
+import numpy as np
+from refining import blurred
+from scipy.ndimage import binary_erosion
+
+from d2im.camera import random_camera
+from d2im.data.mesh import find_meshes, load_mesh
+from d2im.data.rendering import Renderer
+from d2im.data.shapes import FAMILIES, make_shape
+from d2im.use.cameras import fit_camera, turn_between
+
+SIZE, BLOCK, SHARE = 224, 16, 0.3  # pixels, pixels of blocks, share that is eroded
+
+
+def main():
+    parser = common.arguments(__doc__)
+    parser.add_argument("--procedural", type=int, default=0, metavar="COUNT")
+    parser.add_argument("--meshes", help="folder of mesh files")
+    parser.add_argument("--count", type=int, help="of these (all)")
+    kinds = ["true", "blurred"]
+    parser.add_argument("--bodies", nargs="+", default=kinds[:1], choices=kinds)
+    parser.add_argument("--masks", nargs="+", default=["whole"], metavar="KIND")
+    parser.add_argument("--focal", choices=["known", "free"], default="known")
+    parser.add_argument("--seed", type=int, default=0)
+    options = common.opening(parser)
+    names = [(FAMILIES[k % 13], 30_000 + k) for k in range(options.procedural)]
+    meshes = [
+        (f"{f}-{s}", lambda f=f, s=s: make_shape(f, s).detailed) for f, s in names
+    ]
+    if options.meshes:
+        paths = find_meshes(options.meshes)[: options.count]
+        meshes += [(path.stem, lambda path=path: load_mesh(path)) for path in paths]
+    cases = [(body, mask) for body in options.bodies for mask in options.masks]
+    found = {case: [] for case in cases}
+    for index, (name, make) in enumerate(meshes):
+        mesh = make()
+        rng = np.random.default_rng([options.seed, index])
+        camera = random_camera(rng, SIZE)
+        view = Renderer(mesh).view(camera, rng)
+        bodies = {b: blurred(mesh) if b == "blurred" else mesh for b in options.bodies}
+        for body, kind in cases:
+            mask = view.mask if kind == "whole" else eroded(view.mask, rng)
+            known = {"mask": mask, "focal": options.focal}
+            fits, seconds = common.core_time(
+                lambda b=bodies[body], k=known, v=view: fit_camera(b, v.image, **k)
+            )
+            turns = [turn_between(fit.camera, camera) for fit in fits]
+            found[body, kind].append((turns[0], min(turns), seconds))
+            told = f"{turns[0]:.1f}°, best of {len(turns)} {min(turns):.1f}°"
+            print(f"{name:28} {body} {kind}: {told}, {seconds:.1f} s", flush=True)
+    print("| body, mask | median | within 2° | within 5° | mirrored | core seconds |")
+    print("|---|---|---|---|---|---|")
+    for (body, kind), rows in found.items():
+        first, best, seconds = np.array(rows).T
+        mirrored = ((first > 30) & (best < 5)).mean()
+        shares = f"{(first < 2).mean():.0%} | {(first < 5).mean():.0%} | {mirrored:.0%}"
+        numbers = f"{np.median(first):.2f}° | {shares} | {np.median(seconds):.1f}"
+        print(f"| {body}, {kind} | {numbers} |")
+
+
+def eroded(mask, rng):
+    """A mask that lacks two pixels of its rim in some blocks, as a cut-out may."""
+    blocks = rng.random((-(-len(mask) // BLOCK),) * 2) < SHARE
+    there = blocks.repeat(BLOCK, 0).repeat(BLOCK, 1)[: len(mask), : len(mask)]
+    return np.where(there, binary_erosion(mask, iterations=2), mask)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+import numpy as np
+import pytest
+import torch
+import trimesh
+from PIL import Image
+
+from d2im.__main__ import main
+from d2im.camera import Camera
+from d2im.data.rendering import Renderer
+from d2im.data.shapes import make_shape
+from d2im.fields import displaced_field, sphere
+from d2im.networks import D2IMNet
+from d2im.sampling import signed_distance
+from d2im.use.cameras import turn_between
+from d2im.use.reconstruction import RELIEF_MODEL
+from d2im.use.refinement import (
+    FAINT,
+    RefineOptions,
+    as_field,
+    mesh_field,
+    refine,
+    seen_field,
+    visible_weight,
+)
+
+CAMERA = Camera(0, 0, 0.9, 32)
+FRAMED = RefineOptions(framed=True, resolution=64)
+
+
+@pytest.fixture
+def outward(tiny_model):
+    """A model whose front map is -0.05 everywhere and its back map 0.03."""
+    out = tiny_model.displacement_decoder.out
+    with torch.no_grad():
+        out.weight.zero_()
+        out.bias.copy_(torch.tensor([-0.5, 0.3]))
+    return tiny_model.eval()
+
+
+def picture_of(mesh, camera=CAMERA):
+    return Renderer(mesh).view(camera, np.random.default_rng(0)).image
+
+
+def test_the_relief_moves_what_is_seen_and_leaves_the_back(outward):
+    ball = trimesh.creation.icosphere(4, 0.3)
+    found = refine(outward, sphere(0.3), picture_of(ball), CAMERA, options=FRAMED)
+    x, y, z = found.mesh.vertices.T
+    middle = np.hypot(x, y) < 0.1
+    front = np.linalg.norm(found.mesh.vertices, axis=1)[middle & (z > 0)]
+    assert np.allclose(front, 0.3 + 0.05 - FAINT, atol=0.003)
+    back = np.linalg.norm(found.mesh.vertices, axis=1)[z < -0.02]
+    assert np.allclose(back, 0.3, atol=0.003)
+    assert found.mesh.is_watertight and found.camera is CAMERA
+    assert found.to_world is None  # a field is of the world's frame
+
+
+def test_the_models_back_is_taken_where_it_is_asked_for(outward):
+    ball = picture_of(trimesh.creation.icosphere(4, 0.3))
+    options = RefineOptions(framed=True, resolution=48, back="model")
+    found = refine(outward, sphere(0.3), ball, CAMERA, options=options)
+    assert found.mesh.bounds[0, 2] == pytest.approx(-0.3 + 0.03 - FAINT, abs=0.003)
+
+
+def test_strength_scales_the_relief_and_none_is_the_body(outward):
+    ball = picture_of(trimesh.creation.icosphere(4, 0.3))
+    none, half = (
+        refine(outward, sphere(0.3), ball, CAMERA, strength, FRAMED)
+        for strength in (0.0, 0.5)
+    )
+    assert np.array_equal(none.mesh.vertices, none.base_mesh.vertices)
+    assert half.mesh.bounds[1, 2] == pytest.approx(0.3 + 0.0245, abs=0.003)
+
+
+def test_a_surface_behind_what_is_seen_gets_no_relief():
+    near = trimesh.creation.box((0.5, 0.5, 0.05)).apply_translation((0, 0, 0.2))
+    far = trimesh.creation.box((0.5, 0.5, 0.05)).apply_translation((0, 0, -0.2))
+    both = near + far
+    weight, depth = visible_weight(both, CAMERA, np.ones((32, 32), dtype=bool))
+    base = seen_field(mesh_field(both), CAMERA, depth)
+    maps = torch.full((2, 32, 32), -0.02)
+    maps[1] = 0
+    sdf = displaced_field(base, maps, CAMERA, "own")
+    points = torch.tensor([[0, 0, 0.23], [0, 0, -0.17], [0, 0, 0.17]])
+    assert torch.allclose(sdf(points), torch.tensor([-0.015, 0.005, 0.005]), atol=1e-6)
+
+
+def test_the_map_counts_nothing_at_outlines_and_steps_and_where_it_is_turned_away():
+    low = trimesh.creation.box((0.8, 0.6, 0.1))
+    high = trimesh.creation.box((0.3, 0.6, 0.1)).apply_translation((0, 0, 0.2))
+    camera = CAMERA.resized(112)
+    mask = np.ones((112, 112), dtype=bool)
+    weight, depth = visible_weight(low + high, camera, mask)
+    row = weight[56]
+    seen = np.flatnonzero(depth[56])
+    edge = np.flatnonzero(np.abs(np.diff(depth[56])) > 0.1)
+    assert (row[[seen[0], seen[-1], *edge, *edge + 1]] == 0).all() and row[56] == 1
+    mask[:, :60] = False
+    assert visible_weight(low + high, camera, mask)[0][56, :60].max() == 0
+    grazed = visible_weight(low, Camera(88, 0, 0.9, 112), mask | True)[0]
+    assert grazed.max() == 1 and (low.bounds == low.bounds).all()
+
+
+def test_a_body_comes_as_a_field_and_its_frame_is_told():
+    ball = trimesh.creation.icosphere(3, 40.0).apply_translation((100, 7, -3))
+    field, mesh, to_world = as_field(ball, RefineOptions(up="z"))
+    assert np.allclose(mesh.bounds, [[-0.5] * 3, [0.5] * 3], atol=1e-3)
+    top = trimesh.transform_points([[100, 7, 37]], to_world)
+    assert np.allclose(top, [[0, 0.5, 0]], atol=1e-3)
+    points = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 0.7]])
+    assert torch.allclose(field(points), torch.tensor([-0.5, 0.2]), atol=0.01)
+    value, slope = field.along(points[1:], torch.tensor([0.0, 0.0, -1.0]))
+    assert slope.item() == pytest.approx(-1, abs=0.01)
+
+
+def test_a_file_keeps_the_way_back_to_its_frame(tmp_path):
+    mesh = trimesh.creation.box((2, 4, 6)).apply_translation((10, 20, 30))
+    mesh.export(tmp_path / "body.stl")
+    _, found, to_world = as_field(tmp_path / "body.stl", RefineOptions(up="z", yaw=30))
+    back = trimesh.transform_points(found.vertices, np.linalg.inv(to_world))
+    assert np.allclose([back.min(0), back.max(0)], mesh.bounds, atol=1e-4)
+
+
+def test_a_real_maps_relief_brings_the_visible_front_nearer():
+    shape, camera = make_shape("cabinet", 10101), Camera(30, 20, 0.9, 224)
+    model = D2IMNet.from_pretrained(RELIEF_MODEL).eval()
+    renderer = Renderer(shape.detailed)
+    view = renderer.view(camera, np.random.default_rng(0))
+    body = mesh_field(shape.coarse)  # the detailed one's scale is kept
+    found = refine(model, body, view.image, options=FRAMED)
+    assert turn_between(found.camera, camera) < 2
+    origins, rays = (a.reshape(-1, 3)[::7] for a in camera.rays())
+    depth = renderer.scene.run(*map(np.array, (origins, rays)), query="DISTANCE")
+    seen = depth < 1e6
+    points = (origins + depth[:, None] * rays)[seen]
+    before = np.abs(signed_distance(shape.coarse, points)[0]).mean()
+    after = found.sdf(torch.from_numpy(points).float()).abs().mean().item()
+    assert after < 0.5 * before
+
+
+@pytest.mark.parametrize(
+    ("strength", "options", "said"),
+    [(np.nan, None, "strength"), (1.0, RefineOptions(back="none"), "body.*model")],
+)
+def test_a_wrong_option_is_named(outward, strength, options, said):
+    with pytest.raises(ValueError, match=said):
+        refine(outward, sphere(0.3), torch.ones(3, 32, 32), CAMERA, strength, options)
+
+
+def test_the_command_line_refines_a_body_in_its_own_frame(outward, tmp_path, capsys):
+    body = trimesh.creation.box((0.9, 0.5, 0.4))
+    pixels = np.moveaxis(picture_of(body, Camera(30, 20, 0.9, 64)), 0, 2) * 255
+    Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "photo.png")
+    body.apply_scale(20).apply_translation((50, 0, 0))
+    body.export(tmp_path / "body.stl")
+    outward.save_pretrained(tmp_path / "model")
+    names = ["body.stl", "photo.png", "out.glb", "model", "over.png"]
+    body_file, photo, out, model, over = (str(tmp_path / name) for name in names)
+    arguments = ["refine", body_file, photo, "-o", out, "--model", model]
+    arguments += ["--resolution", "48"]
+    assert main([*arguments, "--strength", "0", "--overlay", over]) == 0
+    said = capsys.readouterr()
+    assert "object covers" in said.out and "camera found" in said.out
+    assert "--fit N takes one: 1:" in said.err  # a box looks alike from behind
+    found = trimesh.load(out, force="mesh")
+    assert np.allclose(found.bounds, body.bounds, atol=0.5)
+    with Image.open(over) as file:
+        assert file.size == (64, 64)
+    assert main([*arguments, "--fit", "90"]) == 2
+    assert "there is no fit 90" in capsys.readouterr().err
