@@ -516,7 +516,7 @@ def test_a_part_alone_goes_on_bit_for_bit_and_leaves_the_other_as_it_was(
         else:
             assert torch.equal(value, before[name]), name
     with pytest.raises(ValueError, match="other settings .learn"):
-        next(train(model, data, tmp_path / name, replace(config, learn="all", steps=7)))
+        next(train(model, data, tmp_path / "parts", replace(config, learn="all")))
 
 
 def test_a_run_of_before_parts_were_learnt_alone_goes_on(data, tmp_path):
