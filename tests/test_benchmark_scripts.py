@@ -1,10 +1,13 @@
 """The scripts of benchmarks/ open alike: machine, threads, versions, then figures."""
 
+import json
 import platform
 import re
+import shutil
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +21,12 @@ SCRIPTS = sorted(path.name for path in FOLDER.glob("*.py") if path.name != "comm
 def common(monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
     return import_module("common")
+
+
+@pytest.fixture
+def campaign(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    return import_module("campaign")
 
 
 @pytest.fixture
@@ -131,3 +140,34 @@ def test_the_released_way_is_timed_on_small_grids_too(
     given = tiny_model.eval(), image, camera, resolution, 1.0, "cpu"
     wall, core, share = extraction.released(*given)
     assert wall > 0 and core > 0 and 0 < share <= 1
+
+
+def test_a_campaign_scores_furniture_apart_from_the_benchmarks_list(
+    campaign, tiny_data, tmp_path, monkeypatch
+):
+    shutil.copytree(tiny_data, tmp_path / "furniture-test")
+    model = campaign.CameraNet.preset("small", image_size=32)
+    model.save_pretrained(tmp_path / "runs" / "camera-0")
+    monkeypatch.setattr(campaign.benchmark, "true_meshes", lambda *_: (None, None))
+    options = SimpleNamespace(test=1, unseen=1, workers=1, at_once=1)
+    campaign.score_one(options, tmp_path, "camera-0")
+    rows = json.loads((tmp_path / "scores" / "camera-0.json").read_text("utf-8"))
+    assert {row["split"] for row in rows["cameras"]} == {"furniture"}
+
+
+def test_a_campaigns_command_names_no_persons_disk(campaign, monkeypatch):
+    words = (
+        "--libraries a/x.sh3f a/y.sh3f --learn base --first a/b --real a --minutes 3"
+    )
+    monkeypatch.setattr(sys, "argv", ["campaign.py", *words.split()])
+    told = "--libraries FILES.sh3f --learn base --first MODEL --minutes 3"
+    assert campaign.command() == told
+
+
+@pytest.mark.parametrize("size", [0, 32])
+def test_a_campaigns_card_tells_what_a_model_began_with(campaign, size):
+    model = campaign.CameraNet.preset("small", mobile_size=size)
+    told = campaign.given_weights(SimpleNamespace(first=None), model)
+    assert told.startswith("ImageNet's" if size else "no pretrained")
+    told = campaign.given_weights(SimpleNamespace(first="folder"), model)
+    assert told.endswith("another model's weights")
