@@ -633,7 +633,7 @@ def test_in_a_patch_l_rel_teaches_the_next_pictures_relief(tiny_data):
         return SDF_SCALE * torch.stack([front, relief[..., None] + 0 * front], 1)
 
     encode, shown = model.encode, []
-    model.encode = lambda image: shown.append(image) or encode(image)
+    model.encode = lambda image, *of: shown.append(image) or encode(image, *of)
     model.displacement_decoder.forward = maps
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(objectives, "paste_patches", paste)
