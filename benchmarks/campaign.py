@@ -123,15 +123,13 @@ def train_one(options, out, name, seed, resident=None):
     """Train one model with one seed, or go on with it."""
     kind, changes, weighted, share = MODELS[name]
     data = {"points": options.points, "weighted": weighted, "seed": seed}
-    folders, held_out = [out / "train"], [out / "val"]
+    folders, held_out = train_folders(options, out), [out / "val"]
     if name == "d2im-relief" and read_index(out / "plain"):
-        folders.append(out / "plain")
+        # The others share their data on a GPU; this one has its own copy there.
+        folders, resident = [*folders, out / "plain"], None
     if options.libraries:
-        folders += [out / "furniture-train"] * OFTEN
         held_out.append(out / "furniture-val")
         data["mirror"] = True
-    if len(folders) > 1:  # the others share `train` on a GPU; this is its own copy
-        resident = None
     if name == "d2im-relief":
         changes = changes | {"learn": options.learn}
     shapes = ShapeDataset(folders, **data)
@@ -172,6 +170,12 @@ def train_one(options, out, name, seed, resident=None):
             print(f"{name}-{seed} {step}: {said}", flush=True)
 
 
+def train_folders(options, out):
+    """The folders that all models train on, one as often as it is drawn from."""
+    furniture = [out / "furniture-train"] * OFTEN if options.libraries else []
+    return [out / "train", *furniture]
+
+
 def take_what_fits(model, folder):
     """Another model's tensors, of those that have the same name and size here."""
     own = model.state_dict()
@@ -201,7 +205,7 @@ def train_all(options, out):
     ]
     shared = None
     if torch.cuda.is_available():
-        shared = ResidentShapes(ShapeDataset(out / "train"), "cuda")
+        shared = ResidentShapes(ShapeDataset(train_folders(options, out)), "cuda")
     if options.minutes:  # chosen once: a run goes on with its schedule or not at all
         if not (chosen := out / "steps.txt").is_file():
             chosen.write_text(

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from d2im.data.dataset import ShapeDataset, read_index, write_index
+
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = sorted(path.name for path in FOLDER.glob("*.py") if path.name != "common.py")
 
@@ -153,6 +155,28 @@ def test_a_campaign_scores_furniture_apart_from_the_benchmarks_list(
     campaign.score_one(options, tmp_path, "camera-0")
     rows = json.loads((tmp_path / "scores" / "camera-0.json").read_text("utf-8"))
     assert {row["split"] for row in rows["cameras"]} == {"furniture"}
+
+
+def test_a_campaigns_trainings_share_what_they_train_on(
+    campaign, tiny_data, tmp_path, monkeypatch
+):
+    rows = read_index(tiny_data)
+    for name in ("train", "furniture-train", "val", "furniture-val"):
+        folder, split = tmp_path / name, name.rpartition("-")[2]
+        shutil.copytree(tiny_data, folder)
+        write_index(folder, [row | {"split": split} for row in rows])
+    given = []
+    monkeypatch.setattr(campaign, "train", lambda *a, **k: given.append((a, k)) or [])
+    options = SimpleNamespace(points=64, libraries=["a.sh3f"], start=None, steps=5)
+    vars(options).update(batch=2, rate=1e-3, precision="float32", compile=False)
+    vars(options).update(preset="small", first=None, folder="runs", learn="all")
+    folders = campaign.train_folders(options, tmp_path)
+    shared = campaign.ResidentShapes(ShapeDataset(folders))
+    campaign.train_one(options, tmp_path, "d2im", 0, shared)
+    (_, shapes, *_), used = given[0]
+    assert used["resident"] is shared and len(used["validation"]) == 6
+    drawn = shared.drawn_as(shapes)
+    assert drawn.dataset.mirror and len(drawn.tensors["sdf"]) == 6
 
 
 def test_a_campaigns_command_names_no_persons_disk(campaign, monkeypatch):
