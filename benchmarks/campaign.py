@@ -36,6 +36,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from d2im import benchmark, losses
+from d2im.data.coarse import coarse_distance
 from d2im.data.dataset import ShapeDataset, prepare, read_index
 from d2im.data.files import write_whole
 from d2im.data.shapes import split_pairs
@@ -43,7 +44,6 @@ from d2im.data.sweethome import prepare_sweethome
 from d2im.evaluate.protocols import Result
 from d2im.laplacian import laplacian_maps
 from d2im.networks import DISN, CameraNet, D2IMNet, ImageModel, IMNet
-from d2im.sampling import signed_distance
 from d2im.show.pages import csv_table, markdown_table
 from d2im.show.plots import draw_map, image_grid, zoom
 from d2im.training.checkpoints import read_records
@@ -123,15 +123,13 @@ def train_one(options, out, name, seed, resident=None):
     """Train one model with one seed, or go on with it."""
     kind, changes, weighted, share = MODELS[name]
     data = {"points": options.points, "weighted": weighted, "seed": seed}
-    folders, held_out = [out / "train"], [out / "val"]
+    folders, held_out = train_folders(options, out), [out / "val"]
     if name == "d2im-relief" and read_index(out / "plain"):
-        folders.append(out / "plain")
+        # The others share their data on a GPU; this one has its own copy there.
+        folders, resident = [*folders, out / "plain"], None
     if options.libraries:
-        folders += [out / "furniture-train"] * OFTEN
         held_out.append(out / "furniture-val")
         data["mirror"] = True
-    if len(folders) > 1:  # the others share `train` on a GPU; this is its own copy
-        resident = None
     if name == "d2im-relief":
         changes = changes | {"learn": options.learn}
     shapes = ShapeDataset(folders, **data)
@@ -172,6 +170,12 @@ def train_one(options, out, name, seed, resident=None):
             print(f"{name}-{seed} {step}: {said}", flush=True)
 
 
+def train_folders(options, out):
+    """The folders that all models train on, one as often as it is drawn from."""
+    furniture = [out / "furniture-train"] * OFTEN if options.libraries else []
+    return [out / "train", *furniture]
+
+
 def take_what_fits(model, folder):
     """Another model's tensors, of those that have the same name and size here."""
     own = model.state_dict()
@@ -201,7 +205,7 @@ def train_all(options, out):
     ]
     shared = None
     if torch.cuda.is_available():
-        shared = ResidentShapes(ShapeDataset(out / "train"), "cuda")
+        shared = ResidentShapes(ShapeDataset(train_folders(options, out)), "cuda")
     if options.minutes:  # chosen once: a run goes on with its schedule or not at all
         if not (chosen := out / "steps.txt").is_file():
             chosen.write_text(
@@ -281,6 +285,8 @@ def score_one(options, out, name):
             truth, coarse = benchmark.true_meshes(row, example)
             for view in range(shapes.view_count(index)):
                 info = {key: row[key] for key in ("id", "family", "split")}
+                if folder.name == "furniture-test":  # not of the benchmark's list
+                    info["split"] = "furniture"
                 info |= {"view": view, "method": name}
                 camera, image = (
                     shapes.camera(index, view),
@@ -353,9 +359,10 @@ def write_tables(out):
     (out / "results" / "all.md").write_text("\n".join(text), encoding="utf-8")
     text = []
     eyes = [line for line in told if line["method"].startswith("camera")]
-    for split in ("split test", "split unseen", "split real"):
+    for split in ("split test", "split unseen", "split real", "split furniture"):
         mine = [x for x in told if x["group"] == split and x not in eyes]
-        text.append(f"## {split.capitalize()}\n\n{short_table(mine, 'method')}")
+        if mine or split != "split furniture":
+            text.append(f"## {split.capitalize()}\n\n{short_table(mine, 'method')}")
     eyes = [line for line in eyes if line["group"].startswith("split")]
     text.append(f"## The camera\n\n{short_table(eyes, 'group')}")
     (out / "results" / "results.md").write_text("\n".join(text), encoding="utf-8")
@@ -395,7 +402,7 @@ def draw_maps(out):
         origins, rays = camera.rays()
         seen = (origins + example["depth_0"][..., None].astype(float) * rays)[mask]
         true = np.zeros(mask.shape)
-        true[mask] = -signed_distance(coarse, seen)[0]
+        true[mask] = -coarse_distance(coarse, seen, 0.0)
         names = "normals", "depth", "mask", "camera"
         views = {n: torch.from_numpy(example[f"{n}_0"])[None].float() for n in names}
         views["mask"] = views["mask"] > 0
@@ -424,7 +431,7 @@ CARD = """# {title}
 
 - Data: {shapes:,} procedural shapes{plain} of the ten training families x {views}
   views, seeds from 0 of the package's `splits.json`'s training range; bench,
-  bookshelf and vase never seen; nothing from ShapeNet, no pretrained weights.
+  bookshelf and vase never seen{furniture}; nothing from ShapeNet, {weights}.
 - Budget: {before}{steps} steps of {batch} pictures x {points} points,
   Adam, peak rate {rate}, {precision}, seed {seed}, on {machine}{loss}; the best
   checkpoint by validation.
@@ -432,7 +439,7 @@ CARD = """# {title}
 
 {figures}
 
-Limits: procedural furniture on white is all that it has seen. The picture's camera must
+Limits: {seen} on white is all that it has seen. The picture's camera must
 be known or found by `camera-small`. It says nothing about a side that no picture shows
 beyond its families' habits.
 """
@@ -458,6 +465,7 @@ def pack(options, out):
         if share := trained.get("patch_share"):
             ours.append(f"; a patch of another in {share:.0%} of the pictures")
         plain = len(read_index(out / "plain")) if name == "d2im-relief" else 0
+        real = len(read_index(out / "furniture-train")) if options.libraries else 0
         first, taken, batch = started(options, source.name)
         records = read_records(first) if first else []
         records += [r | {"step": r["step"] + taken} for r in read_records(source)]
@@ -481,6 +489,9 @@ def pack(options, out):
             shapes=len(ShapeDataset(out / "train")),
             plain=f" and {plain:,} bodies without relief" * bool(plain),
             views=options.views,
+            furniture=f"; {real:,} pieces of Sweet Home 3D's" * bool(real),
+            weights=given_weights(options, model),
+            seen="furniture" if real else "procedural furniture",
             before=f"{taken} steps of {batch} on a GPU, then " * bool(first),
             loss="".join(ours),
             steps=trained["steps"],
@@ -496,6 +507,14 @@ def pack(options, out):
         (target / "README.md").write_text(card, encoding="utf-8")
 
 
+def given_weights(options, model):
+    """Whose weights a model began with, in words."""
+    given = ["another model's weights"] if options.first else []
+    if model.code_encoder is not None:
+        given.insert(0, "ImageNet's weights in the code's encoder")
+    return " and ".join(given) or "no pretrained weights"
+
+
 def command():
     """The arguments that made the models, without those that name a person's disk."""
     words = sys.argv[1:]
@@ -503,8 +522,12 @@ def command():
         if name in words:
             at = words.index(name)
             words = words[:at] + words[at + 2 :]
-    if "--start" in words:
-        words[words.index("--start") + 1] = "RUNS"
+    named = {"--start": "RUNS", "--first": "MODEL", "--libraries": "FILES.sh3f"}
+    for name in named.keys() & set(words):
+        at = end = words.index(name) + 1
+        while end < len(words) and not words[end].startswith("--"):
+            end += 1
+        words[at:end] = [named[name]]
     return " ".join(words)
 
 

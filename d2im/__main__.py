@@ -390,7 +390,8 @@ def sweethome(files, out, credits, azimuth, elevation, ratio, **options):
     if credits == bool(files):
         raise ValueError("name .sh3f libraries, or ask for --credits of a folder")
     if credits:
-        seen = [row for row in read_index(out) if row["split"] in ("train", "val")]
+        rows = [row for row in read_index(out) if row["status"] == "ok"]
+        seen = [row for row in rows if row["split"] in ("train", "val")]
         return print(credits_text(seen), end="")
     poses = {"azimuth": azimuth, "elevation": elevation, "ratio": ratio}
     options["poses"] = {name: own for name, own in poses.items() if own} or None

@@ -1,14 +1,19 @@
 """The scripts of benchmarks/ open alike: machine, threads, versions, then figures."""
 
+import json
 import platform
 import re
+import shutil
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+
+from d2im.data.dataset import ShapeDataset, read_index, write_index
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = sorted(path.name for path in FOLDER.glob("*.py") if path.name != "common.py")
@@ -18,6 +23,12 @@ SCRIPTS = sorted(path.name for path in FOLDER.glob("*.py") if path.name != "comm
 def common(monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
     return import_module("common")
+
+
+@pytest.fixture
+def campaign(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    return import_module("campaign")
 
 
 @pytest.fixture
@@ -131,3 +142,56 @@ def test_the_released_way_is_timed_on_small_grids_too(
     given = tiny_model.eval(), image, camera, resolution, 1.0, "cpu"
     wall, core, share = extraction.released(*given)
     assert wall > 0 and core > 0 and 0 < share <= 1
+
+
+def test_a_campaign_scores_furniture_apart_from_the_benchmarks_list(
+    campaign, tiny_data, tmp_path, monkeypatch
+):
+    shutil.copytree(tiny_data, tmp_path / "furniture-test")
+    model = campaign.CameraNet.preset("small", image_size=32)
+    model.save_pretrained(tmp_path / "runs" / "camera-0")
+    monkeypatch.setattr(campaign.benchmark, "true_meshes", lambda *_: (None, None))
+    options = SimpleNamespace(test=1, unseen=1, workers=1, at_once=1)
+    campaign.score_one(options, tmp_path, "camera-0")
+    rows = json.loads((tmp_path / "scores" / "camera-0.json").read_text("utf-8"))
+    assert {row["split"] for row in rows["cameras"]} == {"furniture"}
+
+
+def test_a_campaigns_trainings_share_what_they_train_on(
+    campaign, tiny_data, tmp_path, monkeypatch
+):
+    rows = read_index(tiny_data)
+    for name in ("train", "furniture-train", "val", "furniture-val"):
+        folder, split = tmp_path / name, name.rpartition("-")[2]
+        shutil.copytree(tiny_data, folder)
+        write_index(folder, [row | {"split": split} for row in rows])
+    given = []
+    monkeypatch.setattr(campaign, "train", lambda *a, **k: given.append((a, k)) or [])
+    options = SimpleNamespace(points=64, libraries=["a.sh3f"], start=None, steps=5)
+    vars(options).update(batch=2, rate=1e-3, precision="float32", compile=False)
+    vars(options).update(preset="small", first=None, folder="runs", learn="all")
+    folders = campaign.train_folders(options, tmp_path)
+    shared = campaign.ResidentShapes(ShapeDataset(folders))
+    campaign.train_one(options, tmp_path, "d2im", 0, shared)
+    (_, shapes, *_), used = given[0]
+    assert used["resident"] is shared and len(used["validation"]) == 6
+    drawn = shared.drawn_as(shapes)
+    assert drawn.dataset.mirror and len(drawn.tensors["sdf"]) == 6
+
+
+def test_a_campaigns_command_names_no_persons_disk(campaign, monkeypatch):
+    words = (
+        "--libraries a/x.sh3f a/y.sh3f --learn base --first a/b --real a --minutes 3"
+    )
+    monkeypatch.setattr(sys, "argv", ["campaign.py", *words.split()])
+    told = "--libraries FILES.sh3f --learn base --first MODEL --minutes 3"
+    assert campaign.command() == told
+
+
+@pytest.mark.parametrize("size", [0, 32])
+def test_a_campaigns_card_tells_what_a_model_began_with(campaign, size):
+    model = campaign.CameraNet.preset("small", mobile_size=size)
+    told = campaign.given_weights(SimpleNamespace(first=None), model)
+    assert told.startswith("ImageNet's" if size else "no pretrained")
+    told = campaign.given_weights(SimpleNamespace(first="folder"), model)
+    assert told.endswith("another model's weights")

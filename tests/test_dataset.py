@@ -58,6 +58,14 @@ def test_items_of_shapes_that_memory_does_not_hold_are_the_same(tiny_data, monke
     assert len(some) == 4 and all(len(n) == 5 + 5 for n in some)  # one view of two
 
 
+def test_a_folder_named_twice_is_drawn_from_twice_and_kept_once(tiny_data):
+    once, twice = (ShapeDataset([tiny_data] * n, points=64) for n in (1, 2))
+    for data in (once, twice):
+        items = [data[k] for k in range(len(data))]
+    assert len(twice) == 2 * len(once) and twice._held == once._held
+    assert not torch.equal(items[0]["points"], items[len(once)]["points"])
+
+
 def test_a_loaders_workers_share_the_memory_for_examples(tiny_data, monkeypatch):
     data = ShapeDataset(tiny_data, points=100)
     size = sum(array.nbytes for array in data.example(0).values())

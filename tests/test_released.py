@@ -347,6 +347,11 @@ def test_imagenets_weights_fill_a_mobile_encoder_but_for_its_code(tmp_path):
     assert torch.equal(filled.head[0][2].running_var, weights["_bn1.running_var"])
 
 
+def test_the_papers_weights_of_imagenet_are_refused_of_a_mobile_encoder(tmp_path):
+    with pytest.raises(ValueError, match="load_mobile_weights"):
+        load_imagenet_weights(mobile_model(), tmp_path / "resnet18.pth")
+
+
 def test_weights_of_another_network_are_not_taken_for_a_mobile_encoders(tmp_path):
     model, path = mobile_model(), tmp_path / "other.pth"
     weights = mobile_weights(model.code_encoder)

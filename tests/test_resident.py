@@ -55,6 +55,19 @@ def test_a_coarse_body_that_no_shape_knows_takes_no_room(data, tmp_path):
     assert set(batch) == set(dataset[0]) and batch["base_sdf"].isnan().all()
 
 
+def test_a_folder_named_twice_is_held_once_and_drawn_as_two_are(data, tmp_path):
+    copy, settings = shutil.copytree(data, tmp_path / "data"), {"points": 64}
+    twice, two = (
+        ResidentShapes(ShapeDataset([data, other], None, **settings))
+        for other in (data, copy)
+    )
+    count = len(two.dataset)
+    assert len(two.tensors["sdf"]) == count == 2 * len(twice.tensors["sdf"])
+    keys = [(index, 0) for index in range(count)]
+    for name, value in two.batch(keys).items():
+        assert torch.equal(twice.batch(keys)[name], value), name
+
+
 def test_an_item_depends_on_its_key_and_not_on_its_batch(data):
     resident = ResidentShapes(ShapeDataset(data, None, points=64))
     keys = [(0, draw) for draw in range(16)]

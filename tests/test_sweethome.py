@@ -11,7 +11,7 @@ import pytest
 
 from d2im.__main__ import main
 from d2im.data import sweethome
-from d2im.data.dataset import ShapeDataset, read_index
+from d2im.data.dataset import INDEX_COLUMNS, ShapeDataset, read_index, write_index
 from d2im.data.formats import read_surface
 from d2im.data.sweethome import (
     CATALOGUE,
@@ -84,6 +84,16 @@ def test_a_command_makes_what_the_list_names(short_list, tmp_path, capsys):
     told = capsys.readouterr().out
     assert "## Own\n\n2 pieces. Licence: CC0.\n" in told
     assert "- Box, by Anné (`Own__Anné-val`)\n" in told and "test" not in told
+
+
+def test_pieces_that_gave_no_example_are_not_credited(tmp_path, capsys):
+    row = dict.fromkeys(INDEX_COLUMNS, "") | {"split": "train", "library": "Own"}
+    row |= {"licence": "CC0", "creator": "Ann", "title": "Box"}
+    both = {"made": "ok", "failed": "failed"}
+    write_index(tmp_path, [row | {"id": k, "status": v} for k, v in both.items()])
+    assert main(["prepare", "sweethome3d", "--credits", "-o", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert "1 pieces" in told and "(`made`)" in told and "(`failed`)" not in told
 
 
 def test_all_pieces_of_other_libraries_are_taken(short_list, tmp_path):

@@ -11,6 +11,7 @@ from d2im.data.rendering import Renderer
 
 FRONT = Camera(0, 0, 1, 64)
 BOX = [(x, y, z) for x in (1, 5) for y in (1, 4) for z in (1, 2)]
+LINE = "\nv 20 1 1\nf 8/8 9/8 8/8"  # a face without area, far to one side
 FACES = "1 2 4 3|5 7 8 6|1 5 6 2|3 4 8 7|1 3 7 5|2 6 8 4"
 
 
@@ -44,9 +45,10 @@ def test_a_texture_lies_as_its_coordinates_say(tmp_path):
         assert np.allclose(at / at.max(), np.maximum(color, 0.0), atol=0.02)
 
 
-@pytest.mark.parametrize("lid", [True, False])
-def test_maps_follow_what_repair_and_scaling_make_of_a_mesh(tmp_path, lid):
+@pytest.mark.parametrize("lid, stray", [(True, ""), (False, ""), (True, LINE)])
+def test_maps_follow_what_repair_and_scaling_make_of_a_mesh(tmp_path, lid, stray):
     path = textured(tmp_path, np.zeros((4, 4, 3)), lid=lid)
+    path.write_text(path.read_text() + stray)
     mesh = load_mesh(path, caps="close", interior="fill")
     worn = mesh.face_attributes["worn"] == 0
     front = worn & (mesh.face_normals[:, 2] > 0.9)

@@ -486,6 +486,49 @@ def test_parts_that_cannot_be_learnt_alone_are_refused():
         replace(CONFIG, learn="maps")
 
 
+@pytest.mark.parametrize("kind, size", [(D2IMNet, 0), (IMNet, 32)])
+def test_parts_are_learnt_alone_where_they_share_no_encoder(data, tmp_path, kind, size):
+    config = replace(CONFIG, learn="base")
+    model = kind(**{name: TINY[name] for name in kind.SIZES}, mobile_size=size)
+    with pytest.raises(ValueError, match="'mobile'"):
+        next(train(model, data, tmp_path / "run", config))
+
+
+@pytest.mark.parametrize("learn", ["base", "maps"])
+def test_a_part_alone_goes_on_bit_for_bit_and_leaves_the_other_as_it_was(
+    data, tmp_path, learn
+):
+    config = replace(CONFIG, learn=learn, relief_weight=1.0)
+    runs = {"whole": [6], "parts": [3, 6]}
+    found = {}
+    for name, ends in runs.items():
+        for steps in ends:
+            torch.manual_seed(0)
+            model = D2IMNet(**TINY, mobile_size=32)
+            before = {k: v.clone() for k, v in model.state_dict().items()}
+            now = replace(config, steps=steps)
+            list(train(model, data, tmp_path / name, now))
+        found[name] = model.state_dict()
+    mine = ("code_encoder", "base_decoder")
+    for name, value in found["parts"].items():
+        if name.startswith(mine) == (learn == "base"):
+            assert torch.equal(value, found["whole"][name]), name
+        else:
+            assert torch.equal(value, before[name]), name
+    with pytest.raises(ValueError, match="other settings .learn"):
+        next(train(model, data, tmp_path / "parts", replace(config, learn="all")))
+
+
+def test_a_run_of_before_parts_were_learnt_alone_goes_on(data, tmp_path):
+    list(train(new_model(), data, tmp_path, CONFIG))
+    path = tmp_path / "training.json"
+    state = json.loads(path.read_text(encoding="utf-8"))
+    del state["settings"]["learn"]
+    path.write_text(json.dumps(state), encoding="utf-8")
+    config = replace(CONFIG, steps=7)
+    assert len([*train(new_model(), data, tmp_path, config)]) == 1
+
+
 def test_l_rel_teaches_the_known_decomposition(data):
     """A model that is the truth by its parts, but for an offset, has that as loss."""
     config, model = replace(CONFIG, relief_weight=1.0), new_model()
@@ -590,7 +633,7 @@ def test_in_a_patch_l_rel_teaches_the_next_pictures_relief(tiny_data):
         return SDF_SCALE * torch.stack([front, relief[..., None] + 0 * front], 1)
 
     encode, shown = model.encode, []
-    model.encode = lambda image, *learn: shown.append(image) or encode(image, *learn)
+    model.encode = lambda image, *of: shown.append(image) or encode(image, *of)
     model.displacement_decoder.forward = maps
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(objectives, "paste_patches", paste)
@@ -608,7 +651,8 @@ def test_batch_norms_are_asked_with_the_weights_of_now(data, tmp_path):
         torch.utils.data.default_collate([data[key] for key in keys])
         for keys in ([(0, 0), (1, 0)], [(2, 0), (1, 1)])
     ]
-    refresh_batch_norms(model, batches)
+    refresh_batch_norms(model.eval(), batches)
+    assert not model.training
     encoder = model.image_encoder
     seen = [
         encoder.conv1(batch["image"]).transpose(0, 1).flatten(1) for batch in batches

@@ -863,7 +863,8 @@ class ShapeDataset:
     Item `index`, or `(index, draw)` for another view and other points of the shape, is
     a function of (seed, index, draw) alone: a run can be resumed as if unbroken.
 
-    Args: folder: made by `prepare`, or a list of such folders.
+    Args: folder: made by `prepare`, or a list of such folders; one that is named n
+            times is drawn from n times as often.
         split: rows of the index to use; None for all.
         points: drawn per item, half inside. view: a fixed one; None draws one.
         weighted: draw by density weight, not uniformly. seed: of views and draws.
@@ -907,12 +908,17 @@ class ShapeDataset:
         self._kept, self._held, self._is_full, self._members = {}, 0, False, {}
         self._sound = {}  # members that were read once, by shape
         self._sharers = 1  # of the memory
+        # The first of the rows that are the same file, by a folder named twice.
+        first = {}
+        count = range(len(self.rows))
+        self.first = [first.setdefault(self._path(k), k) for k in count]
 
     def __len__(self):
         return len(self.rows)
 
     def example(self, index: int) -> dict[str, np.ndarray]:
         """All arrays of a shape; kept in memory while there is room for them."""
+        index = self.first[index]
         if index in self._kept:
             return self._kept[index]
         path = self._path(index)
@@ -931,6 +937,7 @@ class ShapeDataset:
 
     def _names(self, index):
         """The members of a shape's example; kept, for they are few bytes."""
+        index = self.first[index]
         if index not in self._members:
             kept = self._kept.get(index)
             names = member_names(self._path(index)) if kept is None else kept
@@ -999,7 +1006,8 @@ class ShapeDataset:
         if not self._is_full:
             self.example(index)
         view = rng.integers(self.view_count(index)) if self.view is None else self.view
-        example = self._kept.get(index) or self._parts(index, view)
+        first = self.first[index]
+        example = self._kept.get(first) or self._parts(first, view)
         weights = example["weights"] if self.weighted else None
         chosen = weighted_draw(example["sdf"], weights, self.points, rng)
         item = {name: example[name][chosen] for name in DRAWN if name in example}

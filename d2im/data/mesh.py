@@ -147,11 +147,11 @@ def load_mesh(
     mesh = trimesh.Trimesh(vertices, faces, face_attributes=attributes, process=False)
     mesh.remove_unreferenced_vertices()
     mesh.metadata["to_world"] = to_world
-    bounds, mesh = mesh.bounds, normalise(mesh)
+    before, mesh = mesh, normalise(mesh)
     if worn:  # the maps follow
         uv = mesh.face_attributes["uv"].reshape(-1, 2, 4)
-        uv[..., 3] += uv[..., :3] @ bounds.mean(axis=0)
-        uv[..., :3] *= np.ptp(bounds) / np.ptp(mesh.bounds)
+        uv[..., 3] += uv[..., :3] @ before.bounds.mean(axis=0)
+        uv[..., :3] *= before.scale / mesh.scale  # diagonals
     if interior == "fill":
         mesh.metadata["solid"] = done["solid"]
         mesh, done["filled"] = fill_interior(mesh, opening)

@@ -234,8 +234,9 @@ def load_checkpoint(
             raise ValueError("not there, but the best model is not the last one")
     except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
         raise _damaged(out, name, error) from error
-    # A loss term that came later was off, 0, in an older run.
-    other = [k for k in settings if k not in free and trained.get(k, 0) != settings[k]]
+    # What came later was off, 0, in an older run, or as here.
+    trained = dict.fromkeys(settings, 0) | {"learn": "all"} | trained
+    other = [k for k in settings if k not in free and trained[k] != settings[k]]
     if other:
         raise ValueError(
             f"the checkpoint in {out} was trained with other settings "

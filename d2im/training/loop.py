@@ -50,6 +50,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 REFRESH = 256  # pictures of which a checkpoint's batch norms take their statistics
+# What of a D2IMNet learns alone, the encoder first, where `learn` names it.
+PARTS = {"base": ("code_encoder", "base_decoder")}
+PARTS["maps"] = "image_encoder", "displacement_decoder"
 PATIENCE = 1.0  # seconds after a Ctrl-C from which another one ends a step that hangs
 SHOW_SECONDS = 3.0  # between the rows that metrics.csv gets while a run trains
 # Settings that a run may change when it goes on: when it is looked at, and how far it
@@ -85,7 +88,7 @@ class TrainingConfig:
     def __post_init__(self):
         if self.patch_share and not self.relief_weight:
             raise ValueError("patch_share needs relief_weight: L_rel knows their truth")
-        if self.learn not in ("all", "base", "maps"):
+        if self.learn not in ("all", *PARTS):
             raise ValueError(f"learn must be all, base or maps, not {self.learn!r}")
         if self.learn == "maps" and not self.relief_weight:
             raise ValueError("maps alone need relief_weight: L_sdf needs the base, too")
@@ -124,7 +127,8 @@ def train(
         its loop has to close it before it ends, as by `contextlib.closing`.
     Raises: ValueError: the checkpoint is of another model, other data or settings, or
             damaged; another training writes to `out`, or files there would be replaced
-            that are not a checkpoint's; the batch has no equal shares.
+            that are not a checkpoint's; the batch has no equal shares; `learn` names a
+            part of a model that has none.
         FloatingPointError: the loss is not finite any more, or grows; names the step.
         OSError: a checkpoint cannot be written, which is tried before the first step;
             the one before stays. Amid a run that is a warning, and tried again.
@@ -134,6 +138,10 @@ def train(
     if config.batch_size % state.num_processes:
         shares = f"no equal shares for {state.num_processes} processes"
         raise ValueError(f"a batch of {config.batch_size} has {shares}")
+    has_parts = isinstance(model, D2IMNet) and model.code_encoder is not None
+    if config.learn != "all" and not has_parts:
+        wanted = "a D2IMNet with an encoder for its code alone, as of preset 'mobile'"
+        raise ValueError(f"learn={config.learn!r} needs {wanted}")
     out = Path(os.path.realpath(out))  # where a link leads; "." as it is now
     with ExitStack() as stack:
         held = _by_main(state, stack.enter_context, checkpoint_folder(out))
@@ -190,8 +198,11 @@ class _Training:
         # On a CPU torch 2.13 crashes of few channels in float32, in bf16 of none.
         if on_gpu or config.precision == "bf16":
             model.to(memory_format=torch.channels_last)
+        names = PARTS.get(config.learn, ())  # the other part has no moments
+        learning = [getattr(model, name) for name in names] or [model]
+        self.parameters = [*nn.ModuleList(learning).parameters()]
         self.optimizer = torch.optim.Adam(
-            model.parameters(),
+            self.parameters,
             torch.tensor(config.learning_rate, device=self.device),
             weight_decay=config.weight_decay,
             capturable=on_gpu,
@@ -257,7 +268,7 @@ class _Training:
         """Let the batch norms' statistics be those of the weights of now."""
         some = islice(self.keys(0), max(1, REFRESH // self.config.batch_size))
         batches = _batches(self.shapes or self.dataset, list(some), self.device)
-        refresh_batch_norms(self.model, batches)
+        refresh_batch_norms(self.model, batches, self.config.learn)
 
     def is_due(self):
         """Whether the last checkpoint is old; several processes ask now and then."""
@@ -329,9 +340,8 @@ class _Training:
         loss = total_loss(terms, self.config)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        parameters = [*self.model.parameters()]
-        average_gradients(parameters)
-        torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_norm)
+        average_gradients(self.parameters)
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
         self.optimizer.step()
         return {"loss": loss.detach()} | {k: v.detach() for k, v in terms.items()}
 
@@ -408,14 +418,19 @@ def total_loss(terms: dict[str, Tensor], config: TrainingConfig) -> Tensor:
     return sum(weights.get(name, 1) * term for name, term in terms.items())
 
 
-def refresh_batch_norms(model: nn.Module, batches: Iterable[dict]) -> None:
+def refresh_batch_norms(
+    model: nn.Module, batches: Iterable[dict], learn: str = "all"
+) -> None:
     """Take the batch norms' running statistics anew, as means over some batches.
 
     While the learning rate is high they lag behind the weights by more than a model
     bears that is asked with them. Training itself does not look at them.
+
+    Args: batches: of which the images are used. learn: whose they are; the others stay.
     """
     images = (batch["image"] for batch in batches)
-    torch.optim.swa_utils.update_bn(images, _Encoding(model))
+    encoder = getattr(model, PARTS[learn][0]) if learn in PARTS else _Encoding(model)
+    torch.optim.swa_utils.update_bn(images, encoder)
 
 
 class _Encoding(nn.Module):
@@ -423,7 +438,7 @@ class _Encoding(nn.Module):
 
     def __init__(self, model):
         super().__init__()
-        self.model = model
+        self.model, self.training = model, model.training
 
     def forward(self, image):
         return self.model.encode(image)

@@ -50,21 +50,24 @@ class ResidentShapes:
         for name in (*VIEW_TYPES, "camera"):
             members[name] = [f"{name}_{k}" for k in range(max(counts))]
         size = sum(first[own[0]].nbytes * len(own) for own in members.values())
-        if size * len(dataset) > room:
+        unlike, places = np.unique(dataset.first, return_inverse=True)
+        self.places = torch.from_numpy(places).to(self.device)
+        if size * len(unlike) > room:
             raise ValueError(
-                f"{len(dataset)} shapes take {size * len(dataset) / 1e9:.1f} GB, more "
+                f"{len(unlike)} shapes take {size * len(unlike) / 1e9:.1f} GB, more "
                 f"than the {room / 1e9:.1f} GB there are: stream them with a loader"
             )
         self.tensors = {}
         for name, own in members.items():
             like = torch.from_numpy(first[own[0]])
-            shape = len(dataset), len(own), *like.shape
+            shape = len(unlike), len(own), *like.shape
             kind = torch.float32 if name == "camera" else like.dtype  # for MPS
             self.tensors[name] = torch.empty(shape, dtype=kind, device=device)
-        for index, example in enumerate(_read_all(dataset)):
+        read = _read_all(dataset, unlike.tolist())
+        for place, (index, example) in enumerate(zip(unlike, read, strict=True)):
             for name, own in members.items():
                 own = own[: counts[index]]  # of points there is one
-                rows = self.tensors[name][index][: len(own)]
+                rows = self.tensors[name][place][: len(own)]
                 for row, member in zip(rows, own, strict=True):
                     value = example.get(member)
                     if value is None and member == "base_sdf":  # not known
@@ -107,6 +110,7 @@ class ResidentShapes:
         view = hashed(row[:, 0]) % self.views[index]
         if data.view is not None:
             view = torch.full_like(index, data.view)
+        index = self.places[index]
         place = torch.arange(1, tensors["sdf"].shape[1] + 1, device=self.device)
         # (B, P), uniform in (0, 1): as many bits as float32 holds
         share = ((hashed(hashed(row + hashed(place)) + row) >> 9) + 0.5) / 2**23
@@ -128,12 +132,11 @@ class ResidentShapes:
         return item
 
 
-def _read_all(dataset):
-    """All examples in turn, a few read ahead by threads."""
+def _read_all(dataset, indices):
+    """Examples in turn, a few read ahead by threads."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as readers:
-        for start in range(0, len(dataset), 32):
-            block = range(start, min(start + 32, len(dataset)))
-            yield from readers.map(dataset.example, block)
+        for start in range(0, len(indices), 32):
+            yield from readers.map(dataset.example, indices[start : start + 32])
 
 
 def hashed(x: Tensor) -> Tensor:

@@ -62,8 +62,11 @@ def load_imagenet_weights(model: ImageModel, path: str | Path | None = None) -> 
     Args: model: of the preset "paper"; changed in place.
         path: file in torchvision's format. None: fetched from where torchvision has
             it, checked by its hash, and kept in torch's cache.
-    Raises: ConnectionError: not fetched. FileNotFoundError, ValueError: as above.
+    Raises: ConnectionError: not fetched. FileNotFoundError, ValueError: as above, or
+        the model has a MobileEncoder.
     """
+    if model.code_encoder is not None:
+        raise ValueError("this model takes EfficientNet's weights: load_mobile_weights")
     if path is None:
         path = Path(torch.hub.get_dir(), "checkpoints", Path(IMAGENET_URL).name)
         if not path.is_file():
