@@ -353,6 +353,26 @@ def test_no_name_runs_a_script_or_sends_a_request(page, hostile):
     assert [x for x in asked if x not in pages and not x.startswith("data:image")] == []
 
 
+CUT = """[...document.querySelectorAll("body *")].filter(e =>
+    e.scrollWidth > e.clientWidth + 1 && e.clientWidth && getComputedStyle(e).display
+    != "inline").map(e => e.tagName + "." + e.className)"""
+
+
+def test_a_runs_page_fits_a_phone_and_enlarges_its_figures(page, hostile):
+    page.goto((hostile / "javascript.fine-1/index.html").as_uri())
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    assert page.evaluate(CUT) == []
+    assert page.locator("th").first.is_hidden()
+    figure = page.locator(".zoom img").first
+    small = figure.bounding_box()["width"]
+    assert small <= 390
+    figure.click()
+    natural = figure.evaluate("image => image.naturalWidth")
+    assert figure.bounding_box()["width"] == pytest.approx(natural, abs=1)
+    assert natural > small and page.evaluate("document.body.scrollWidth") <= 390
+
+
 def test_a_hostile_name_is_shown_as_it_is(page, hostile):
     page.goto((hostile / "javascript.fine-1/02_prepare_data.html").as_uri())
     cells = page.locator("table td").all_inner_texts()
