@@ -41,7 +41,7 @@ LAYOUT = """
         body { display: flex; flex-direction: column; height: 100dvh;
                font: 16px/1.4 system-ui, sans-serif; background: #fff; color: #222; }
         p { margin: 0; padding: .5rem .8rem; }
-        main { position: relative; flex: 1; min-height: 0; }
+        main { position: relative; flex: 1; min-height: 0; max-height: 100vw; }
         main img { position: absolute; width: 100%; height: 100%; object-fit: contain; }
     """
 CLAY, FINAL, BASE = 0xE0DBD1, 0x6A3DA8, 0xC9B6EA
@@ -92,9 +92,8 @@ def snapshot(
         data = base64.b64encode(file.getvalue()).decode()
         below = f'<img alt="{title}" src="data:image/jpeg;base64,{data}">'
     page = plot.get_snapshot(9)
-    page = re.sub(
-        "<title>.*?</title>", lambda _: f"{PHONE}<title>{title}</title>", page
-    )
+    head = f"{PHONE}<title>{title}</title>"
+    page = re.sub("<title>.*?</title>", lambda _: head, page, count=1)
     page = page.replace("<html>", '<html lang="en">', 1)
     page = page.replace("</style>", f"{LAYOUT}</style>", 1)
     stage = f"<main>{below}{TARGET}</main>"

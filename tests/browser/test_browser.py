@@ -286,6 +286,22 @@ def test_a_map_stands_upright_with_the_chosen_pixel_on_it(page, tmp_path):
     assert np.abs(places[0] - places[1]).max() < 20  # of hundreds
 
 
+def test_a_scene_without_webgl_is_its_still_on_a_phone_too(page, tmp_path):
+    eye = Camera(30, 20, 1.0, 224)
+    body = trimesh.creation.box((0.5, 0.5, 0.5))
+    scene = widgets.mesh_scene(body, eye)
+    still = plots.image_grid([[plots.shade(body, eye)]])
+    widgets.snapshot(scene, tmp_path / "a.html", "A box", still=still)
+    page.add_init_script("HTMLCanvasElement.prototype.getContext = () => null")
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 844})
+        page.goto((tmp_path / "a.html").as_uri())
+        page.wait_for_timeout(500)
+        seen = np.asarray(Image.open(io.BytesIO(page.locator("main").screenshot())))
+        assert seen.std() > 5 and page.locator("p").bounding_box()["x"] == 0
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
 GALLERY = sorted((ROOT / "reports/gallery").glob("*.html"))
 
 
