@@ -163,3 +163,33 @@ def test_text_is_written_whole_or_not_at_all(tmp_path):
     pages.write_text(tmp_path / "a", "name \udcff")
     assert (tmp_path / "a").read_text() == r"name \udcff"
     assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
+
+
+def test_a_cell_names_its_column_for_rows_that_stack():
+    table = pages.markdown_table(["id", NAMES[0]], [["a", 1.0], [NAMES[1], 2.0]])
+    page = soup(pages.labelled(pages.markdown_html(table)))
+    assert [cell["data-label"] for cell in page.find_all("td")] == ["id", NAMES[0]] * 2
+    assert page.find(["img", "a"]) is None
+
+
+def test_a_table_without_names_stays_as_it_is():
+    page = "<table><tr><td>date</td><td>today</td></tr></table><p><td></p>"
+    assert pages.labelled(page) == page
+
+
+def test_a_runs_page_names_columns_and_enlarges_its_figures(tmp_path):
+    (tmp_path / "03_a").mkdir()
+    (tmp_path / "03_a/x.png").write_bytes(b"a picture")
+    (tmp_path / "03_a/metrics.csv").write_text("id,iou\na,0.5\n", encoding="utf-8")
+    entry = {"notebook": "03_a", "title": "A", "seconds": 1.0, "error": ""}
+    entry |= {"parameters": {"rate": 2}, "defaults": {"rate": 1}}
+    entry["outputs"] = {"figures": [{"file": "x.png", "caption": "A figure"}]}
+    about = {"date": "", "device": "", "python": "", "versions": {}, "commit": ""}
+    pages.write_page(tmp_path, notebooks=[entry], **about)
+    page = soup((tmp_path / "index.html").read_text(encoding="utf-8"))
+    tables = [table for table in page.find_all("table") if table.th]
+    assert len(tables) == 3  # times, metrics.csv, settings
+    for table in tables:
+        names = [name.text for name in table.find_all("th")]
+        assert [cell["data-label"] for cell in table.find_all("td")] == names
+    assert page.select_one("label.zoom > input + img")["alt"] == "A figure"

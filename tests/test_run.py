@@ -41,6 +41,12 @@ def write(root, stem, parameters, *sources, title="# A title"):
     return path
 
 
+def shown(folder):
+    """A run's page, without what its cells say of their columns."""
+    page = (folder / "index.html").read_text(encoding="utf-8")
+    return re.sub(r' data-label="[^"]*"', "", page)
+
+
 def at(root, function, *args, **options):
     """Call a function of the runner as if root were the project's folder."""
     with pytest.MonkeyPatch.context() as patch:
@@ -131,14 +137,14 @@ def test_the_record_holds_settings_seed_and_times(done):
 
 def test_the_page_shows_pictures_numbers_times_and_settings(done):
     folder, _ = done
-    page = (folder / "index.html").read_text()
+    page = shown(folder)
     assert base64.b64encode(PNG).decode() in page
     assert "0.1235" in page and "A &lt;dot&gt;" in page and "All &amp; well." in page
     assert re.search(r"<td>\d+\.\d s</td>", page) and "torch 2" in page
 
 
 def test_the_page_shows_each_setting_with_another_default_and_links_the_copies(done):
-    page = (done[0] / "index.html").read_text()
+    page = shown(done[0])
     rows = re.findall(r"<tr><td>(\w+)</td><td>([^<]*)</td><td>([^<]*)</td></tr>", page)
     assert rows[:2] == [("count", "2", "–"), ("seed", "7", "–")]
     assert rows[2:] == [("data", "data/set", "–"), ("rate", "0.001", "0.1")]
@@ -152,7 +158,7 @@ def test_the_page_escapes_what_notebooks_say(done):
 
 
 def test_the_page_holds_scenes_and_tables_in_itself(done):
-    page = (done[0] / "index.html").read_text()
+    page = shown(done[0])
     frame = re.search(r'<iframe[^>]*title="Turn it"[^>]*srcdoc="([^"]*)"', page)
     assert html.unescape(frame[1]) == '<p title="x">a scene</p>'
     cells = re.findall(r"<t[hd]>([^<]*)</t[hd]>", re.sub(r"\s*\n\s*", "", page))
@@ -385,7 +391,7 @@ def test_a_number_that_was_not_measured_is_shown_as_a_dash(tmp_path):
     write(tmp_path, "05_e", 'out = ""\nn = 1', source)
     (tmp_path / "a.yaml").write_text("n: 2")
     folder = at(tmp_path, run.sweep, ["05"], [tmp_path / "a.yaml"], name="s")
-    page = (folder / "a" / "index.html").read_text()
+    page = shown(folder / "a")
     assert "<td>ecd</td><td>–</td>" in page and "nan" not in page
     assert re.search(r"<th>iou</th></tr>\s*<tr><td>–</td></tr>", page)
     assert (folder / "sweep.csv").read_text().endswith(",,0.5\n")
@@ -1025,6 +1031,6 @@ def test_tables_that_are_no_utf_8_are_shown(tmp_path):
     (folder / "table.md").write_bytes("| siège |\n|---|\n| 1 |\n".encode("latin-1"))
     about = {"date": "", "device": "", "python": "", "versions": {}, "commit": ""}
     pages.write_page(tmp_path, notebooks=[WHOLE], **about)
-    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    page = shown(tmp_path)
     assert "<td>0.5</td>" in page and page.count("si�ge") == 2
     assert "long.csv is no table: field larger than" in page

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from bs4 import BeautifulSoup
 
 from d2im import plots, widgets
 from d2im.camera import Camera
@@ -197,6 +198,23 @@ def test_snapshots_hold_the_scene_in_one_and_a_half_megabytes(tmp_path, displaci
     page = path.read_text()
     assert 1e6 < len(page) < 1.5e6 and "[DATA]" not in page
     assert [p.name for p in tmp_path.iterdir()] == ["scene.html"]
+
+
+def test_a_snapshots_page_has_words_language_viewport_and_a_still(tmp_path):
+    scene = widgets.mesh_scene(trimesh.creation.box(), CAMERA)
+    figure = plt.figure(figsize=(1, 1))
+    plt.close(figure)
+    path = tmp_path / "scene.html"
+    widgets.snapshot(scene, path, "A <box>", "Turn it.", figure)
+    page = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+    assert page.html["lang"] == "en" and page.title.text == "A <box>"
+    assert page.find("meta", {"name": "viewport"}) and page.box is None
+    assert page.body.p.text == "A <box>. Turn it."
+    picture, target = page.main.find_all(recursive=False)  # the scene covers the still
+    assert picture["alt"] == "A <box>" and target["id"] == "canvasTarget"
+    data = base64.b64decode(picture["src"].partition("base64,")[2])
+    assert data[:3] == b"\xff\xd8\xff" and len(data) < 40_000
+    assert not scene.menu_visibility
 
 
 def test_too_large_a_snapshot_is_refused_and_not_written(tmp_path, rng):

@@ -173,6 +173,30 @@ def notebook_html(notebook: NotebookNode) -> str:
     return exporter.from_notebook_node(notebook)[0]
 
 
+def labelled(page: str) -> str:
+    """Return HTML whose tables' cells name their column, for rows that stack.
+
+    Args: page: HTML; a table's names are its `th`. Returns: `td` with `data-label`.
+    """
+
+    def table(match):
+        names = re.findall(r"<th\b[^>]*>(.*?)</th>", match[0], flags=re.S)
+        names = [re.sub(r"<[^>]*>", "", name) for name in names]
+        names = [html.escape(html.unescape(name)) for name in names]
+
+        def row(match):
+            left = iter(names)
+            return re.sub(r"<td\b", lambda _: _cell(next(left, "")), match[0])
+
+        return re.sub(r"<tr\b.*?</tr>", row, match[0], flags=re.S)
+
+    return re.sub(r"<table\b.*?</table>", table, page, flags=re.S)
+
+
+def _cell(name):
+    return f'<td data-label="{name}"' if name else "<td"
+
+
 def _text(path):
     """What a notebook wrote, which may be no UTF-8."""
     return path.read_text("utf-8-sig", "replace")
@@ -198,4 +222,4 @@ def write_page(folder: Path, **content) -> None:
     figures = [figure for made in outputs for figure in made.get("figures", ())]
     content["scenes"] = any(figure["file"].endswith(".html") for figure in figures)
     page = environment.get_template("page.html").render(folder=folder, **content)
-    write_text(folder / "index.html", page)
+    write_text(folder / "index.html", labelled(page))

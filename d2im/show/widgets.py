@@ -6,7 +6,9 @@ Volumes are those of `plots.grid_values`: [z, y, x], as k3d reads them; 64^3 is 
 from __future__ import annotations
 
 import base64
+import html
 import io
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -32,6 +34,16 @@ BOX = np.array([-HALF_BOX, HALF_BOX] * 3)
 FAR = 0.1  # world units: a volume is cut off there, and so packs well
 COLORS = "coolwarm_r"  # `plots.MAP_COLORS`
 RAMP = np.array([[t, *plt.get_cmap(COLORS)(t)[:3]] for t in np.linspace(0, 1, 33)])
+# k3d's page is its scene alone; above it come words, below it a still
+TARGET = '<div id="canvasTarget"></div>'
+PHONE = '<meta name="viewport" content="width=device-width, initial-scale=1">\n    '
+LAYOUT = """
+        body { display: flex; flex-direction: column; height: 100dvh;
+               font: 16px/1.4 system-ui, sans-serif; background: #fff; color: #222; }
+        p { margin: 0; padding: .5rem .8rem; }
+        main { position: relative; flex: 1; min-height: 0; max-height: 100vw; }
+        main img { position: absolute; width: 100%; height: 100%; object-fit: contain; }
+    """
 CLAY, FINAL, BASE = 0xE0DBD1, 0x6A3DA8, 0xC9B6EA
 
 
@@ -58,13 +70,35 @@ def show(view: ui.Widget, still: Figure) -> None:
     display(bundle | {"text/plain": "a scene: run the cell"}, raw=True)
 
 
-def snapshot(plot: k3d.plot.Plot, path: str | Path) -> None:
+def snapshot(
+    plot: k3d.plot.Plot,
+    path: str | Path,
+    title: str = "A scene",
+    sentence: str = "Drag to turn it, scroll or pinch to come nearer.",
+    still: Figure | None = None,
+) -> None:
     """Write a scene as one HTML file that turns in a browser, without a kernel.
 
     Args: plot: k3d.Plot. path: of the file, written whole or not at all.
+        title, sentence: what stands above the scene. still: Figure of the same, seen
+            until the scene is drawn, and where a browser has no WebGL.
     Raises: ValueError: larger than 1.5 MB.
     """
-    page = plot.get_snapshot(9).encode()
+    title, sentence = html.escape(title), html.escape(sentence)
+    below = ""
+    if still is not None:
+        file = io.BytesIO()
+        still.savefig(file, format="jpeg", dpi=80, pil_kwargs={"quality": 80})
+        data = base64.b64encode(file.getvalue()).decode()
+        below = f'<img alt="{title}" src="data:image/jpeg;base64,{data}">'
+    page = plot.get_snapshot(9)
+    head = f"{PHONE}<title>{title}</title>"
+    page = re.sub("<title>.*?</title>", lambda _: head, page, count=1)
+    page = page.replace("<html>", '<html lang="en">', 1)
+    page = page.replace("</style>", f"{LAYOUT}</style>", 1)
+    stage = f"<main>{below}{TARGET}</main>"
+    page = page.replace(TARGET, f"<p><strong>{title}.</strong> {sentence}</p>{stage}")
+    page = page.encode()
     if (mb := len(page) / 1e6) > LIMIT:
         raise ValueError(f"{path} would have {mb:.2f} of {LIMIT} MB: give coarser data")
     write_whole(Path(path), lambda file: file.write(page))
@@ -206,7 +240,8 @@ def displacement_explorer(
 
 
 def _scene(camera, *things):
-    plot = k3d.plot(height=420, grid_visible=False, camera_auto_fit=False)
+    plain = dict(grid_visible=False, menu_visibility=False, camera_auto_fit=False)
+    plot = k3d.plot(height=420, **plain)
     plot.camera_fov = np.degrees(2 * np.arctan(camera.size / 2 / camera.focal))
     plot.camera = [*camera.position, 0, 0, 0, *-camera.rotation[1]]
     for thing in things:

@@ -286,6 +286,22 @@ def test_a_map_stands_upright_with_the_chosen_pixel_on_it(page, tmp_path):
     assert np.abs(places[0] - places[1]).max() < 20  # of hundreds
 
 
+def test_a_scene_without_webgl_is_its_still_on_a_phone_too(page, tmp_path):
+    eye = Camera(30, 20, 1.0, 224)
+    body = trimesh.creation.box((0.5, 0.5, 0.5))
+    scene = widgets.mesh_scene(body, eye)
+    still = plots.image_grid([[plots.shade(body, eye)]])
+    widgets.snapshot(scene, tmp_path / "a.html", "A box", still=still)
+    page.add_init_script("HTMLCanvasElement.prototype.getContext = () => null")
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 844})
+        page.goto((tmp_path / "a.html").as_uri())
+        page.wait_for_timeout(500)
+        seen = np.asarray(Image.open(io.BytesIO(page.locator("main").screenshot())))
+        assert seen.std() > 5 and page.locator("p").bounding_box()["x"] == 0
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
 GALLERY = sorted((ROOT / "reports/gallery").glob("*.html"))
 
 
@@ -351,6 +367,26 @@ def test_no_name_runs_a_script_or_sends_a_request(page, hostile):
         assert page.evaluate(STRANGE) == [], file
     pages = {file.as_uri() for file in shown}
     assert [x for x in asked if x not in pages and not x.startswith("data:image")] == []
+
+
+CUT = """[...document.querySelectorAll("body *")].filter(e =>
+    e.scrollWidth > e.clientWidth + 1 && e.clientWidth && getComputedStyle(e).display
+    != "inline").map(e => e.tagName + "." + e.className)"""
+
+
+def test_a_runs_page_fits_a_phone_and_enlarges_its_figures(page, hostile):
+    page.goto((hostile / "javascript.fine-1/index.html").as_uri())
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    assert page.evaluate(CUT) == []
+    assert page.locator("th").first.is_hidden()
+    figure = page.locator(".zoom img").first
+    small = figure.bounding_box()["width"]
+    assert small <= 390
+    figure.click()
+    natural = figure.evaluate("image => image.naturalWidth")
+    assert figure.bounding_box()["width"] == pytest.approx(natural, abs=1)
+    assert natural > small and page.evaluate("document.body.scrollWidth") <= 390
 
 
 def test_a_hostile_name_is_shown_as_it_is(page, hostile):
