@@ -1,5 +1,6 @@
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -185,6 +186,15 @@ def test_a_height_map_is_read_back_by_its_sidecars_words(ball, tmp_path):
     eight = np.asarray(Image.open(tmp_path / "height-8.png"))
     assert eight.dtype == np.uint8 and np.ptp(eight) == 255
     assert height["color_space"] == "Non-Color"
+
+
+def test_a_height_maps_strength_is_in_the_unit_of_the_body(ball, tmp_path):
+    strengths = []
+    for to_world in (None, np.diag([0.02, 0.02, 0.02, 1])):  # 50 of its units are 1
+        replace(ball, to_world=to_world).export_maps(tmp_path)
+        text = (tmp_path / "displacement.json").read_text(encoding="utf-8")
+        strengths.append(json.loads(text)["height"]["strength"])
+    assert strengths[1] == pytest.approx(50 * strengths[0])
 
 
 def test_exported_maps_are_0_beside_the_object(ball, tmp_path):

@@ -264,8 +264,9 @@ def export_maps(prediction: Prediction, folder: str | Path) -> None:
             "image": "height.png",
             "color_space": "Non-Color",
             "midlevel": -low / span,
-            "strength": span,
-            "unit": "world, outward along the normal: (value - midlevel) * strength",
+            "strength": span / _scale(prediction),
+            "unit": "of the exported GLB and camera.json, outward along the normal: "
+            "(value - midlevel) * strength",
             "uv": "projected from the camera (camera.json), u right, v up",
             "of": "what the camera sees, read where it has moved to: project and move "
             "six times; read once, slopes are off by a tenth of the relief",
@@ -277,6 +278,13 @@ def export_maps(prediction: Prediction, folder: str | Path) -> None:
     text = json.dumps(about, indent=1).encode()
     write_whole(folder / "displacement.json", lambda file: file.write(text))
     export_camera(prediction, folder / "camera.json")
+
+
+def _scale(prediction):
+    """World units a unit of the frame that the exported GLB is in."""
+    if prediction.to_world is None:
+        return 1.0
+    return float(np.cbrt(np.linalg.det(prediction.to_world[:3, :3])))
 
 
 def export_cut_out(prediction: Prediction, path: str | Path) -> None:
@@ -302,13 +310,12 @@ def camera_file(prediction: Prediction) -> dict:
     Returns: dict: K (3, 3), R (3, 3) and t (3,) with x_cam = R x + t (x right, y down,
         z forward), and size; "blender": matrix_world after an import of the GLB, lens
         and sensor_width in mm, shift_x and shift_y; "three": matrixWorld by columns,
-        fov in degrees, and the filmOffset and view offset's parts that a shifted
-        centre needs.
+        fov in degrees, and x and y of the view offset that a shifted centre needs.
     """
     camera, to_world = prediction.camera, prediction.to_world
     rotation, shift, size = camera.rotation, camera.translation, camera.size
     if to_world is not None:
-        scale = np.cbrt(np.linalg.det(to_world[:3, :3]))
+        scale = _scale(prediction)
         shift = (rotation @ to_world[:3, 3] + shift) / scale
         rotation = rotation @ (to_world[:3, :3] / scale)
     (x, y), focal = camera.centre, camera.focal
