@@ -7,6 +7,7 @@ import argparse
 import sys
 import warnings
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from . import __version__
@@ -251,12 +252,15 @@ def _write(found, out, mesh, maps, overlay, cut_out, camera_file, turntable, **o
     from .use import export
 
     made = export.export_mesh(found, out, mesh, **options)
+    placed = found
+    if options["size_mm"] and export.mesh_kind(out) in export.Y_UP:
+        placed = replace(found, to_world=made.metadata["to_world"])
     if maps:
-        export.export_maps(found, maps)
+        export.export_maps(placed, maps)
     if cut_out:
         export.export_cut_out(found, cut_out)
     if camera_file:
-        export.export_camera(found, camera_file)
+        export.export_camera(placed, camera_file)
     if overlay or turntable:
         from .use import overlay as drawing
 

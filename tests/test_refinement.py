@@ -1,3 +1,6 @@
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -165,5 +168,15 @@ def test_the_command_line_refines_a_body_in_its_own_frame(outward, tmp_path, cap
     assert np.allclose(found.bounds, body.bounds, atol=0.5)
     with Image.open(over) as file:
         assert file.size == (64, 64)
+    camera = str(tmp_path / "camera.json")
+    sized = ["--size-mm", "80", "--camera-file", camera]
+    assert main([*arguments, "--strength", "0", *sized]) == 0
+    made = json.loads(Path(camera).read_text(encoding="utf-8"))
+    found = trimesh.load(out, force="mesh")
+    assert found.extents.max() == pytest.approx(80)
+    seen = found.vertices @ np.transpose(made["R"]) + made["t"]
+    pixels = seen @ np.transpose(made["K"])
+    pixels = pixels[:, :2] / pixels[:, 2:]  # of 32: it lies in the picture and fills it
+    assert 0 < pixels.min() and np.ptp(pixels, axis=0).max() > 16 and pixels.max() < 32
     assert main([*arguments, "--fit", "90"]) == 2
     assert "there is no fit 90" in capsys.readouterr().err

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .reconstruction import Prediction, Reconstruction
 
 KINDS = ("glb", "obj", "ply", "stl", "3mf")
+Y_UP = ("glb", "obj")
 PRINTED = ("stl", "3mf")  # in mm, z up, standing on the floor
 SIZE_MM = 100.0  # of a printed object's longest side, where none is said
 SMALL = 0.01  # of the volume: parts and cavities below are specks
@@ -72,7 +73,8 @@ def export_mesh(
         faces: about so many at most, by fast_simplification.
         size_mm: the longest side; the object then stands on the floor, its middle at 0.
             By default 100 for STL and 3MF, unless the body is one's own.
-    Returns: trimesh.Trimesh, as written.
+    Returns: trimesh.Trimesh, as written; its metadata's "to_world" is the matrix (4, 4)
+        from the file's frame.
     Raises: ValueError: another suffix or name, no base mesh, a size or number of faces
         that is none. ImportError: a package of the extra "makers" is missing.
     """
@@ -96,8 +98,10 @@ def export_mesh(
     if colors is not None and len(mesh.vertices) != len(whole.vertices):
         colors = colors[cKDTree(whole.vertices).query(mesh.vertices)[1]]
     mesh = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
-    mesh.apply_transform(_placement(found, mesh, kind, size_mm))
+    placement = _placement(found, mesh, kind, size_mm)
+    mesh.apply_transform(placement)
     _write(mesh, Path(path), kind, colors)
+    mesh.metadata["to_world"] = np.linalg.inv(placement)  # not into the file
     return mesh
 
 
@@ -110,7 +114,7 @@ def _placement(found, mesh, kind, size_mm):
     """The matrix (4, 4) from the world to a file's frame."""
     if found.to_world is not None and size_mm is None:
         return np.linalg.inv(found.to_world)
-    move = Z_UP if kind not in ("glb", "obj") else np.eye(4)
+    move = Z_UP if kind not in Y_UP else np.eye(4)
     if size_mm is None and kind in PRINTED:
         size_mm = SIZE_MM
     if size_mm is None:
@@ -127,7 +131,7 @@ def _placement(found, mesh, kind, size_mm):
 
 
 def _write(mesh, path, kind, colors):
-    options = {"include_normals": True} if kind in ("glb", "obj") else {}
+    options = {"include_normals": True} if kind in Y_UP else {}
     if kind == "glb":
         options["unitize_normals"] = True
     if colors is not None:
