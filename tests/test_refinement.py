@@ -115,6 +115,15 @@ def test_a_body_comes_as_a_field_and_its_frame_is_told():
     assert slope.item() == pytest.approx(-1, abs=0.01)
 
 
+def test_what_is_no_body_is_named():
+    box = trimesh.creation.box()
+    with pytest.raises(TypeError, match=r"a body is .*to_mesh.* not Scene"):
+        as_field(trimesh.Scene(box))
+    box.vertices[0] = np.nan
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        as_field(box)
+
+
 def test_a_file_keeps_the_way_back_to_its_frame(tmp_path):
     mesh = trimesh.creation.box((2, 4, 6)).apply_translation((10, 20, 30))
     mesh.export(tmp_path / "body.stl")
