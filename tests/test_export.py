@@ -72,6 +72,25 @@ def test_an_export_keeps_specks_where_that_is_asked(tmp_path):
     assert counts == {"large": len(ball.faces), "all": len(found.mesh.faces)}
 
 
+def test_a_small_part_of_ones_own_body_stays(tmp_path):
+    ball = trimesh.creation.icosphere(3, 0.4)
+    knob = trimesh.creation.icosphere(1, 0.05).apply_translation((0.45, 0.4, 0))
+    speck = trimesh.creation.icosphere(0, 0.008).apply_translation((-0.45, 0.4, 0))
+    found = reconstruction(ball + knob + speck, to_world=np.eye(4))
+    found.export(tmp_path / "a.glb")
+    expected = len(ball.faces) + len(knob.faces)
+    assert len(read(tmp_path / "a.glb").faces) == expected
+
+
+def test_a_mesh_of_many_small_parts_stays():
+    balls = [
+        trimesh.creation.icosphere(0, 0.02).apply_translation((0.1 * x, 0.1 * y, 0))
+        for x, y in np.ndindex(11, 11)
+    ]
+    many = trimesh.util.concatenate(balls)
+    assert without_specks(many) is many
+
+
 @pytest.mark.parametrize("kind", ["glb", "obj"])
 def test_vertex_normals_are_written(ball, tmp_path, kind):
     ball.export(tmp_path / f"a.{kind}")

@@ -32,6 +32,7 @@ Y_UP = ("glb", "obj")
 PRINTED = ("stl", "3mf")  # in mm, z up, standing on the floor
 SIZE_MM = 100.0  # of a printed object's longest side, where none is said
 SMALL = 0.01  # of the volume: parts and cavities below are specks
+SMALL_OWN = 1e-4  # of a body of one's own: its knobs and wheels are no specks
 SQUARE = 0.2  # cosine to the view from which a picture's colour is taken
 SAME = 0.02  # world units behind the nearest surface that are still it
 ALIKE = 0.3  # world units that count as much as opposite normals do half
@@ -66,8 +67,8 @@ def export_mesh(
 
     Args: path: file; its suffix (.glb, .obj, .ply, .stl, .3mf) chooses the format.
         which: "final", "base", or "colored" by the displacement.
-        keep: "large" drops parts and closed cavities under 1 % of the volume, "all"
-            none.
+        keep: "large" drops parts and closed cavities under 1 % of the volume, or 0.01 %
+            of a body of one's own; "all" none.
         color: "picture" takes what it shows, and for the rest what is nearest to that;
             "none".
         faces: about so many at most, by fast_simplification.
@@ -87,7 +88,7 @@ def export_mesh(
     whole = meshes.get(which)
     if whole is None:
         raise ValueError(f"there is no {which!r} mesh to write")
-    mesh = without_specks(whole) if keep == "large" else whole
+    mesh = without_specks(whole, small_share(found)) if keep == "large" else whole
     if faces is not None:
         mesh = simplified(mesh, faces)
     colors = None
@@ -153,18 +154,23 @@ def _write(mesh, path, kind, colors):
     write_whole(path, lambda file: file.write(content))
 
 
-def without_specks(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
-    """A closed mesh without parts and cavities under 1 % of its volume.
+def small_share(found: Prediction) -> float:
+    """Of the volume: what is dropped of a network's surface, and of one's own body."""
+    return SMALL if found.to_world is None else SMALL_OWN
 
-    Returns: the mesh itself where it has none.
+
+def without_specks(mesh: trimesh.Trimesh, share: float = SMALL) -> trimesh.Trimesh:
+    """A closed mesh without parts and cavities under a share of its volume.
+
+    Returns: the mesh itself where it has none, or where it is nothing else.
     """
     labels = trimesh.graph.connected_component_labels(
         mesh.face_adjacency, node_count=len(mesh.faces)
     )
     a, b, c = np.moveaxis(np.asarray(mesh.triangles), 1, 0)
     volumes = np.bincount(labels, np.einsum("fi,fi->f", a, np.cross(b, c)) / 6)
-    large = np.abs(volumes) >= SMALL * abs(volumes.sum())
-    if large.all():
+    large = np.abs(volumes) >= share * abs(volumes.sum())
+    if large.all() or not large.any():
         return mesh
     kept = mesh.copy()
     kept.update_faces(large[labels])
