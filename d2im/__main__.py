@@ -7,6 +7,7 @@ import argparse
 import sys
 import warnings
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from . import __version__
@@ -121,6 +122,7 @@ def _results(add):
 def reconstruct(images, out, model, camera, camera_model, format, **options):
     from .networks import Camera, CameraNet, D2IMNet
     from .use import reconstruction as use
+    from .use.export import KINDS
     from .use.pictures import find_pictures
 
     folder = len(images) > 1 or Path(images[0]).is_dir()
@@ -128,6 +130,8 @@ def reconstruct(images, out, model, camera, camera_model, format, **options):
     if folder and single:
         single = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(single))
         raise ValueError(f"{single} is for one picture; a folder holds an overlay each")
+    if folder and (Path(out).is_file() or Path(out).suffix.lower()[1:] in KINDS):
+        raise ValueError(f"several pictures go into a folder: -o FOLDER, not {out}")
     _check(f"a.{format}" if folder else out, **options)
     network = D2IMNet.from_pretrained(model or use.MODEL)
     pictures = find_pictures(images)
@@ -167,16 +171,20 @@ def _reconstruct_all(pictures, out, work, how, kind, options):
     stems = [picture.stem for picture in pictures]
     if twice := [stem for stem in stems if stems.count(stem) > 1]:
         raise ValueError(f"several pictures are named {twice[0]}: rename them")
+    overlays = [out / f"{stem}-overlay.png" for stem in stems]
+    own = {picture.resolve() for picture in pictures}
+    if lost := [path for path in overlays if path.resolve() in own]:
+        raise ValueError(f"{lost[0]} is one of the pictures: choose another folder")
     rows, failed = [], 0
-    for picture in pictures:
+    for picture, over in zip(pictures, overlays, strict=True):
         said = []
         try:
             with _notes(said.append):
                 found = work(picture)
                 said.insert(0, _understood(found, how))
             shown = strip(found)
-            drawn = {"overlay": out / f"{picture.stem}-overlay.png"}
-            _write(found, out / f"{picture.stem}.{kind}", **options | drawn)
+            name = out / f"{picture.stem}.{kind}"
+            _write(found, name, **options | {"overlay": over})
         except (ValueError, OSError) as error:
             failed, shown = failed + 1, None
             said.append(f"failed: {one_line(error)}")
@@ -251,12 +259,15 @@ def _write(found, out, mesh, maps, overlay, cut_out, camera_file, turntable, **o
     from .use import export
 
     made = export.export_mesh(found, out, mesh, **options)
+    placed = found
+    if options["size_mm"] and export.mesh_kind(out) in export.Y_UP:
+        placed = replace(found, to_world=made.metadata["to_world"])
     if maps:
-        export.export_maps(found, maps)
+        export.export_maps(placed, maps)
     if cut_out:
         export.export_cut_out(found, cut_out)
     if camera_file:
-        export.export_camera(found, camera_file)
+        export.export_camera(placed, camera_file)
     if overlay or turntable:
         from .use import overlay as drawing
 

@@ -75,6 +75,14 @@ def test_a_picture_without_an_outline_has_no_camera(chair):
         fit_camera(chair[0], torch.ones(3, 64, 64))
 
 
+@pytest.mark.parametrize(("count", "said"), [(0, "mask is empty"), (1, "covers 1 ")])
+def test_a_mask_of_nothing_has_no_camera(chair, count, said):
+    mask = np.zeros((224, 224), dtype=bool)
+    mask[30, 30 : 30 + count] = True
+    with pytest.raises(ValueError, match=said):
+        fit_camera(chair[0], torch.ones(3, 64, 64), mask=mask)
+
+
 def test_inner_edges_are_creases_and_steps_of_depth():
     mask = np.ones((4, 6), dtype=bool)
     depth, normals = np.ones((4, 6)), np.zeros((4, 6, 3))

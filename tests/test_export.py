@@ -1,5 +1,6 @@
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -69,6 +70,25 @@ def test_an_export_keeps_specks_where_that_is_asked(tmp_path):
         found.export(tmp_path / "a.glb", keep=keep)
         counts[keep] = len(read(tmp_path / "a.glb").faces)
     assert counts == {"large": len(ball.faces), "all": len(found.mesh.faces)}
+
+
+def test_a_small_part_of_ones_own_body_stays(tmp_path):
+    ball = trimesh.creation.icosphere(3, 0.4)
+    knob = trimesh.creation.icosphere(1, 0.05).apply_translation((0.45, 0.4, 0))
+    speck = trimesh.creation.icosphere(0, 0.008).apply_translation((-0.45, 0.4, 0))
+    found = reconstruction(ball + knob + speck, to_world=np.eye(4))
+    found.export(tmp_path / "a.glb")
+    expected = len(ball.faces) + len(knob.faces)
+    assert len(read(tmp_path / "a.glb").faces) == expected
+
+
+def test_a_mesh_of_many_small_parts_stays():
+    balls = [
+        trimesh.creation.icosphere(0, 0.02).apply_translation((0.1 * x, 0.1 * y, 0))
+        for x, y in np.ndindex(11, 11)
+    ]
+    many = trimesh.util.concatenate(balls)
+    assert without_specks(many) is many
 
 
 @pytest.mark.parametrize("kind", ["glb", "obj"])
@@ -185,6 +205,15 @@ def test_a_height_map_is_read_back_by_its_sidecars_words(ball, tmp_path):
     eight = np.asarray(Image.open(tmp_path / "height-8.png"))
     assert eight.dtype == np.uint8 and np.ptp(eight) == 255
     assert height["color_space"] == "Non-Color"
+
+
+def test_a_height_maps_strength_is_in_the_unit_of_the_body(ball, tmp_path):
+    strengths = []
+    for to_world in (None, np.diag([0.02, 0.02, 0.02, 1])):  # 50 of its units are 1
+        replace(ball, to_world=to_world).export_maps(tmp_path)
+        text = (tmp_path / "displacement.json").read_text(encoding="utf-8")
+        strengths.append(json.loads(text)["height"]["strength"])
+    assert strengths[1] == pytest.approx(50 * strengths[0])
 
 
 def test_exported_maps_are_0_beside_the_object(ball, tmp_path):

@@ -283,6 +283,18 @@ def test_the_command_line_makes_a_page_of_many_pictures(ball_model, tmp_path, ca
     assert "1 meshes, 1 failed" in capsys.readouterr().out
     page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     assert "not a readable image" in page and "object covers" in page
+    for name in ("good.png", "good-overlay.png"):  # as a second run into them finds
+        Image.fromarray(picture()).save(tmp_path / f"photos/{name}")
+    before = (tmp_path / "photos" / "good-overlay.png").read_bytes()
+    inside = [*arguments[:3], str(tmp_path / "photos"), *arguments[4:]]
+    assert main(inside) == 2
+    assert "is one of the pictures: choose another" in capsys.readouterr().err
+    assert (tmp_path / "photos" / "good-overlay.png").read_bytes() == before
+    (tmp_path / "photos" / "good-overlay.png").unlink()
+    for name in ("out.glb", "model/config.json"):
+        wrong = [*arguments[:3], str(tmp_path / name), *arguments[4:]]
+        assert main(wrong) == 2 and "-o FOLDER" in capsys.readouterr().err
+    assert not (tmp_path / "out.glb").exists()
     (tmp_path / "photos" / "good.png").rename(tmp_path / "photos" / "bad.jpg")
     assert main(arguments) == 2
     assert "several pictures are named bad" in capsys.readouterr().err

@@ -1,3 +1,6 @@
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -112,6 +115,15 @@ def test_a_body_comes_as_a_field_and_its_frame_is_told():
     assert slope.item() == pytest.approx(-1, abs=0.01)
 
 
+def test_what_is_no_body_is_named():
+    box = trimesh.creation.box()
+    with pytest.raises(TypeError, match=r"a body is .*to_mesh.* not Scene"):
+        as_field(trimesh.Scene(box))
+    box.vertices[0] = np.nan
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        as_field(box)
+
+
 def test_a_file_keeps_the_way_back_to_its_frame(tmp_path):
     mesh = trimesh.creation.box((2, 4, 6)).apply_translation((10, 20, 30))
     mesh.export(tmp_path / "body.stl")
@@ -165,5 +177,15 @@ def test_the_command_line_refines_a_body_in_its_own_frame(outward, tmp_path, cap
     assert np.allclose(found.bounds, body.bounds, atol=0.5)
     with Image.open(over) as file:
         assert file.size == (64, 64)
+    camera = str(tmp_path / "camera.json")
+    sized = ["--size-mm", "80", "--camera-file", camera]
+    assert main([*arguments, "--strength", "0", *sized]) == 0
+    made = json.loads(Path(camera).read_text(encoding="utf-8"))
+    found = trimesh.load(out, force="mesh")
+    assert found.extents.max() == pytest.approx(80)
+    seen = found.vertices @ np.transpose(made["R"]) + made["t"]
+    pixels = seen @ np.transpose(made["K"])
+    pixels = pixels[:, :2] / pixels[:, 2:]  # of 32: it lies in the picture and fills it
+    assert 0 < pixels.min() and np.ptp(pixels, axis=0).max() > 16 and pixels.max() < 32
     assert main([*arguments, "--fit", "90"]) == 2
     assert "there is no fit 90" in capsys.readouterr().err

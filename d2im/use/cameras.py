@@ -116,11 +116,15 @@ def fit_camera(
     mask = np.asarray(found if mask is None else mask).astype(bool)
     if mask.shape != (size, size):
         raise ValueError(f"mask must be ({size}, {size}), got {mask.shape}")
+    if not mask.any():
+        raise ValueError("the mask is empty: it must be True on the object")
     if mask.all():
         raise ValueError("the picture shows no outline: give one with a background")
     scene = ray_scene(np.asarray(mesh.triangles))
     normals = np.asarray(mesh.face_normals)
     targets = [_Target(*_scaled(mask, image, side)) for side in (COARSE, MIDDLE, size)]
+    if not all(len(target.outline) for target in targets):
+        raise ValueError(f"the object covers {mask.sum()} pixels: too few to fit by")
     starts = [guess] if guess else _starts(scene, targets[0])
     found = [_refine(scene, camera, targets[1], focal) for camera in starts]
     found = _distinct([fit for fit in found if fit is not None])[:KEPT]

@@ -28,9 +28,11 @@ if TYPE_CHECKING:
     from .reconstruction import Prediction, Reconstruction
 
 KINDS = ("glb", "obj", "ply", "stl", "3mf")
+Y_UP = ("glb", "obj")
 PRINTED = ("stl", "3mf")  # in mm, z up, standing on the floor
 SIZE_MM = 100.0  # of a printed object's longest side, where none is said
 SMALL = 0.01  # of the volume: parts and cavities below are specks
+SMALL_OWN = 1e-4  # of a body of one's own: its knobs and wheels are no specks
 SQUARE = 0.2  # cosine to the view from which a picture's colour is taken
 SAME = 0.02  # world units behind the nearest surface that are still it
 ALIKE = 0.3  # world units that count as much as opposite normals do half
@@ -65,14 +67,15 @@ def export_mesh(
 
     Args: path: file; its suffix (.glb, .obj, .ply, .stl, .3mf) chooses the format.
         which: "final", "base", or "colored" by the displacement.
-        keep: "large" drops parts and closed cavities under 1 % of the volume, "all"
-            none.
+        keep: "large" drops parts and closed cavities under 1 % of the volume, or 0.01 %
+            of a body of one's own; "all" none.
         color: "picture" takes what it shows, and for the rest what is nearest to that;
             "none".
         faces: about so many at most, by fast_simplification.
         size_mm: the longest side; the object then stands on the floor, its middle at 0.
             By default 100 for STL and 3MF, unless the body is one's own.
-    Returns: trimesh.Trimesh, as written.
+    Returns: trimesh.Trimesh, as written; its metadata's "to_world" is the matrix (4, 4)
+        from the file's frame.
     Raises: ValueError: another suffix or name, no base mesh, a size or number of faces
         that is none. ImportError: a package of the extra "makers" is missing.
     """
@@ -85,7 +88,7 @@ def export_mesh(
     whole = meshes.get(which)
     if whole is None:
         raise ValueError(f"there is no {which!r} mesh to write")
-    mesh = without_specks(whole) if keep == "large" else whole
+    mesh = without_specks(whole, small_share(found)) if keep == "large" else whole
     if faces is not None:
         mesh = simplified(mesh, faces)
     colors = None
@@ -96,8 +99,10 @@ def export_mesh(
     if colors is not None and len(mesh.vertices) != len(whole.vertices):
         colors = colors[cKDTree(whole.vertices).query(mesh.vertices)[1]]
     mesh = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
-    mesh.apply_transform(_placement(found, mesh, kind, size_mm))
+    placement = _placement(found, mesh, kind, size_mm)
+    mesh.apply_transform(placement)
     _write(mesh, Path(path), kind, colors)
+    mesh.metadata["to_world"] = np.linalg.inv(placement)  # not into the file
     return mesh
 
 
@@ -110,7 +115,7 @@ def _placement(found, mesh, kind, size_mm):
     """The matrix (4, 4) from the world to a file's frame."""
     if found.to_world is not None and size_mm is None:
         return np.linalg.inv(found.to_world)
-    move = Z_UP if kind not in ("glb", "obj") else np.eye(4)
+    move = Z_UP if kind not in Y_UP else np.eye(4)
     if size_mm is None and kind in PRINTED:
         size_mm = SIZE_MM
     if size_mm is None:
@@ -127,7 +132,7 @@ def _placement(found, mesh, kind, size_mm):
 
 
 def _write(mesh, path, kind, colors):
-    options = {"include_normals": True} if kind in ("glb", "obj") else {}
+    options = {"include_normals": True} if kind in Y_UP else {}
     if kind == "glb":
         options["unitize_normals"] = True
     if colors is not None:
@@ -149,18 +154,23 @@ def _write(mesh, path, kind, colors):
     write_whole(path, lambda file: file.write(content))
 
 
-def without_specks(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
-    """A closed mesh without parts and cavities under 1 % of its volume.
+def small_share(found: Prediction) -> float:
+    """Of the volume: what is dropped of a network's surface, and of one's own body."""
+    return SMALL if found.to_world is None else SMALL_OWN
 
-    Returns: the mesh itself where it has none.
+
+def without_specks(mesh: trimesh.Trimesh, share: float = SMALL) -> trimesh.Trimesh:
+    """A closed mesh without parts and cavities under a share of its volume.
+
+    Returns: the mesh itself where it has none, or where it is nothing else.
     """
     labels = trimesh.graph.connected_component_labels(
         mesh.face_adjacency, node_count=len(mesh.faces)
     )
     a, b, c = np.moveaxis(np.asarray(mesh.triangles), 1, 0)
     volumes = np.bincount(labels, np.einsum("fi,fi->f", a, np.cross(b, c)) / 6)
-    large = np.abs(volumes) >= SMALL * abs(volumes.sum())
-    if large.all():
+    large = np.abs(volumes) >= share * abs(volumes.sum())
+    if large.all() or not large.any():
         return mesh
     kept = mesh.copy()
     kept.update_faces(large[labels])
@@ -264,8 +274,9 @@ def export_maps(prediction: Prediction, folder: str | Path) -> None:
             "image": "height.png",
             "color_space": "Non-Color",
             "midlevel": -low / span,
-            "strength": span,
-            "unit": "world, outward along the normal: (value - midlevel) * strength",
+            "strength": span / _scale(prediction),
+            "unit": "of the exported GLB and camera.json, outward along the normal: "
+            "(value - midlevel) * strength",
             "uv": "projected from the camera (camera.json), u right, v up",
             "of": "what the camera sees, read where it has moved to: project and move "
             "six times; read once, slopes are off by a tenth of the relief",
@@ -277,6 +288,13 @@ def export_maps(prediction: Prediction, folder: str | Path) -> None:
     text = json.dumps(about, indent=1).encode()
     write_whole(folder / "displacement.json", lambda file: file.write(text))
     export_camera(prediction, folder / "camera.json")
+
+
+def _scale(prediction):
+    """World units a unit of the frame that the exported GLB is in."""
+    if prediction.to_world is None:
+        return 1.0
+    return float(np.cbrt(np.linalg.det(prediction.to_world[:3, :3])))
 
 
 def export_cut_out(prediction: Prediction, path: str | Path) -> None:
@@ -302,13 +320,12 @@ def camera_file(prediction: Prediction) -> dict:
     Returns: dict: K (3, 3), R (3, 3) and t (3,) with x_cam = R x + t (x right, y down,
         z forward), and size; "blender": matrix_world after an import of the GLB, lens
         and sensor_width in mm, shift_x and shift_y; "three": matrixWorld by columns,
-        fov in degrees, and the filmOffset and view offset's parts that a shifted
-        centre needs.
+        fov in degrees, and x and y of the view offset that a shifted centre needs.
     """
     camera, to_world = prediction.camera, prediction.to_world
     rotation, shift, size = camera.rotation, camera.translation, camera.size
     if to_world is not None:
-        scale = np.cbrt(np.linalg.det(to_world[:3, :3]))
+        scale = _scale(prediction)
         shift = (rotation @ to_world[:3, 3] + shift) / scale
         rotation = rotation @ (to_world[:3, :3] / scale)
     (x, y), focal = camera.centre, camera.focal

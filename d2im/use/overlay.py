@@ -21,7 +21,7 @@ from ..camera import Camera
 from ..data.files import write_whole
 from ..data.rendering import Renderer
 from .cameras import inner_edges
-from .export import picture_colors, without_specks
+from .export import picture_colors, small_share, without_specks
 
 if TYPE_CHECKING:
     from .reconstruction import Reconstruction
@@ -85,7 +85,7 @@ def turned(
 
 def export_turntable(found: Reconstruction, path: str | Path) -> None:
     """Write the coloured mesh turning once around, as a GIF."""
-    mesh = without_specks(found.mesh)
+    mesh = without_specks(found.mesh, small_share(found))
     steps = np.arange(VIEWS) * 360 / VIEWS
     cameras = [Camera(step, 20, 1, SIDE) for step in steps]
     first, *others = turned(mesh, cameras, picture_colors(found, mesh))
@@ -96,7 +96,8 @@ def export_turntable(found: Reconstruction, path: str | Path) -> None:
 
 def strip(found: Reconstruction) -> Image.Image:
     """A row of pictures: what the model saw, the overlay, the result, and it turned."""
-    mesh, own = without_specks(found.mesh), found.camera.resized(SIDE)
+    mesh = without_specks(found.mesh, small_share(found))
+    own = found.camera.resized(SIDE)
     azimuth, elevation, ratio = own.pose
     poses = [(azimuth + turn, max(elevation, 10), ratio) for turn in (60, 180)]
     cameras = [own, *(Camera(*pose, SIDE) for pose in poses)]

@@ -138,18 +138,25 @@ def as_field(
 
     Returns: field, mesh, and the matrix (4, 4) from the body's frame to the world's;
         None for a field, which is of the world's.
-    Raises: ValueError: see `load_mesh` and `extract_mesh`.
+    Raises: ValueError: see `load_mesh` and `extract_mesh`; vertices that are not
+        finite. TypeError: something that is no body.
     """
     options = options or RefineOptions()
     axes = options.up, options.front, options.yaw
     if isinstance(body, str | os.PathLike):
         mesh = load_mesh(Path(body), *axes)
     elif isinstance(body, trimesh.Trimesh):
+        if not np.isfinite(body.vertices).all():
+            raise ValueError("the body has vertices that are NaN or infinite")
         turn = np.eye(4)
         turn[:3, :3] = turn_to_world(*axes)
         mesh = body.copy().apply_transform(turn)
         mesh.metadata["to_world"] = turn
         mesh = normalise(mesh)
+    elif not callable(body):
+        kind = type(body).__name__  # trimesh reads a GLB as a Scene
+        wanted = "a file, a trimesh.Trimesh (of a Scene its to_mesh()) or a field"
+        raise TypeError(f"a body is {wanted}, not {kind}")
     else:
         return body, extract_mesh(body, options.resolution), None
     return mesh_field(mesh), mesh, np.array(mesh.metadata["to_world"])
