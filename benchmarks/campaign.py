@@ -590,7 +590,8 @@ def main():
     parser.add_argument("--libraries", nargs="+", metavar="FILE.sh3f", help=about)
     parser.add_argument("--first", metavar="MODEL", help="whose tensors to start from")
     about = "of models with L_rel: base or maps apart"
-    parser.add_argument("--learn", default="all", help=about)
+    ways = ["all", "base", "maps"]
+    parser.add_argument("--learn", default="all", choices=ways, help=about)
     parser.add_argument("--folder", default="runs", help=argparse.SUPPRESS)
     defaults = GPU if "--gpu" in sys.argv else CPU
     for name, value in defaults.items():
