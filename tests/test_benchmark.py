@@ -245,6 +245,19 @@ def test_a_papers_table_has_a_row_a_category_the_best_bold_and_the_mean_last():
         benchmark.paper_table(paper_rows(), ["emd"])
 
 
+def test_a_table_wider_than_a_page_is_scaled_and_names_what_that_needs():
+    rows = [row | {"f_score": 0.5} for row in paper_rows()]
+    narrow, wide = (
+        benchmark.paper_table(rows, measures)["tex"]
+        for measures in (["chamfer_l1", "iou"], ["chamfer_l1", "iou", "f_score"])
+    )
+    assert narrow.startswith("% needs booktabs\n") and "resizebox" not in narrow
+    assert wide.startswith("% needs booktabs and graphicx\n")
+    scaled = wide.partition(r"\resizebox{\linewidth}{!}{%")[2]
+    assert r"\end{tabular}}" in scaled
+    assert wide.count("{") == wide.count("}")
+
+
 def test_a_mean_is_over_the_categories_that_every_method_has_and_says_so():
     rows = list(paper_rows())
     rows[2]["chamfer_l1"] = np.inf  # of the lamp, by the first method
