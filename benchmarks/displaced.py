@@ -26,7 +26,7 @@ from d2im.data.rendering import ray_scene, render
 from d2im.data.shapes import make_shape
 from d2im.networks import D2IMNet
 from d2im.sampling import signed_distance
-from d2im.use.reconstruction import RELIEF_MODEL
+from d2im.use.reconstruction import MODEL
 from d2im.use.refinement import RefineOptions, mesh_field, refine
 
 SQUARE = 0.7  # cosine to the view of the vertices that are counted apart
@@ -34,7 +34,7 @@ SQUARE = 0.7  # cosine to the view of the vertices that are counted apart
 
 def main():
     parser = common.arguments(__doc__)
-    parser.add_argument("--model", default=str(RELIEF_MODEL), help="folder")
+    parser.add_argument("--model", default=str(MODEL), help="folder")
     parser.add_argument("--shapes", type=int, default=3)
     options = common.opening(parser)
     model = D2IMNet.from_pretrained(options.model).eval()

@@ -30,7 +30,7 @@ from d2im.networks import D2IMNet
 from d2im.sampling import HALF_BOX, signed_distance
 from d2im.surface.extract import extract_mesh
 from d2im.use.export import simplified
-from d2im.use.reconstruction import RELIEF_MODEL, predict, triangulate
+from d2im.use.reconstruction import MODEL, predict, triangulate
 from d2im.use.refinement import FAINT, mesh_field, on_body
 
 BODIES = ("true", "blurred", "decimated", "off 2", "off 5")
@@ -43,7 +43,7 @@ EVERY = 5  # of the picture's pixels one is a point
 
 def main():
     parser = common.arguments(__doc__)
-    parser.add_argument("--model", default=str(RELIEF_MODEL), help="folder")
+    parser.add_argument("--model", default=str(MODEL), help="folder")
     parser.add_argument("--shapes", type=int, help="of the list, spread (all)")
     parser.add_argument("--bodies", nargs="+", default=BODIES, choices=BODIES)
     parser.add_argument("--surfaces", action="store_true", help="mesh and measure, too")

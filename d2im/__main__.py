@@ -62,7 +62,7 @@ def _reconstruct(commands):
     add("images", nargs="+", metavar="image", help=about)
     about = ".glb, .obj, .ply, .stl or .3mf file; of several pictures a folder"
     add("-o", "--out", required=True, help=about)
-    add("--model", help="folder of a model (data/models/d2im-small)")
+    add("--model", help="folder of a model (data/models/d2im-base)")
     _camera(add, "a model guesses")
     add("--camera-model", help="folder of that model (data/models/camera-small)")
     about = "move the camera until the base's outline is the picture's"
@@ -81,7 +81,7 @@ def _refine(commands):
     add("image", help="picture of it, or of an object of that shape")
     about = ".glb, .obj, .ply, .stl or .3mf file, in the body's frame and unit"
     add("-o", "--out", required=True, help=about)
-    add("--model", help="folder of a model (data/models/relief-base)")
+    add("--model", help="folder of a model (data/models/d2im-base)")
     _camera(add, "it is found by the body's outline")
     about = "of the cameras that were found, take this one (1)"
     add("--fit", type=int, default=1, metavar="N", help=about)
@@ -200,11 +200,11 @@ def refine(body, image, out, model, camera, fit, strength, **options):
     from .camera import Camera
     from .networks import D2IMNet
     from .use.cameras import rivals
-    from .use.reconstruction import RELIEF_MODEL
+    from .use.reconstruction import MODEL
     from .use.refinement import RefineOptions, refine
 
     _check(out, **options)
-    network = D2IMNet.from_pretrained(model or RELIEF_MODEL)
+    network = D2IMNet.from_pretrained(model or MODEL)
     known = {name: options.pop(name) for name in REFINED}
     how, known = "given", RefineOptions(**known)
     with _notes():

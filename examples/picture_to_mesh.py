@@ -9,7 +9,7 @@ import numpy as np
 
 import d2im
 
-model = d2im.D2IMNet.from_pretrained("data/models/d2im-small")
+model = d2im.D2IMNet.from_pretrained("data/models/d2im-base")
 if pictures := sys.argv[1:]:  # a network guesses the camera
     camera = d2im.CameraNet.from_pretrained("data/models/camera-small").camera
 else:

@@ -15,7 +15,7 @@ from d2im.fields import displaced_field, sphere
 from d2im.networks import D2IMNet
 from d2im.sampling import signed_distance
 from d2im.use.cameras import turn_between
-from d2im.use.reconstruction import RELIEF_MODEL
+from d2im.use.reconstruction import MODEL
 from d2im.use.refinement import (
     FAINT,
     RefineOptions,
@@ -134,7 +134,7 @@ def test_a_file_keeps_the_way_back_to_its_frame(tmp_path):
 
 def test_a_real_maps_relief_brings_the_visible_front_nearer():
     shape, camera = make_shape("cabinet", 10101), Camera(30, 20, 0.9, 224)
-    model = D2IMNet.from_pretrained(RELIEF_MODEL).eval()
+    model = D2IMNet.from_pretrained(MODEL).eval()
     renderer = Renderer(shape.detailed)
     view = renderer.view(camera, np.random.default_rng(0))
     body = mesh_field(shape.coarse)  # the detailed one's scale is kept

@@ -45,7 +45,7 @@ READ = "data model others truths start_from meshes heldout rival picture source 
 LEAVE = 60  # seconds that an interrupted cell has to end, and save what it did
 CHOICES = {  # of parameters that a later notebook would refuse after hours
     "protocol": "d2im occnet disn bspnet".split(),
-    "preset": "small base paper".split(),
+    "preset": "small base mobile paper".split(),
     "laplacian_form": "transformed image none".split(),
 }
 VERSIONS = "k3d torch numpy trimesh manifold3d libigl embreex".split()

@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 
 # Of a picture: known, or found by a callable such as `CameraNet.camera`.
 CameraSource = Camera | Callable[[torch.Tensor], Camera] | None
-MODEL = PACKAGE / "models" / "d2im-small"  # where none is named
-RELIEF_MODEL = MODEL.with_name("relief-base")  # for a body of one's own
+MODEL = PACKAGE / "models" / "d2im-base"  # where none is named
 FIT_RESOLUTION = 64  # of the base whose outline moves a camera
 CAMERA_MODEL = MODEL.with_name("camera-small")
 
