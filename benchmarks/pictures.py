@@ -18,15 +18,19 @@ import torch
 from d2im.data.dataset import ShapeDataset, prepare
 from d2im.data.shapes import split_pairs
 from d2im.networks import PRESETS, D2IMNet
+from d2im.training.depthwise import quicken
 from d2im.training.loop import TrainingConfig, batch_losses, total_loss
 
 RELIEF = {"relief_weight": 60.0, "patch_share": 0.5}
 
 
-def speed(model, batch, config, steps, last):
+def speed(model, batch, config, steps, form):
     """Pictures a core second of the quickest of some steps; weights change."""
-    form = torch.channels_last if last else torch.contiguous_format
-    model.to(memory_format=form).train()
+    model.train()
+    if form != "plain":
+        model.to(memory_format=torch.channels_last)
+    if form == "quick depthwise, too":
+        quicken(model)
     optimizer = torch.optim.Adam(model.parameters(), 1e-4)
     taken = []
     for _ in range(steps):
@@ -47,7 +51,9 @@ def main():
     parser.add_argument("--points", type=int, default=2048)
     parser.add_argument("--steps", type=int, default=4)
     options = common.opening(parser)
-    print("| preset | learns | precision | channels last | pictures a core s | ratio |")
+    print(
+        "| preset | learns | precision | memory, gradient | pictures a core s | ratio |"
+    )
     print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for preset in options.presets:
@@ -64,20 +70,22 @@ def main():
             shapes = ShapeDataset(out, points=options.points)
             items = [shapes[k % len(shapes)] for k in range(options.batch)]
             batch = torch.utils.data.default_collate(items)
-            ways = [("all", "float32", False), ("all", "bf16", False)]
-            ways += [("all", "bf16", True)]
+            ways = [("all", "float32", "plain"), ("all", "bf16", "plain")]
+            ways += [("all", "bf16", "channels last")]
             if PRESETS[preset].get("mobile_size"):
-                ways += [(part, "bf16", True) for part in ("maps", "base")]
+                parts = "maps", "base"
+                ways += [(part, "bf16", "channels last") for part in parts]
+                ways += [(part, "bf16", "quick depthwise, too") for part in parts]
             first = None
-            for learn, precision, last in ways:
+            for learn, precision, form in ways:
                 torch.manual_seed(0)
                 changes = RELIEF | {"learn": learn, "precision": precision}
                 model = D2IMNet.preset(preset)
                 config = TrainingConfig(**changes)
-                found = speed(model, batch, config, options.steps, last)
+                found = speed(model, batch, config, options.steps, form)
                 first = first or found
                 shown = f"{found:.3g} | {found / first:.2f}"
-                print(f"| `{preset}` | {learn} | {precision} | {last} | {shown} |")
+                print(f"| `{preset}` | {learn} | {precision} | {form} | {shown} |")
 
 
 if __name__ == "__main__":

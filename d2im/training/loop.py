@@ -38,6 +38,7 @@ from .checkpoints import (
     save_checkpoint,
     try_saving,
 )
+from .depthwise import quicken
 from .distributed import average_gradients, mean_over_processes, share_batch_norms
 from .objectives import NO_COARSE, batch_losses
 from .records import append_records
@@ -198,6 +199,8 @@ class _Training:
         # On a CPU torch 2.13 crashes of few channels in float32, in bf16 of none.
         if on_gpu or config.precision == "bf16":
             model.to(memory_format=torch.channels_last)
+        if not on_gpu:
+            quicken(model)
         names = PARTS.get(config.learn, ())  # the other part has no moments
         learning = [getattr(model, name) for name in names] or [model]
         self.parameters = [*nn.ModuleList(learning).parameters()]
