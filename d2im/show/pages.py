@@ -192,7 +192,8 @@ def describe_pictures(notebook: NotebookNode, captions: dict[str, str]) -> None:
             heading = re.findall(r"^#+ +(.+)$", cell.source, re.M)[-1:] or [heading]
             heading = heading[0]
             continue
-        named = [file for file in captions if f'"{file}"' in cell.source]
+        strings = re.findall(r"""["']([^"'\n]+)["']""", cell.source)
+        named = [file for file in captions if file in strings]
         texts = [captions[k] for k in sorted(named, key=cell.source.find)]
         texts = texts or [str(cell.metadata.get("alt") or heading)]
         shown = [o for o in cell.get("outputs", ()) if "image/png" in o.get("data", {})]
