@@ -2,7 +2,7 @@
 
     python notebooks/gallery.py        # `... gallery.py 07` runs that one alone again
 
-All notebooks run with the models in the box. Their pictures, scenes and executed copies
+All notebooks run with the package's models. Their pictures, scenes and executed copies
 go to reports/gallery/, made small, with a page that code hosts show.
 """
 
@@ -12,46 +12,70 @@ import json
 import re
 import shutil
 import sys
+from functools import partial
 
 import matplotlib.pyplot as plt
 import nbformat
+import numpy as np
 from PIL import Image
 
 from d2im.show.pages import escape, write_text
 from d2im.show.plots import draw_curves
 from d2im.show.run import ROOT, run_notebooks
-from d2im.training.checkpoints import read_records
+from d2im.training.records import read_records
 from d2im.use.reconstruction import MODEL
 
 GALLERY = ROOT / "reports/gallery"
-ORDER = "02 00 01 04 05 06 07 03".split()  # 02's shapes go to 04 and 05, not 03's
+NUMBERS = {path.stem[:2] for path in (ROOT / "notebooks").glob("*.ipynb")}
+# 02's shapes go to those after it, 03's to none.
+ORDER = ["02", *sorted(NUMBERS - {"02", "03"}), "03"]
 RIVALS = [MODEL.parent / name for name in ("imnet-small", "disn-small")]
 CURVES = ("base", "sdf", "laplacian", "relief", "camera")
 LIMITS = {".png": 300_000, ".html": 1_000_000, ".ipynb": 1_000_000}  # bytes
+LEVELS = 64  # of each channel: steps of 4 of 255, which no scale shows as bands
+SCALES = 1, 0.9, 0.8, 0.7, 0.6  # the first whose bytes fit
 SCRIPT = "k3d.js"  # all scenes' own program, 1.2 MB, stands in one file beside them
 
 
-def small(png, colors=256):
-    """A PNG of so many colours; a photo has more, a figure hardly."""
+def small(png, scale=1):
+    """A PNG in full colour, but for the last bits of each channel, and scaled."""
     page = io.BytesIO()
     image = Image.open(io.BytesIO(png), formats=["PNG"]).convert("RGB")
-    image.quantize(colors, kmeans=3, dither=0).save(page, "PNG", optimize=True)
+    image = image.resize([round(scale * side) for side in image.size], Image.LANCZOS)
+    levels = np.round(np.asarray(image) * ((LEVELS - 1) / 255))
+    rounded = np.round(levels * (255 / (LEVELS - 1))).astype(np.uint8)
+    Image.fromarray(rounded).save(page, "PNG", optimize=True)
     return page.getvalue()
 
 
-def executed(path):
-    """An executed notebook with text and pictures alone, its links those of a run."""
+def fitting(suffix, make):
+    """The bytes that `make` gives at the largest scale at which they are few enough."""
+    for scale in SCALES:
+        if len(data := make(scale)) <= LIMITS[suffix]:
+            break
+    return data
+
+
+def executed(path, scale=1):
+    """An executed notebook with text and pictures alone, its links those of a run.
+
+    A picture's alt text is its plain text, too, for readers that look for it there.
+    """
     notebook = nbformat.read(path, as_version=4)
     notebook.metadata.pop("papermill", None)
     for cell in notebook.cells:
         cell.metadata = {"tags": cell.metadata.get("tags", [])}
         outputs = [o for o in cell.get("outputs", []) if o.get("name") != "stderr"]
-        for data in [output["data"] for output in outputs if "data" in output]:
+        for output in [output for output in outputs if "data" in output]:
+            data, about = output["data"], output["metadata"].get("image/png", {})
             if "image/png" in data:
-                png = small(base64.b64decode(data["image/png"]), 128)
+                png = small(base64.b64decode(data["image/png"]), scale)
                 data["image/png"] = base64.b64encode(png).decode()
+                data["text/plain"] = about.get("alt", data.get("text/plain", ""))
             for kind in set(data) - {"image/png", "text/plain", "text/markdown"}:
                 del data[kind]
+            alt = {"alt": about["alt"]} if "alt" in about else {}
+            output["metadata"] = {"image/png": alt} if "image/png" in data else {}
         if cell.cell_type == "code":
             cell.outputs = outputs
     return nbformat.writes(notebook).encode()
@@ -65,13 +89,16 @@ def shared(scene):
 
 
 def training_curves(target):
-    """Draw how the models in the box were trained, where they have their records."""
+    """Draw how the package's models were trained, where they have their records."""
     logs = sorted(MODEL.parent.glob("*/metrics.csv"))
     if not logs:
         return ""
-    size = dict(figsize=(3.6 * len(logs), 3.2), layout="constrained", squeeze=False)
-    fig, axes = plt.subplots(1, len(logs), sharey=True, **size)
-    for ax, log in zip(axes[0], logs, strict=True):
+    high = -(-len(logs) // 3)
+    size = dict(figsize=(9.6, 3 * high), layout="constrained", squeeze=False)
+    fig, axes = plt.subplots(high, 3, sharey=True, **size)
+    for ax in axes.flat[len(logs) :]:
+        ax.axis("off")
+    for ax, log in zip(axes.flat, logs, strict=False):
         rows = read_records(log.parent)
         draw_curves(ax, rows, CURVES)
         seen = [(r["step"], r["validation"]) for r in rows if "validation" in r]
@@ -80,8 +107,9 @@ def training_curves(target):
         ax.set_ylim(top=30)  # room for the legend
         ax.legend(fontsize=7, loc="upper right")
     fig.savefig(target, dpi=100)
-    target.write_bytes(small(target.read_bytes()))
-    return f"## How they were trained\n\n![Losses by step]({target.name})\n"
+    target.write_bytes(fitting(".png", partial(small, target.read_bytes())))
+    caption = "The losses of the package's models by step"
+    return f"## How they were trained\n\n![{caption}]({target.name})\n"
 
 
 def main():
@@ -93,7 +121,7 @@ def main():
     new = run / "gallery"
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir()
-    text = ["# Gallery\n\nMade by `make gallery` from the models in the box: pictures,"]
+    text = ["# Gallery\n\nMade by `make gallery` from the package's models: pictures,"]
     text.append("executed notebooks, and scenes that turn in a browser")
     text.append("(download the folder, open them from there; k3d.js is K3D-jupyter's,")
     text.append("MIT licence).\n")
@@ -101,7 +129,8 @@ def main():
     for entry in record["notebooks"]:
         name, outputs = entry["notebook"], entry["outputs"]
         title, note = escape(entry["title"]), escape(outputs["note"])
-        (new / f"{name}.ipynb").write_bytes(executed(run / f"{name}.ipynb"))
+        copy = fitting(".ipynb", partial(executed, run / f"{name}.ipynb"))
+        (new / f"{name}.ipynb").write_bytes(copy)
         text.append(f"## [{title}]({name}.ipynb)\n\n{note}\n")
         for figure in outputs["figures"]:
             source, caption = run / name / figure["file"], escape(figure["caption"])
@@ -112,13 +141,14 @@ def main():
                 write_text(new / SCRIPT, script)
                 text.append(f"[{caption}, in a browser]({target.name})\n")
             else:
-                target.write_bytes(small(source.read_bytes()))
+                png = fitting(".png", partial(small, source.read_bytes()))
+                target.write_bytes(png)
                 text.append(f"![{caption}]({target.name})\n\n*{caption}*\n")
     text.append(training_curves(new / "training.png"))
     if (GALLERY / "results.md").is_file():  # a campaign's, not made here
         shutil.copy(GALLERY / "results.md", new)
         for path in GALLERY.glob("maps*.png"):
-            (new / path.name).write_bytes(small(path.read_bytes()))
+            shutil.copy(path, new)
         text.append("[How good the models are](results.md)\n")
     write_text(new / "README.md", "\n".join(text))
     copies = ({p.name for p in at.glob("*.ipynb")} for at in (GALLERY, new))

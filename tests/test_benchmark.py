@@ -14,6 +14,7 @@ from d2im.data.readers import read_disn, write_set
 from d2im.data.rendering import Renderer
 from d2im.data.shapes import SPLITS, make_shape
 from d2im.evaluate import tables
+from d2im.networks import CameraNet
 from d2im.sampling import signed_distance
 
 from . import test_readers
@@ -457,3 +458,33 @@ def test_anothers_turned_mesh_has_its_iou_and_a_note_in_its_row(tmp_path):
     rows = benchmark.score_all(jobs, skip=("emd", "f_score"))
     assert rows[0]["iou"].value > 0.99 and rows[0]["status"] == "ok"
     assert [row["note"] != "" for row in rows] == [True, False, False]
+
+
+def test_methods_are_models_and_meshes_by_names_that_tell_them_apart(
+    tiny_model, tmp_path
+):
+    for name in ("mine", "a/final", "b/net", "c/net"):
+        tiny_model.save_pretrained(tmp_path / name)
+    (tmp_path / "meshes").mkdir()
+    others = ["a/final", "b/net", "c/net", "meshes"]
+    found = benchmark.load_methods("mine", others, tmp_path)
+    assert [*found] == ["", "a/final/", "b/net/", "c/net/", "meshes"]
+    assert found["meshes"] == tmp_path / "meshes"
+    assert type(found[""]) is type(found["b/net/"]) is type(tiny_model)
+    assert [*benchmark.load_methods("", ["b/net"], tmp_path)] == ["net"]
+
+
+def test_a_missing_folder_and_a_camera_network_are_no_methods(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere: no folder of a model or of"):
+        benchmark.load_methods("", ["nowhere"], tmp_path)
+    CameraNet.preset("small").save_pretrained(tmp_path / "camera")
+    with pytest.raises(ValueError, match="^camera holds a camera network, which has"):
+        benchmark.load_methods("", ["camera"], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("count", "wanted", "places"),
+    [(7, 0, range(7)), (7, 3, (0, 3, 6)), (2, 5, (0, 1)), (4, 1, (0,)), (0, 3, ())],
+)
+def test_some_of_a_list_are_spread_evenly_over_it(count, wanted, places):
+    assert benchmark.spread(count, wanted) == [*places]

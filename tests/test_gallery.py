@@ -45,17 +45,45 @@ def pixels(png):
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(float)
 
 
-def test_a_small_picture_looks_the_same_and_is_smaller(gallery, png):
+def test_a_small_picture_keeps_its_colours_and_is_smaller(gallery, png):
     small = gallery.small(png)
     assert len(small) < 0.8 * len(png)
-    assert np.abs(pixels(small) - pixels(png)).mean() < 2  # of 255
+    assert np.abs(pixels(small) - pixels(png)).max() <= 2.5  # of 255
+    white = pixels(png).min(-1) == 255
+    assert white.any() and (pixels(small)[white] == 255).all()
+
+
+def test_a_scale_has_no_bands(gallery):
+    ramp = plt.get_cmap("coolwarm_r")(np.linspace(0, 1, 1000), bytes=True)[:, :3]
+    page = io.BytesIO()
+    Image.fromarray(np.tile(ramp, (20, 1, 1))).save(page, "PNG")
+    row = pixels(gallery.small(page.getvalue()))[0]
+    assert np.abs(np.diff(row, axis=0)).max() <= 9  # two levels
+    assert len(np.unique(row, axis=0)) > 128
+
+
+def test_what_is_too_large_is_scaled_until_it_fits(gallery, monkeypatch):
+    noise = np.random.default_rng(0).integers(0, 255, (100, 100, 3), dtype=np.uint8)
+    page = io.BytesIO()
+    Image.fromarray(noise).save(page, "PNG")
+    whole = gallery.small(page.getvalue())
+    monkeypatch.setitem(gallery.LIMITS, ".png", len(whole) // 2)
+    fitted = gallery.fitting(".png", lambda s: gallery.small(page.getvalue(), s))
+    assert len(fitted) <= len(whole) // 2 and len(pixels(fitted)) in (60, 70)
+
+
+def test_02_is_first_and_03_last_of_all_notebooks(gallery):
+    assert sorted(gallery.ORDER) == [path.stem[:2] for path in NOTEBOOKS]
+    assert (gallery.ORDER[0], gallery.ORDER[-1]) == ("02", "03")
 
 
 def test_an_executed_copy_keeps_text_and_pictures_alone(gallery, png, tmp_path):
     output, cell = nbformat.v4.new_output, nbformat.v4.new_code_cell("1")
     picture = {"image/png": base64.b64encode(png).decode(), "text/html": "<b>"}
     picture |= {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "x"}
-    cell.outputs = [output("display_data", picture), output("stream", text="said")]
+    about = {"image/png": {"alt": "A ramp", "width": 9}, "text/html": {"a": 1}}
+    cell.outputs = [output("display_data", picture, metadata=about)]
+    cell.outputs.append(output("stream", text="said"))
     cell.outputs.append(output("stream", name="stderr", text="/home/me: a warning"))
     cell.metadata = {"papermill": {"duration": 1}, "tags": ["parameters"]}
     text = nbformat.v4.new_markdown_cell("[a](../../d2im/a.py), [02](02_a.ipynb)")
@@ -66,6 +94,8 @@ def test_an_executed_copy_keeps_text_and_pictures_alone(gallery, png, tmp_path):
     assert made.cells[1].metadata == {"tags": ["parameters"]}
     shown, said = made.cells[1].outputs
     assert set(shown.data) == {"image/png", "text/plain"} and said.text == "said"
+    assert shown.metadata == {"image/png": {"alt": "A ramp"}}
+    assert shown.data["text/plain"] == "A ramp"
 
 
 def test_a_scene_reads_k3d_from_the_file_beside_it(gallery, tmp_path):
@@ -106,3 +136,5 @@ def test_each_notebook_links_its_executed_copy_of_text_and_pictures(path):
     assert not [o for o in outputs if o.output_type == "error"]
     kinds = {kind for o in outputs for kind in o.get("data", {})}
     assert "image/png" in kinds <= {"image/png", "text/plain", "text/markdown"}
+    drawn = [o.metadata for o in outputs if "image/png" in o.get("data", {})]
+    assert [about for about in drawn if not about["image/png"].get("alt")] == []

@@ -5,7 +5,6 @@ A rule takes a notebook's path and returns its complaints, none when it is kept.
 
 import ast
 import re
-from collections import defaultdict
 from pathlib import Path
 
 import nbformat
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
-from d2im import run
+from d2im import benchmark, metrics, run
 from d2im.data.dataset import ShapeDataset, prepare, read_example, write_example
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
@@ -254,8 +253,9 @@ def test_05_takes_the_views_by_the_numbers_of_the_source(tmp_path, capsys):
     path = tmp_path / "stool-000000.npz"  # as if its view 0 of three were left out
     write_example(path, {**read_example(path), "left_out": np.array([[0, 0.4, 0]])})
     (cell,) = [c for c in cells(FOLDER / "05_evaluate.ipynb") if "gone = " in c.source]
-    known = {"ShapeDataset": ShapeDataset, "np": np, "defaultdict": defaultdict}
-    known |= {"data": tmp_path, "split": "", "shapes": 0}
+    known = {"benchmark": benchmark, "metrics": metrics, "protocol": "d2im"}
+    known |= {"dataset": ShapeDataset(tmp_path, None), "others_frame": "world"}
+    known |= {"split": "", "shapes": 0}
     for pictures, cases in {
         "0": [(1, 0)],
         "1": [(0, 0), (1, 1)],

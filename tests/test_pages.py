@@ -148,6 +148,32 @@ def test_an_executed_page_keeps_tables_pictures_and_formulas():
     assert page.find("table", "dataframe").th.text == "a" and page.math.msup
 
 
+def test_each_picture_has_its_caption_as_alt_text_on_an_executed_page():
+    new, png = nbformat.v4, base64.b64encode(b"png").decode()
+    picture = {"image/png": png, "text/plain": "<Figure size 100x100 with 1 Axes>"}
+
+    def cell(source, count=1, **metadata):
+        outputs = [new.new_output("display_data", picture) for _ in range(count)]
+        outputs.append(new.new_output("stream", text="said"))
+        return new.new_code_cell(source, outputs=outputs, metadata=metadata)
+
+    cells = [
+        new.new_markdown_cell("# A title\n\nText.\n\n## The maps\n\n## Their sum"),
+        cell('figure.savefig(out / "b.png"); figure.savefig(out / "a.png")', 3),
+        cell("plt.plot(x)", alt="A line, by hand"),
+        new.new_markdown_cell("Seen: they fall."),
+        cell("plt.plot(x)"),
+    ]
+    notebook = new.new_notebook(cells=cells)
+    captions = {"a.png": 'Of "a" <b>', "b.png": "Of b", "c.png": "Elsewhere"}
+    pages.describe_pictures(notebook, captions)
+    nbformat.validate(notebook)
+    shown = soup(pages.notebook_html(notebook)).select("img")
+    texts = ["Of b", 'Of "a" <b>', 'Of "a" <b>', "A line, by hand", "Their sum"]
+    assert [image["alt"] for image in shown] == texts
+    assert all(image["src"].startswith("data:image/png;base64,") for image in shown)
+
+
 def test_a_picture_attached_to_a_cell_is_shown():
     cell = nbformat.v4.new_markdown_cell("![x](attachment:x.png)")
     cell["attachments"] = {"x.png": {"image/png": "AAAA"}}

@@ -124,20 +124,34 @@ def test_a_grid_has_a_place_for_every_picture_and_gap():
     plt.close(figure)
 
 
-def test_curves_average_the_records_before_each_step(ax):
-    records = [{"step": k, "loss": float(k), "laplacian": 0.0} for k in range(1, 21)]
-    (line,) = plots.draw_curves(ax, records, ("loss", "laplacian"), window=4)
-    assert np.allclose(line.get_xydata(), [(k, k - 1.5) for k in range(4, 21)])
-    (line,) = plots.draw_curves(ax, records[:8], ("loss",))  # a quarter of a short run
-    assert np.allclose(line.get_xydata(), [(k, k - 0.5) for k in range(2, 9)])
+def test_curves_average_the_records_around_each_step(ax):
+    values = 2.0 ** np.array([0, 3, 0, 6, 0, 0, 0, 0, 2, 4])
+    records = [{"step": k, "loss": v, "none": 0.0} for k, v in enumerate(values)]
+    (line,) = plots.draw_curves(ax, records, ("loss", "none"), window=3)
+    # A quarter of ten are two: one on either side, and what is there at the ends.
+    powers = [3 / 2, 1, 3, 2, 2, 0, 0, 2 / 3, 2, 3]
+    assert np.allclose(line.get_xdata(), np.arange(10))
+    assert np.allclose(np.log2(line.get_ydata()), powers)
+    (line,) = plots.draw_curves(ax, records[:3], ("loss",))  # too short for a mean
+    assert np.allclose(line.get_ydata(), values[:3])
+
+
+def test_the_mean_of_a_falling_loss_lies_among_its_records(ax):
+    losses = 0.8 ** np.arange(60)
+    records = [{"step": k, "loss": value} for k, value in enumerate(losses)]
+    (line,) = plots.draw_curves(ax, records, ("loss",), window=10)
+    for k, mean in enumerate(line.get_ydata()):
+        near = losses[max(0, k - 5) : k + 6]
+        assert near.min() < mean < near.max()
+    assert line.get_ydata()[0] < losses[0]
 
 
 def test_a_term_that_came_later_has_a_curve_from_there(ax):
     records = [{"step": k} | ({"relief": 2.0} if k > 5 else {}) for k in range(1, 11)]
     (line,) = plots.draw_curves(ax, records, ("relief",), window=2)
     steps, values = line.get_xydata().T
-    assert steps[np.isfinite(values)].tolist() == [7, 8, 9, 10]
-    assert np.allclose(values[-4:], 2)
+    assert steps[np.isfinite(values)].tolist() == [6, 7, 8, 9, 10]
+    assert np.allclose(values[-5:], 2)
 
 
 def test_an_unknown_axis_is_refused():

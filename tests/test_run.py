@@ -72,7 +72,8 @@ def project(tmp_path_factory):
         "03_use",
         'out = ""\ndata = ""\nrate = 0.1',
         "import base64, pathlib\npathlib.Path(out, 'dot.png').write_bytes("
-        f"base64.b64decode('{base64.b64encode(PNG).decode()}'))",
+        f"base64.b64decode('{base64.b64encode(PNG).decode()}'))\n"
+        "from IPython.display import Image\nImage(pathlib.Path(out, 'dot.png'))",
         "pathlib.Path(out, 'metrics.csv').write_text('shape,iou\\nchair,0.123456789')",
         "pathlib.Path(out, 'turn.html').write_text('<p title=\"x\">a scene</p>')",
         "pathlib.Path(out, 'table.md').write_text("
@@ -150,6 +151,14 @@ def test_the_page_shows_each_setting_with_another_default_and_links_the_copies(d
     assert rows[2:] == [("data", "data/set", "–"), ("rate", "0.001", "0.1")]
     for copy in ("02_make.html", "02_make.ipynb", "03_use.html", "03_use.ipynb"):
         assert f'href="{copy}"' in page
+
+
+def test_a_copys_picture_has_its_caption_as_alt_text(done):
+    copy = nbformat.read(done[0] / "03_use.ipynb", as_version=4)
+    outputs = [output for cell in copy.cells for output in cell.get("outputs", [])]
+    (picture,) = [o for o in outputs if "image/png" in o.get("data", {})]
+    assert picture.metadata["image/png"]["alt"] == "A <dot>"
+    assert 'alt="A &lt;dot&gt;"' in (done[0] / "03_use.html").read_text()
 
 
 def test_the_page_escapes_what_notebooks_say(done):

@@ -13,6 +13,7 @@ import glob
 import json
 import time
 import zlib
+from collections import Counter
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ from joblib import Parallel, delayed
 from ..camera import Camera
 from ..data import dataset, shapes
 from ..data.files import write_whole
+from ..networks import ImageModel, model_folder
 from ..sampling import signed_distance
 from ..show import plots
 from ..surface.extract import extract_mesh
@@ -122,6 +124,42 @@ def _prepare_one(entry, folder, size, count):
     dataset.write_example(folder / f"{entry['id']}.npz", example)
     row = dict.fromkeys(dataset.INDEX_COLUMNS, "") | {"status": "ok"}
     return row | {k: entry[k] for k in keys} | {"split": entry["set"]}
+
+
+def spread(count: int, wanted: int = 0) -> list[int]:
+    """The places of `wanted` of `count` things, evenly spaced; 0 stands for all."""
+    some = np.linspace(0, count - 1, min(wanted or count, count))
+    return some.round().astype(int).tolist()
+
+
+def load_methods(
+    model: str | Path, others: Iterable[str], root: str | Path = ""
+) -> dict[str, ImageModel | Path]:
+    """Load what one table compares: models, and folders of meshes named by shape id.
+
+    Args: model: folder of the model whose base and final meshes are scored, or "".
+        others: folders of other models, or of meshes. root: that all are relative to.
+    Returns: {name: model, or Path of meshes}; `model` is "". A folder is called by its
+        name, by its path where that stands for something else in the table, too.
+    Raises: FileNotFoundError: no such folder. ValueError: a network without fields.
+    """
+    others, root = list(others), Path(root)
+    load = ImageModel.from_pretrained  # of the class that its folder names
+    methods = {"": load(model_folder(root / model))} if model else {}
+    shared = Counter(["base", "final", "truth", *(Path(o).name for o in others)])
+    for other in others:
+        folder = model_folder(root / other)
+        has_model = (folder / "config.json").is_file()
+        if not has_model and not folder.is_dir():
+            wrong = "no folder of a model or of meshes"
+            raise FileNotFoundError(f"{folder}: {wrong}")
+        name = folder.name if shared[folder.name] == 1 else f"{other}/"
+        methods[name] = load(folder) if has_model else folder
+    for name, method in methods.items():
+        if not isinstance(method, Path) and not hasattr(method, "fields"):
+            wrong = "holds a camera network, which has no fields"
+            raise ValueError(f"{name or model} {wrong}")
+    return methods
 
 
 def read_prediction(

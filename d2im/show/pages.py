@@ -46,6 +46,10 @@ default-src 'none'; img-src data:; style-src 'unsafe-inline'">{% endblock %}
 {% block html_head_js_mermaidjs %}{% endblock %}
 {% block data_latex %}
 {{ output.data["text/latex"] | markdown2html | clean_html }}
+{% endblock %}
+{% block data_png scoped %}
+{%- set said = (output | get_metadata("alt", "image/png") or "") | escape_html -%}
+{{ super() | replace("<img ", '<img alt="' ~ said ~ '" ', 1) }}
 {% endblock %}"""
 
 
@@ -171,6 +175,31 @@ def notebook_html(notebook: NotebookNode) -> str:
     filters = {"markdown2html": markdown2html, "clean_html": harmless}
     exporter = HTMLExporter(raw_template=NOTEBOOK, filters=filters, sanitize_html=True)
     return exporter.from_notebook_node(notebook)[0]
+
+
+def describe_pictures(notebook: NotebookNode, captions: dict[str, str]) -> None:
+    """Give the pictures of an executed notebook their captions as alt text.
+
+    A picture's is that of the file that its cell names, else the cell's own metadata
+    "alt", else the heading that it stands under. Our pages show it, as nbconvert and
+    nbviewer do; JupyterLab 4 reads none.
+
+    Args: notebook: changed in place. captions: {file: caption}, see `write_outputs`.
+    """
+    heading = "A picture"
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            heading = re.findall(r"^#+ +(.+)$", cell.source, re.M)[-1:] or [heading]
+            heading = heading[0]
+            continue
+        strings = re.findall(r"""["']([^"'\n]+)["']""", cell.source)
+        named = [file for file in captions if file in strings]
+        texts = [captions[k] for k in sorted(named, key=cell.source.find)]
+        texts = texts or [str(cell.metadata.get("alt") or heading)]
+        shown = [o for o in cell.get("outputs", ()) if "image/png" in o.get("data", {})]
+        for k, output in enumerate(shown):
+            about = output.metadata.setdefault("image/png", {})
+            about["alt"] = texts[min(k, len(texts) - 1)]
 
 
 def labelled(page: str) -> str:

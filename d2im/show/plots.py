@@ -388,22 +388,26 @@ def draw_curves(
 
     Args: ax: Axes. records: dicts of `training.train`, with "step".
         names: entries to draw; one that is never there and positive is left out.
-        window: records that the strong line averages, up to the step it stands at; at
-            most a quarter of all.
+        window: records that the strong line averages around each step, of those that
+            are there; at most a quarter of all. The mean is the geometric one, which is
+            an axis of logarithms' own.
     Returns: The strong lines, a list of Line2D.
     """
     steps = [record["step"] for record in records]
-    span = max(1, min(window, len(records) // 4))
+    # A mean of the steps before would start late, and lie above all losses that fall.
+    around = np.ones(1 + 2 * (max(1, min(window, len(records) // 4)) // 2))
     lines = []
     for name in names:
         values = np.array([record.get(name, np.nan) for record in records])
-        if not (values > 0).any():
+        if not (known := values > 0).any():
             continue
-        mean = np.convolve(values, np.ones(span) / span, "valid")
-        lines += ax.plot(steps[span - 1 :], mean, label=name)
+        total = np.convolve(np.log(np.where(known, values, 1)), around, "same")
+        count = np.where(known, np.convolve(known, around, "same"), np.nan)
+        lines += ax.plot(steps, np.exp(total / count), label=name)
         color = lines[-1].get_color()
         ax.plot(steps, values, color=color, alpha=0.25, linewidth=0.7)
     ax.set(xlabel="step", yscale="log")
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.grid(alpha=0.3)
     ax.legend()
     return lines

@@ -586,6 +586,8 @@ def _execute(path, copy, parameters, timeout, beside):
         cell.source = _moved_links(cell.source, path.parent, copy.parent, beside)
     for output in [o for cell in notebook.cells for o in cell.get("outputs", [])]:
         output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+    made = _outputs(copy.with_suffix("") / "outputs.json")[0].get("figures", [])
+    pages.describe_pictures(notebook, {f["file"]: f["caption"] for f in made})
     Whole().write(nbformat.writes(notebook), copy)
     pages.write_text(copy.with_suffix(".html"), pages.notebook_html(notebook))
     if error:
