@@ -1,4 +1,5 @@
 import base64
+import io
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 import torch
 import trimesh
 from bs4 import BeautifulSoup
+from PIL import Image
 
 from d2im import plots, widgets
 from d2im.camera import Camera
@@ -159,6 +161,17 @@ def test_a_slider_moves_twenty_times_a_second(field, displacing, name):
         for thing in explorer.objects.values():
             thing.get_state()  # what would go over the wire
     assert len(values) / (time.process_time() - start) > 20
+
+
+def test_a_picker_holds_its_picture_and_corners_and_takes_another(rng):
+    image = rng.integers(0, 256, (3, 8, 8)) / 255
+    picker = widgets.CornerPicker(image, np.array([[1, 2], [5, 6]]))
+    assert picker.size == 8 and picker.corners == [[1, 2], [5, 6]]
+    for shown in (image, torch.tensor(1 - image)):
+        picker.draw(shown)
+        page = base64.b64decode(picker.picture.removeprefix("data:image/png;base64,"))
+        pixels = np.asarray(Image.open(io.BytesIO(page)).convert("RGB")) / 255
+        assert np.allclose(pixels, np.moveaxis(np.asarray(shown), 0, -1), atol=0.004)
 
 
 def test_a_mesh_is_sharp_at_its_creases():

@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import anywidget
 import igl
 import ipywidgets as ui
 import k3d
@@ -19,6 +20,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import display
 from scipy.ndimage import laplace, map_coordinates
+from traitlets import Int, List, Unicode
 
 from ..camera import Camera
 from ..data.files import write_whole
@@ -28,6 +30,7 @@ from ..sampling import HALF_BOX
 if TYPE_CHECKING:
     import trimesh
     from matplotlib.figure import Figure
+    from torch import Tensor
 
 LIMIT = 1.5  # MB of a snapshot; k3d's own script is 1.2 of them
 BOX = np.array([-HALF_BOX, HALF_BOX] * 3)
@@ -45,6 +48,73 @@ LAYOUT = """
         main img { position: absolute; width: 100%; height: 100%; object-fit: contain; }
     """
 CLAY, FINAL, BASE = 0xE0DBD1, 0x6A3DA8, 0xC9B6EA
+# What a `CornerPicker` is in a browser; an SVG's units are the picture's pixels.
+PICKER = """
+const made = (name, about) => {
+  const node = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const key in about) node.setAttribute(key, about[key]);
+  return node;
+};
+const KEYS = {
+  ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1],
+};
+function render({ model, el }) {
+  const size = model.get("size");
+  const svg = made("svg", { viewBox: `0 0 ${size} ${size}`, class: "corner-picker",
+    style: "display:block; width:100%; background:white; touch-action:none" });
+  const image = made("image", { width: size, height: size });
+  const line = made("polygon", { fill: "none", stroke: "black",
+    "stroke-width": size / 150 });
+  const dots = model.get("corners").map((_, k) => made("circle", { r: size / 45,
+    fill: "white", stroke: "black", "stroke-width": size / 150, tabindex: 0,
+    role: "button", "aria-label": `corner ${k + 1}: arrow keys move it` }));
+  svg.append(image, line, ...dots);
+  const draw = () => {
+    const corners = model.get("corners");
+    const [[a, b], [c, d]] = corners.length ? corners : [[0, 0], [0, 0]];
+    const ring = corners.length == 2 ? [[a, b], [c, b], [c, d], [a, d]] : corners;
+    image.setAttribute("href", model.get("picture"));
+    line.setAttribute("points", ring.join(" "));
+    corners.forEach(([x, y], k) => {
+      dots[k].setAttribute("cx", x);
+      dots[k].setAttribute("cy", y);
+    });
+  };
+  const move = (k, place) => {
+    const fit = place.map((v) => Math.min(size, Math.max(0, Math.round(v))));
+    model.set("corners", model.get("corners").map((c, i) => (i == k ? fit : c)));
+    model.save_changes();
+  };
+  const spot = (event) => {
+    const point = new DOMPoint(event.clientX, event.clientY);
+    const { x, y } = point.matrixTransform(svg.getScreenCTM().inverse());
+    return [x, y];
+  };
+  let held = -1;
+  svg.onpointerdown = (event) => {
+    const [x, y] = spot(event);
+    const far = model.get("corners").map(([u, v]) => Math.hypot(u - x, v - y));
+    held = far.indexOf(Math.min(...far));
+    if (held < 0) return;
+    svg.setPointerCapture(event.pointerId);
+    move(held, [x, y]);
+  };
+  svg.onpointermove = (event) => held < 0 || move(held, spot(event));
+  svg.onpointerup = svg.onpointercancel = () => (held = -1);
+  dots.forEach((dot, k) => (dot.onkeydown = (event) => {
+    const [dx, dy] = KEYS[event.key] || [0, 0];
+    if (!dx && !dy) return;
+    event.preventDefault();
+    event.stopPropagation();
+    const [x, y] = model.get("corners")[k];
+    move(k, [x + dx, y + dy]);
+  }));
+  model.on("change:corners change:picture", draw);
+  draw();
+  el.append(svg);
+}
+export default { render };
+"""
 
 
 class Explorer(NamedTuple):
@@ -54,6 +124,33 @@ class Explorer(NamedTuple):
     plot: k3d.Plot  # what `snapshot` takes
     controls: dict  # ipywidgets by name
     objects: dict  # k3d's objects by name
+
+
+class CornerPicker(anywidget.AnyWidget):
+    """A picture whose corners move: a click takes the nearest one, so does dragging.
+
+    Two corners are opposite ones of a rectangle; without any it is a picture alone.
+    `corners` holds them as [x, y] in the picture's pixels, and may be observed.
+
+    Args: image: (3, H, H) RGB in [0, 1], numpy or torch. corners: (N, 2) pixels.
+    """
+
+    _esm = PICKER
+    picture = Unicode().tag(sync=True)  # a data URL
+    size = Int().tag(sync=True)
+    corners = List().tag(sync=True)
+
+    def __init__(self, image: np.ndarray | Tensor, corners: object = (), **options):
+        places = np.asarray(corners).tolist()
+        super().__init__(size=len(image[0]), corners=places, **options)
+        self.draw(image)
+
+    def draw(self, image: np.ndarray | Tensor) -> None:
+        """Show another picture of the same size under the corners."""
+        pixels, page = np.moveaxis(np.asarray(image), 0, -1).clip(0, 1), io.BytesIO()
+        plt.imsave(page, pixels, format="png")
+        data = base64.b64encode(page.getvalue()).decode()
+        self.picture = f"data:image/png;base64,{data}"
 
 
 def show(view: ui.Widget, still: Figure) -> None:

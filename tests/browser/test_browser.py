@@ -217,6 +217,52 @@ def test_a_notebook_runs_and_a_slider_moved_by_keyboard_changes_its_scene(
         scene.screenshot(path=keep / f"{name}_{k}.png")
 
 
+def test_a_click_on_06s_picture_moves_a_corner_and_the_button_says_what_it_did(
+    page, lab, tmp_path
+):
+    run_all(page, lab, "06_edit")
+    panel = page.locator(".jp-OutputArea-output:has(svg.corner-picker)")
+    target = panel.locator("svg.corner-picker").nth(1)
+    target.wait_for(timeout=60_000)
+    target.scroll_into_view_if_needed()
+    size = float(target.get_attribute("viewBox").split()[2])
+
+    def corners():
+        points = target.locator("polygon").get_attribute("points")
+        return np.reshape([float(v) for v in points.replace(",", " ").split()], (4, 2))
+
+    def place(x, y):
+        at = target.bounding_box()
+        return at["x"] + x * at["width"], at["y"] + y * at["height"]
+
+    before, pasted = corners(), panel.locator("svg.corner-picker image").nth(2)
+    picture = pasted.get_attribute("href")
+    page.mouse.click(*place(0.2, 0.2))  # nearest to the first corner, top left
+    playwright.expect(pasted).not_to_have_attribute("href", picture, timeout=30_000)
+    assert np.allclose(corners()[0], 0.2 * size, atol=1.5)
+    assert np.array_equal(corners()[1:], before[1:])
+    said = panel.locator(".widget-html").first
+    playwright.expect(said).to_have_text("ready to reconstruct")
+    target.locator("circle").first.focus()
+    page.keyboard.press("ArrowRight")
+    assert corners()[0, 0] == np.round(0.2 * size) + 1
+    page.mouse.move(*place(*corners()[0] / size))
+    page.mouse.down()
+    page.mouse.move(*place(0.9, 0.9), steps=5)  # beyond the others: no quadrilateral
+    playwright.expect(said).to_contain_text("not possible", timeout=30_000)
+    page.mouse.move(*place(0.3, 0.3), steps=5)
+    page.mouse.up()
+    playwright.expect(said).to_have_text("ready to reconstruct", timeout=30_000)
+    button = panel.locator("button.jupyter-button")
+    button.click()
+    playwright.expect(said).to_contain_text("reconstructed:", timeout=120_000)
+    row, words = button.bounding_box(), said.bounding_box()
+    assert row["x"] < words["x"] < row["x"] + row["width"] + 20  # beside the button
+    assert abs(row["y"] - words["y"]) < row["height"]
+    keep = Path(os.environ.get("BROWSER_SHOTS", tmp_path))
+    panel.screenshot(path=keep / "06_corners.png")
+
+
 def turns(page, canvas, name, tmp_path):
     """Turn a scene by the mouse; both pictures show something, not the same."""
     canvas.wait_for(timeout=60_000)
