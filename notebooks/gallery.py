@@ -24,7 +24,7 @@ from d2im.training.checkpoints import read_records
 from d2im.use.reconstruction import MODEL
 
 GALLERY = ROOT / "reports/gallery"
-ORDER = "02 00 01 04 05 06 07 03".split()  # 02's shapes go to 04 and 05, not 03's
+ORDER = "02 00 01 04 05 06 07 08 03".split()  # 02's shapes go to 04 and 05, not 03's
 RIVALS = [MODEL.parent / name for name in ("imnet-small", "disn-small")]
 CURVES = ("base", "sdf", "laplacian", "relief", "camera")
 LIMITS = {".png": 300_000, ".html": 1_000_000, ".ipynb": 1_000_000}  # bytes
