@@ -2,12 +2,16 @@
 
     python benchmarks/refining.py --shapes 12
     python benchmarks/refining.py --surfaces            # all of the list, with meshes
+    python benchmarks/refining.py --meshes FOLDER --shapes 60
 
-Each shape of the benchmark's list is seen by its first camera. The body is its coarse
-one, the truth the detailed one; the error is the mean |F| at the points of the truth
-that the picture shows, in world units (F is 0 there). Against the model's map stand
-none, one of shading alone (the picture's brightness less its mean around, as high as
-the model's map is on the average), and the model's map of another shape's picture.
+Each shape of the benchmark's list is seen by its first camera, each mesh of FOLDER by
+one of training's, drawn for its name. The truth is the detailed shape, hollows filled,
+the body its coarse one, of a mesh that of `data.coarse`. The error is the mean |F| at
+the points of the truth that the picture shows, in world units (F is 0 there); visible
+relief is the mean |F_coarse| there. Against the model's map stand none, one of shading
+alone (the picture's brightness less its mean around, as high as the model's map is on
+the average), and the model's map of another shape's picture. Intervals are of the
+differences to none, shape by shape.
 """
 
 import zlib
@@ -16,12 +20,17 @@ import common
 
 # ruff: isort: split
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
 
-from d2im.camera import Camera
+from d2im.camera import Camera, random_camera
+from d2im.data.coarse import coarse_distance
+from d2im.data.dataset import read_index, source_meshes
+from d2im.data.files import one_line
+from d2im.data.mesh import find_meshes
 from d2im.data.rendering import Renderer
 from d2im.evaluate import benchmark
 from d2im.evaluate.metrics import evaluate
@@ -38,43 +47,85 @@ MAPS = ("none", "model", "shading", "wrong picture")
 MEASURES = ("chamfer_l1", "normal_consistency", "ecd")  # of the visible side
 GRID, BLUR = 80, 0.012  # samples a side of a blurred body, world units of its Gaussian
 RELIEF, LIMIT = 0.005, 0.0003  # world units: visible relief, and what none may cost
+NONE = 0.0005  # world units: less visible relief is none
+SHARE = 0.7  # of the shapes with relief, which are to be better
 EVERY = 5  # of the picture's pixels one is a point
 
 
 def main():
     parser = common.arguments(__doc__)
     parser.add_argument("--model", default=str(MODEL), help="folder")
-    parser.add_argument("--shapes", type=int, help="of the list, spread (all)")
+    about = "folder of mesh files, or of examples made of some, instead of the list"
+    parser.add_argument("--meshes", metavar="FOLDER", help=about)
+    parser.add_argument("--shapes", type=int, help="of these, spread (all)")
     parser.add_argument("--bodies", nargs="+", default=BODIES, choices=BODIES)
     parser.add_argument("--surfaces", action="store_true", help="mesh and measure, too")
     parser.add_argument("--resolution", type=int, default=128)
     options = common.opening(parser)
     model = D2IMNet.from_pretrained(options.model).eval()
-    entries = benchmark.read_list()
-    step = max(1, len(entries) // (options.shapes or len(entries)))
-    entries = entries[::step][: options.shapes]
-    results, other, seconds = [], None, 0.0
-    for entry in [entries[-1], *entries]:  # the first one's wrong picture is the last
-        scene = Scene(entry, model)
-        if other is not None:
-            found, took = common.core_time(lambda s=scene, o=other: rows(s, o, options))
+    shapes = mesh_shapes(options.meshes) if options.meshes else listed_shapes()
+    shapes = spread(shapes, options.shapes)
+    results, other, seconds = [], None, [0.0]
+    for k, shape in enumerate([shapes[-1], *shapes]):  # the first's wrong picture: last
+        try:
+            scene, took = common.core_time(lambda s=shape: Scene(*s, model))
+            if other is not None:
+                found, more = common.core_time(
+                    lambda s=scene, o=other: rows(s, o, options)
+                )
+        except (ValueError, RuntimeError) as error:  # meshes of other people's
+            print(f"{shape[0]:40} left out: {one_line(error)}", flush=True)
+            continue
+        if k and other is not None:
             results += found
-            seconds += took
-            print(f"{entry['id']:22}", *(f"{r[2]} {1e4 * r[3]:.1f}" for r in found[:4]))
+            seconds.append(took + more)
+            told = (f"{r[2]} {1e4 * r[3]:.1f}" for r in found[: len(MAPS)])
+            print(f"{scene.id:40} relief {1e4 * scene.relief:.1f}:", *told, flush=True)
         other = scene
-    print(f"{seconds / len(entries):.1f} core seconds a shape; errors times 10,000")
+    told = f"{np.sum(seconds) / max(len(seconds) - 1, 1):.1f} core seconds a shape"
+    print(f"{told}, with making it; errors and relief times 10,000")
     for body in options.bodies:
         table(body, [r for r in results if r[1] == body], options.surfaces)
 
 
-class Scene:
-    """A listed shape, its picture, the points that it shows, and the model's map."""
+def listed_shapes():
+    """(name, function that makes detailed and coarse mesh, pose) of the list's."""
 
-    def __init__(self, entry, model):
-        self.shape, self.id = benchmark.check_shape(entry), entry["id"]
-        self.pose, size = entry["cameras"][0], model.image_size
-        rng = np.random.default_rng(zlib.crc32(entry["id"].encode()))
-        renderer, camera = Renderer(self.shape.detailed), Camera(*self.pose, size)
+    def make(entry):
+        shape = benchmark.check_shape(entry)
+        return shape.detailed, shape.coarse
+
+    entries = benchmark.read_list()
+    return [(e["id"], partial(make, e), e["cameras"][0]) for e in entries]
+
+
+def mesh_shapes(folder, coarse=True):
+    """The same of mesh files, or of the examples that were made of some; no pose."""
+    rows = [row for row in read_index(folder) if row["status"] == "ok"]
+    if not rows:
+        turn = {"up": "y", "yaw": 0, "caps": "auto", "interior": "fill"}
+        paths = find_meshes(folder)
+        rows = [turn | {"id": path.stem, "source": str(path)} for path in paths]
+    rows = [row | {"coarse": "levels" if coarse else "none"} for row in rows]
+    return [(row["id"], partial(source_meshes, row), None) for row in rows]
+
+
+def spread(items, count):
+    """So many of them, evenly (all)."""
+    return items[:: max(1, len(items) // (count or len(items)))][:count]
+
+
+class Scene:
+    """A shape, its picture, the points that it shows, and the model's map.
+
+    Attributes: relief: the mean distance of these points from the coarse body.
+    """
+
+    def __init__(self, name, make, pose, model):
+        (self.detailed, self.coarse), self.id = make(), name
+        size, rng = model.image_size, np.random.default_rng(zlib.crc32(name.encode()))
+        self.pose = pose or random_camera(rng, size).pose
+        renderer, camera = Renderer(self.detailed, True), Camera(*self.pose, size)
         view = renderer.view(camera, rng)
         origins, rays = (a.reshape(-1, 3)[::EVERY] for a in camera.rays())
         asked = np.ascontiguousarray(origins), np.ascontiguousarray(rays)
@@ -82,6 +133,7 @@ class Scene:
         hit = depth < 1e6
         points = origins[hit] + depth[hit, None] * rays[hit]
         self.points = torch.from_numpy(points.astype(np.float32))
+        self.relief = np.abs(coarse_distance(self.coarse, points, 0.0)).mean()
         found = predict(model, view.image, camera)
         self.found = replace(found, mask=torch.from_numpy(view.mask))
         self.front = torch.nn.functional.softshrink(found.displacement[0], FAINT)
@@ -101,7 +153,7 @@ class Scene:
 
 def bodies(scene, names):
     """(name, mesh, degrees that the camera is off) of each."""
-    coarse = scene.shape.coarse
+    coarse = scene.coarse
     for name in names:
         mesh = coarse
         if name == "blurred":
@@ -128,7 +180,7 @@ def blurred(mesh):
 
 
 def rows(scene, other, options):
-    """(shape, body, map, error, visible measures) of all bodies and maps."""
+    """(relief, body, map, error, visible measures) of all bodies and maps."""
     made = []
     fronts = {"none": 0 * scene.front, "model": scene.front}
     fronts |= {"shading": scene.shading(), "wrong picture": other.front}
@@ -145,35 +197,68 @@ def rows(scene, other, options):
             if options.surfaces:
                 final = triangulate(found, options.resolution, base_mesh=False).mesh
                 seen = {"camera": scene.found.camera, "skip": ("emd", "iou")}
-                scores, _ = evaluate(final, scene.shape.detailed, **seen)
+                scores, _ = evaluate(final, scene.detailed, **seen)
                 measured = {m: scores[f"{m}_visible"].value for m in MEASURES}
-            made.append((scene.id, name, kind, error, measured))
+            made.append((scene.relief, name, kind, error, measured))
     return made
 
 
 def table(body, found, surfaces):
     """Print a body's table: means, and what each map changes, with 95 % intervals."""
-    errors = {k: np.array([r[3] for r in found if r[2] == k]) for k in MAPS}
-    none = errors["none"]
-    print(f"\nbody {body}: {len(none)} shapes")
-    print("| map | error | less than none | better |\n|---|---|---|---|")
-    for kind, values in errors.items():
-        gain = 1e4 * (none - values)
-        low, high = interval(gain)
-        share = f"{(values < none).mean():.0%}"
-        change = f"{gain.mean():.2f} [{low:.2f}, {high:.2f}]"
-        print(f"| {kind} | {1e4 * values.mean():.1f} | {change} | {share} |")
-        for measure in MEASURES if surfaces else ():
-            own = np.array([r[4][measure] for r in found if r[2] == kind])
-            print(f"|   {measure} | {own[np.isfinite(own)].mean():.4f} | | |")
-    large = none > RELIEF
-    better = (errors["model"] < none)[large].mean() if large.any() else np.nan
-    added = (errors["model"] - none)[~large].max() if (~large).any() else np.nan
-    print(
-        f"relief above {RELIEF}: {large.sum()} shapes, the model's map is better on "
-        f"{better:.0%}; of the others it adds at most {added:.4f} (wanted: {LIMIT} at "
-        "most where there is no relief)"
-    )
+    relief = np.array([r[0] for r in found if r[2] == "none"])
+    columns = {"error": {k: [1e4 * r[3] for r in found if r[2] == k] for k in MAPS}}
+    for measure in MEASURES if surfaces else ():
+        columns[measure] = {
+            k: [r[4][measure] for r in found if r[2] == k] for k in MAPS
+        }
+    print(f"\nbody {body}: {len(relief)} shapes")
+    print("| measure | map | mean | less than none [95 %] | better |")
+    print("|---|---|---|---|---|")
+    for measure, kinds in columns.items():
+        for kind, values in kinds.items():
+            values, none = np.array(values), np.array(kinds["none"])
+            known = np.isfinite(values) & np.isfinite(none)
+            gain = (none - values)[known]
+            better = gain < 0 if measure == "normal_consistency" else gain > 0
+            low, high = interval(gain)
+            change = f"{gain.mean():.4g} [{low:.4g}, {high:.4g}] | {better.mean():.0%}"
+            mean = f"{values[known].mean():.4g}"
+            print(f"| {measure} | {kind} | {mean} | {change} |")
+    gains = {
+        k: 1e-4 * np.subtract(columns["error"]["none"], columns["error"][k])
+        for k in MAPS
+    }
+    criteria(relief, gains)
+
+
+def criteria(relief, gains):
+    """Print what is wanted of the model's map, and what there is.
+
+    Args: relief: (N,) visible, world units. gains: by map, (N,) world units.
+    """
+    large, none = relief > RELIEF, relief < NONE
+    for name, chosen in (("above", large), ("between", ~large & ~none), ("none", none)):
+        if not chosen.any():
+            print(f"relief {name}: no shape")
+            continue
+        own = gains["model"][chosen]
+        low, high = 1e4 * np.array(interval(own))
+        told = f"mean gain {1e4 * own.mean():.2f} [{low:.2f}, {high:.2f}] times 10,000"
+        told += (
+            f", better on {(own > 0).mean():.0%}, most lost {max(0, -own.min()):.4f}"
+        )
+        print(f"relief {name}: {chosen.sum()} shapes, {told}")
+    wanted = [f"better on {SHARE:.0%} where relief is above {RELIEF}"]
+    wanted.append(f"no more than {LIMIT} lost where it is below {NONE}")
+    wanted.append("nothing gained by the wrong picture")
+    kept = [
+        (gains["model"][large] > 0).mean() >= SHARE if large.any() else None,
+        gains["model"][none].min() >= -LIMIT if none.any() else None,
+        interval(gains["wrong picture"])[0] <= 0,
+    ]
+    words = {None: "no such shape", True: "yes", False: "no"}
+    for said, holds in zip(wanted, kept, strict=True):
+        print(f"- {said}: {words[holds and bool(holds)]}")
 
 
 if __name__ == "__main__":
