@@ -5,7 +5,7 @@
 
 FOLDER holds mesh files, or examples that were made of some. Each mesh is rendered from
 a random camera of training's ranges. "true" is that mesh again, "blurred" its signed
-distance smoothed; masks are the rendering's ("whole"), or "eroded" by two pixels at the
+distance smoothed, if two thirds of its volume outlast that; masks are the rendering's ("whole"), or "eroded" by two pixels at the
 outline of random blocks. Mirrored is a best fit that is more than 30° off while another
 one is within 5°.
 """
@@ -60,6 +60,9 @@ def main():
             continue
         bodies = {b: blurred(mesh) if b == "blurred" else mesh for b in options.bodies}
         for body, kind in cases:
+            if bodies[body] is None:
+                print(f"{name:40} {body}: too thin", flush=True)
+                continue
             mask = view.mask if kind == "whole" else eroded(view.mask, rng)
             known = {"mask": mask, "focal": options.focal}
             try:

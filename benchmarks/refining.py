@@ -165,11 +165,7 @@ def bodies(scene, names):
     for name in names:
         mesh = coarse
         if name == "blurred":
-            try:
-                mesh = blurred(coarse)
-            except NoSurface:
-                continue
-            if mesh.volume < REST * coarse.volume:
+            if (mesh := blurred(coarse)) is None:
                 continue
         elif name == "decimated":
             mesh = simplified(coarse, max(len(coarse.faces) // 3, 40))
@@ -198,7 +194,7 @@ def levelled_field(coarse, detailed):
 
 
 def blurred(mesh):
-    """A mesh whose signed distance is smoothed."""
+    """A mesh whose signed distance is smoothed; None of one too thin for that."""
     axis = np.linspace(-HALF_BOX, HALF_BOX, GRID)
     points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
     values = signed_distance(mesh, points)[0].reshape(GRID, GRID, GRID)
@@ -210,7 +206,11 @@ def blurred(mesh):
         found = torch.nn.functional.grid_sample(values, grid, align_corners=True)
         return found.reshape(-1)
 
-    return extract_mesh(field, GRID)
+    try:
+        found = extract_mesh(field, GRID)
+    except NoSurface:
+        return None
+    return found if found.volume > REST * mesh.volume else None
 
 
 def rows(scene, other, options):
