@@ -5,9 +5,9 @@
 
 FOLDER holds mesh files, or examples that were made of some. Each mesh is rendered from
 a random camera of training's ranges. "true" is that mesh again, "blurred" its signed
-distance smoothed, if two thirds of its volume outlast that; masks are the rendering's ("whole"), or "eroded" by two pixels at the
-outline of random blocks. Mirrored is a best fit that is more than 30° off while another
-one is within 5°.
+distance smoothed, where two thirds of its volume outlast that. Masks are the
+rendering's ("whole"), or "eroded" by two pixels at the outline of random blocks.
+Mirrored is a best fit that is more than 30° off while another one is within 5°.
 """
 
 import common
