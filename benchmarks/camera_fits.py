@@ -3,21 +3,22 @@
     python benchmarks/camera_fits.py --procedural 12
     python benchmarks/camera_fits.py --meshes FOLDER --count 60 --bodies true blurred
 
-Each mesh is rendered from a random camera of training's ranges. "true" is that mesh
-again, "blurred" its signed distance smoothed; masks are the rendering's, or eroded by
-two pixels at the outline of random blocks. Mirrored is a best fit that is more than 30°
-off while another one is within 5°.
+FOLDER holds mesh files, or examples that were made of some. Each mesh is rendered from
+a random camera of training's ranges. "true" is that mesh again, "blurred" its signed
+distance smoothed, where two thirds of its volume outlast that. Masks are the
+rendering's ("whole"), or "eroded" by two pixels at the outline of random blocks.
+Mirrored is a best fit that is more than 30° off while another one is within 5°.
 """
 
 import common
 
 # ruff: isort: split
 import numpy as np
-from refining import blurred
+from refining import blurred, mesh_shapes, spread
 from scipy.ndimage import binary_erosion
 
 from d2im.camera import random_camera
-from d2im.data.mesh import find_meshes, load_mesh
+from d2im.data.files import one_line
 from d2im.data.rendering import Renderer
 from d2im.data.shapes import FAMILIES, make_shape
 from d2im.use.cameras import fit_camera, turn_between
@@ -28,47 +29,64 @@ SIZE, BLOCK, SHARE = 224, 16, 0.3  # pixels, pixels of blocks, share that is ero
 def main():
     parser = common.arguments(__doc__)
     parser.add_argument("--procedural", type=int, default=0, metavar="COUNT")
-    parser.add_argument("--meshes", help="folder of mesh files")
-    parser.add_argument("--count", type=int, help="of these (all)")
+    about = "of mesh files, or of examples made of some"
+    parser.add_argument("--meshes", metavar="FOLDER", help=about)
+    parser.add_argument("--count", type=int, help="of these, spread (all)")
     kinds = ["true", "blurred"]
     parser.add_argument("--bodies", nargs="+", default=kinds[:1], choices=kinds)
-    parser.add_argument("--masks", nargs="+", default=["whole"], metavar="KIND")
+    kinds = ["whole", "eroded"]
+    parser.add_argument("--masks", nargs="+", default=kinds[:1], choices=kinds)
     parser.add_argument("--focal", choices=["known", "free"], default="known")
     parser.add_argument("--seed", type=int, default=0)
     options = common.opening(parser)
     names = [(FAMILIES[k % 13], 30_000 + k) for k in range(options.procedural)]
     meshes = [
-        (f"{f}-{s}", lambda f=f, s=s: make_shape(f, s).detailed) for f, s in names
+        ("procedural", f"{f}-{s}", lambda f=f, s=s: make_shape(f, s).detailed)
+        for f, s in names
     ]
     if options.meshes:
-        paths = find_meshes(options.meshes)[: options.count]
-        meshes += [(path.stem, lambda path=path: load_mesh(path)) for path in paths]
+        real = spread(mesh_shapes(options.meshes, coarse=False), options.count)
+        meshes += [("real", name, lambda m=make: m()[0]) for name, make, _ in real]
     cases = [(body, mask) for body in options.bodies for mask in options.masks]
-    found = {case: [] for case in cases}
-    for index, (name, make) in enumerate(meshes):
-        mesh = make()
+    found = {}
+    for index, (source, name, make) in enumerate(meshes):
         rng = np.random.default_rng([options.seed, index])
         camera = random_camera(rng, SIZE)
-        view = Renderer(mesh).view(camera, rng)
+        try:
+            mesh = make()
+            view = Renderer(mesh, True).view(camera, rng)
+        except (ValueError, RuntimeError) as error:  # meshes of other people's
+            print(f"{name:40} left out: {one_line(error)}", flush=True)
+            continue
         bodies = {b: blurred(mesh) if b == "blurred" else mesh for b in options.bodies}
         for body, kind in cases:
+            if bodies[body] is None:
+                print(f"{name:40} {body}: too thin", flush=True)
+                continue
             mask = view.mask if kind == "whole" else eroded(view.mask, rng)
             known = {"mask": mask, "focal": options.focal}
-            fits, seconds = common.core_time(
-                lambda b=bodies[body], k=known, v=view: fit_camera(b, v.image, **k)
-            )
+            try:
+                fits, seconds = common.core_time(
+                    lambda b=bodies[body], k=known, v=view: fit_camera(b, v.image, **k)
+                )
+            except ValueError as error:  # it counts as not found
+                print(f"{name:40} {body} {kind}: {one_line(error)}", flush=True)
+                found.setdefault((source, body, kind), []).append((180, 180, np.nan))
+                continue
             turns = [turn_between(fit.camera, camera) for fit in fits]
-            found[body, kind].append((turns[0], min(turns), seconds))
+            row = turns[0], min(turns), seconds
+            found.setdefault((source, body, kind), []).append(row)
             told = f"{turns[0]:.1f}°, best of {len(turns)} {min(turns):.1f}°"
-            print(f"{name:28} {body} {kind}: {told}, {seconds:.1f} s", flush=True)
-    print("| body, mask | median | within 2° | within 5° | mirrored | core seconds |")
-    print("|---|---|---|---|---|---|")
-    for (body, kind), rows in found.items():
+            print(f"{name:40} {body} {kind}: {told}, {seconds:.1f} s", flush=True)
+    about = "meshes | body, mask | median | within 2° | within 5° | mirrored"
+    print(f"| {about} | core seconds |")
+    print("|---|---|---|---|---|---|---|")
+    for (source, body, kind), rows in found.items():
         first, best, seconds = np.array(rows).T
         mirrored = ((first > 30) & (best < 5)).mean()
         shares = f"{(first < 2).mean():.0%} | {(first < 5).mean():.0%} | {mirrored:.0%}"
-        numbers = f"{np.median(first):.2f}° | {shares} | {np.median(seconds):.1f}"
-        print(f"| {body}, {kind} | {numbers} |")
+        numbers = f"{np.median(first):.2f}° | {shares} | {np.nanmedian(seconds):.1f}"
+        print(f"| {len(rows)} {source} | {body}, {kind} | {numbers} |")
 
 
 def eroded(mask, rng):

@@ -101,6 +101,8 @@ def _camera(add, otherwise):
     about = "degrees azimuth (0 in front, positive where the picture's right shows a "
     about += "side), elevation, and distance (near 0.9); without it " + otherwise
     add("--camera", type=float, nargs=3, metavar=("A", "E", "R"), help=about)
+    about = "the camera that --camera-file wrote, roll and all, in place of --camera"
+    add("--camera-from", metavar="JSON", help=about)
 
 
 def _results(add):
@@ -119,8 +121,10 @@ def _results(add):
     add("--turntable", metavar="GIF", help="the mesh turning around")
 
 
-def reconstruct(images, out, model, camera, camera_model, format, **options):
-    from .networks import Camera, CameraNet, D2IMNet
+def reconstruct(
+    images, out, model, camera, camera_from, camera_model, format, **options
+):
+    from .networks import CameraNet, D2IMNet
     from .use import reconstruction as use
     from .use.export import KINDS
     from .use.pictures import find_pictures
@@ -132,16 +136,14 @@ def reconstruct(images, out, model, camera, camera_model, format, **options):
         raise ValueError(f"{single} is for one picture; a folder holds an overlay each")
     if folder and (Path(out).is_file() or Path(out).suffix.lower()[1:] in KINDS):
         raise ValueError(f"several pictures go into a folder: -o FOLDER, not {out}")
-    _check(f"a.{format}" if folder else out, **options)
+    _check(Path(out) / f"index.{format}" if folder else out, **options)
     network = D2IMNet.from_pretrained(model or use.MODEL)
     pictures = find_pictures(images)
-    guessed = camera is None
-    if guessed:
+    camera, framed_for = _given(camera, camera_from, network.image_size)
+    if guessed := camera is None:
         camera = CameraNet.from_pretrained(camera_model or use.CAMERA_MODEL).camera
-    else:
-        camera = Camera(*camera, network.image_size)
     known = {"resolution": options.pop("resolution"), "fit": options.pop("fit_camera")}
-    known["base_mesh"] = options["mesh"] == "base"
+    known |= {"base_mesh": options["mesh"] == "base", "framed_for": framed_for}
 
     def work(picture):
         return use.reconstruct(network, picture, camera, **known)
@@ -155,13 +157,30 @@ def reconstruct(images, out, model, camera, camera_model, format, **options):
     _reconstruct_all(pictures, Path(out), work, how, format, options)
 
 
-def _check(out, turntable, **_):
-    """Say before the work which file cannot be written."""
-    from .use.export import mesh_kind
+def _given(camera, camera_from, size):
+    """The camera that was given, and for which one the picture is framed, or None."""
+    from .camera import Camera
+    from .use.export import read_camera
 
-    mesh_kind(out)
+    if camera and camera_from:
+        raise ValueError("give --camera or --camera-from, not both")
+    if camera_from:
+        return read_camera(camera_from, size)
+    return (Camera(*camera, size) if camera else None), None
+
+
+def _check(out, maps, keep, color, faces, size_mm, turntable, **options):
+    """Say before the work which file cannot be written."""
+    from .data.files import check_writable
+    from .use.export import check_export
+
+    check_export(out, keep, color, faces, size_mm)
     if turntable and Path(turntable).suffix.lower() != ".gif":
         raise ValueError(f"a turntable is written as .gif, not {turntable}")
+    files = [out, turntable, *(options[name] for name in BESIDE)]
+    files += [Path(maps) / "displacement.json"] if maps else []
+    for file in filter(None, files):
+        check_writable(Path(file))
 
 
 def _reconstruct_all(pictures, out, work, how, kind, options):
@@ -182,10 +201,10 @@ def _reconstruct_all(pictures, out, work, how, kind, options):
             with _notes(said.append):
                 found = work(picture)
                 said.insert(0, _understood(found, how))
-            shown = strip(found)
+            shown = strip(found, options["keep"])
             name = out / f"{picture.stem}.{kind}"
             _write(found, name, **options | {"overlay": over})
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, RuntimeError) as error:
             failed, shown = failed + 1, None
             said.append(f"failed: {one_line(error)}")
         print(f"{picture.name}: {'; '.join(said)}")
@@ -196,8 +215,7 @@ def _reconstruct_all(pictures, out, work, how, kind, options):
     print(f"{out}: {len(rows) - failed} meshes, {failed} failed, see index.html")
 
 
-def refine(body, image, out, model, camera, fit, strength, **options):
-    from .camera import Camera
+def refine(body, image, out, model, camera, camera_from, fit, strength, **options):
     from .networks import D2IMNet
     from .use.cameras import rivals
     from .use.reconstruction import MODEL
@@ -205,13 +223,11 @@ def refine(body, image, out, model, camera, fit, strength, **options):
 
     _check(out, **options)
     network = D2IMNet.from_pretrained(model or MODEL)
+    camera, framed_for = _given(camera, camera_from, network.image_size)
     known = {name: options.pop(name) for name in REFINED}
-    how, known = "given", RefineOptions(**known)
+    known = RefineOptions(**known, framed_for=framed_for)
+    how = "given" if camera else "found"
     with _notes():
-        if camera:
-            camera = Camera(*camera, network.image_size)
-        else:
-            how = "found"
         found = refine(network, body, image, camera, strength, known, fit=fit)
         print(_understood(found, how))
         alike = enumerate(rivals(found.fits), 1)
@@ -222,7 +238,8 @@ def refine(body, image, out, model, camera, fit, strength, **options):
     _write(found, out, mesh="final", **options)
 
 
-SINGLE = {"maps", "overlay", "cut_out", "camera_file", "turntable"}
+BESIDE = "overlay", "cut_out", "camera_file"
+SINGLE = {"maps", "turntable", *BESIDE}
 REFINED = ("back", "focal", "up", "yaw", "resolution")
 
 
@@ -251,7 +268,11 @@ def _understood(found, how):
         warnings.warn(text, PictureWarning, stacklevel=2)
     text = f"object covers {found.covers:.0%} of the picture; "
     text += f"camera {how} {_pose(found.camera)}"
-    return text if how == "given" else text + ", give --camera if that is wrong"
+    if how == "given":
+        return text
+    if how != "guessed":  # it may roll, and look beside the object's middle
+        text += " (in full by --camera-file, which --camera-from reads)"
+    return f"{text}, give --camera if that is wrong"
 
 
 def _write(found, out, mesh, maps, overlay, cut_out, camera_file, turntable, **options):
@@ -259,22 +280,22 @@ def _write(found, out, mesh, maps, overlay, cut_out, camera_file, turntable, **o
     from .use import export
 
     made = export.export_mesh(found, out, mesh, **options)
-    placed = found
-    if options["size_mm"] and export.mesh_kind(out) in export.Y_UP:
-        placed = replace(found, to_world=made.metadata["to_world"])
+    # Maps and camera are in the mesh file's frame and unit.
+    placed = replace(found, to_world=made.metadata["to_world"])
+    kind, keep = export.mesh_kind(out), options["keep"]
     if maps:
-        export.export_maps(placed, maps)
+        export.export_maps(placed, maps, kind)
     if cut_out:
         export.export_cut_out(found, cut_out)
     if camera_file:
-        export.export_camera(placed, camera_file)
+        export.export_camera(placed, camera_file, kind)
     if overlay or turntable:
         from .use import overlay as drawing
 
         if overlay:
-            drawing.export_overlay(found, overlay)
+            drawing.export_overlay(found, overlay, keep)
         if turntable:
-            drawing.export_turntable(found, turntable)
+            drawing.export_turntable(found, turntable, keep)
     print(f"{out}: {len(made.faces):,} faces")
 
 

@@ -12,8 +12,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import trimesh
 
+from d2im.data.coarse import coarse_body, coarse_distance
 from d2im.data.dataset import ShapeDataset, read_index, write_index
+from d2im.sampling import signed_distance
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = sorted(path.name for path in FOLDER.glob("*.py") if path.name != "common.py")
@@ -195,3 +198,51 @@ def test_a_campaigns_card_tells_what_a_model_began_with(campaign, size):
     assert told.startswith("ImageNet's" if size else "no pretrained")
     told = campaign.given_weights(SimpleNamespace(first="folder"), model)
     assert told.endswith("another model's weights")
+
+
+@pytest.fixture
+def refining(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    return import_module("refining")
+
+
+def test_a_levelled_field_is_the_coarse_distance_with_its_derivative(refining):
+    panel = trimesh.creation.box((0.3, 0.2, 0.02)).apply_translation((0, 0, 0.21))
+    whole = trimesh.boolean.union([trimesh.creation.box((0.6, 0.5, 0.4)), panel])
+    coarse = coarse_body(whole)
+    assert "whole" in coarse.metadata
+    field = refining.levelled_field(coarse, whole)
+    points = np.random.default_rng(0).uniform(-0.4, 0.4, (300, 3))
+    points = np.vstack([points, [[0.05, 0.02, 0.22]]])
+    sdf = signed_distance(whole, points)[0]
+    expected = coarse_distance(coarse, points, sdf)
+    points = torch.from_numpy(points).float()
+    assert np.allclose(field(points), expected, atol=1e-5)
+    assert expected[-1] == pytest.approx(0.02, abs=0.003)  # of the panel's top
+    value, slope = field.along(points[-1:], torch.tensor([0.0, 0.0, 1.0]))
+    step = field(points[-1:] + torch.tensor([0, 0, 1e-3])) - value
+    assert slope.item() == pytest.approx(step.item() / 1e-3, abs=0.1)
+
+
+def test_what_is_wanted_of_relief_is_judged_where_there_is_some(refining, capsys):
+    relief = np.array([0.01, 0.02, 0.006, 0.001, 0.0, 0.0])
+    model = np.array([0.001, 0.002, -0.001, 1.0, -0.0001, -0.001])
+    gains = {"model": model, "wrong picture": -np.ones(6)}
+    refining.criteria(relief, gains)
+    said = capsys.readouterr().out
+    assert "relief above: 3 shapes" in said and "better on 67%" in said
+    assert "relief none: 2 shapes" in said and "most lost 0.0010" in said
+    assert said.count(": no\n") == 2 and said.count(": yes\n") == 1
+    refining.criteria(relief[3:], {k: v[3:] for k, v in gains.items()})
+    assert ": no such shape\n" in capsys.readouterr().out
+
+
+def test_meshes_of_a_folder_or_of_examples_become_shapes(refining, tmp_path):
+    for k in range(5):
+        trimesh.creation.box().export(tmp_path / f"box-{k}.stl")
+    shapes = refining.spread(refining.mesh_shapes(tmp_path, coarse=False), 2)
+    assert [name for name, *_ in shapes] == ["box-0", "box-2"]
+    detailed, coarse = shapes[0][1]()
+    assert coarse is None and np.allclose(
+        np.linalg.norm(detailed.vertices, axis=1), 0.5
+    )

@@ -9,11 +9,16 @@ import trimesh
 from PIL import Image
 
 from d2im.camera import Camera
+from d2im.data.files import check_writable
 from d2im.data.rendering import Renderer
 from d2im.fields import displaced_field, sphere
 from d2im.use.export import (
     camera_file,
+    check_export,
+    export_camera,
+    export_mesh,
     picture_colors,
+    read_camera,
     simplified,
     without_specks,
 )
@@ -188,7 +193,11 @@ def test_a_missing_package_is_named(ball, monkeypatch):
     monkeypatch.setitem(sys.modules, "fast_simplification", None)
     with pytest.raises(ImportError, match=r"d2im\[makers\]"):
         simplified(ball.mesh, 100)
+    with pytest.raises(ImportError, match="fewer faces need"):
+        check_export("never.glb", faces=100)
     monkeypatch.setattr("d2im.use.export.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="lxml"):
+        check_export("never.3mf")
     with pytest.raises(ImportError, match=r"lxml.*d2im\[makers\]"):
         ball.export("never.3mf")
 
@@ -257,3 +266,64 @@ def test_a_camera_file_projects_as_the_camera_does():
     across, down = 32 * (1 + x / -z / half), 32 * (1 - y / -z / half)
     found = np.stack([across - offset[0], down - offset[1]], 1)
     assert np.allclose(found, expected)
+
+
+@pytest.mark.parametrize("kind", ["glb", "ply", "stl", "3mf"])
+@pytest.mark.parametrize("size", [None, 40.0])
+def test_a_camera_file_is_of_the_mesh_files_frame(ball, tmp_path, kind, size):
+    shifted = Camera.from_matrices(
+        Camera(30, 20, 1, 64).rotation, [0.1, 0.05, 1.6], 80, [30, 35], 64
+    )
+    found = replace(ball, camera=shifted)
+    made = export_mesh(found, tmp_path / f"a.{kind}", size_mm=size)
+    placed = replace(found, to_world=made.metadata["to_world"])
+    about, written = camera_file(placed, kind), read(tmp_path / f"a.{kind}")
+    uv, _ = shifted.project(found.mesh.vertices)
+    expected = np.sort((uv + 1) * 32, axis=0)
+    seen = written.vertices @ np.transpose(about["R"]) + about["t"]
+    pixels = seen @ np.transpose(about["K"])
+    pixels = np.sort(np.unique(pixels[:, :2] / pixels[:, 2:], axis=0), axis=0)
+    low, high = expected[[0, -1]]
+    assert np.allclose([pixels[0], pixels[-1]], [low, high], atol=0.01)
+    # In Blender a GLB is turned upright, the others are taken as they are.
+    matrix, points = np.array(about["blender"]["matrix_world"]), written.vertices
+    if kind == "glb":
+        points = points @ np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]]).T
+    local = trimesh.transform_points(points, np.linalg.inv(matrix))
+    assert np.allclose(np.abs(local), np.abs(seen), atol=1e-3)
+
+
+def test_a_camera_file_is_read_back_into_the_world_frame(ball, tmp_path):
+    camera = Camera.from_matrices(
+        Camera(30, 20, 1, 64).rotation, [0.1, 0.05, 1.6], 80, [30, 35], 64
+    )
+    to_world = np.diag([0.1, 0.1, 0.1, 1])
+    to_world[:3, 3] = 0.2, -0.1, 0.3
+    parts = {
+        "camera": camera,
+        "to_world": to_world,
+        "framed_for": Camera(0, 0, 0.8, 64),
+    }
+    export_camera(replace(ball, **parts), tmp_path / "a.json")
+    found, framed_for = read_camera(tmp_path / "a.json", 128)
+    assert np.allclose(found.to_array(), camera.resized(128).to_array())
+    assert framed_for.pose[2] == pytest.approx(0.8) and framed_for.size == 128
+
+
+@pytest.mark.parametrize("text", ["{}", "[1]", "no json", '{"K": [[1]]}', "null"])
+def test_a_file_that_holds_no_camera_is_named(tmp_path, text):
+    (tmp_path / "a.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"a\.json is no camera that d2im wrote"):
+        read_camera(tmp_path / "a.json", 64)
+
+
+def test_a_file_that_cannot_be_written_is_told_before_any_work(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    check_writable(tmp_path / "new" / "deep" / "a.glb")
+    assert not (tmp_path / "new").exists()
+    for path, said in (
+        (tmp_path, "it is a folder"),
+        (tmp_path / "file" / "a", "no folder"),
+    ):
+        with pytest.raises(OSError, match=f"cannot be written: .*{said}"):
+            check_writable(path)

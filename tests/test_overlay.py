@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -41,6 +43,18 @@ def test_the_outline_lies_on_the_meshs_silhouette(ball):
     distance = np.linalg.norm(CAMERA.translation)
     expected = CAMERA.focal * SCALE * np.tan(np.arcsin(0.4 / distance))
     assert len(found) > 200 and np.abs(found - expected).max() < 2
+
+
+def test_an_overlay_shows_what_the_export_keeps(ball):
+    speck = trimesh.creation.icosphere(1, 0.03).apply_translation((0, 0.48, 0))
+    found = replace(ball, mesh=ball.mesh + speck)
+    row, column = (
+        ((CAMERA.project(speck.centroid[None])[0][0] + 1) * 64)[::-1]
+    ).astype(int)
+    there = np.s_[row - 8 : row + 2, column - 8 : column + 8]
+    for keep, shown in (("large", False), ("all", True)):
+        pixels = np.asarray(overlay(found, keep))[there]
+        assert (pixels == OUTLINE).all(-1).any() == shown
 
 
 def test_outward_relief_is_red_and_inward_blue(ball):

@@ -268,6 +268,43 @@ def test_a_fitted_camera_lays_the_base_on_the_picture(ball_model):
     assert found.fits[0].camera is found.camera and found.mask is not None
 
 
+def test_a_failure_of_any_kind_is_a_row_of_the_page(
+    ball_model, tmp_path, capsys, monkeypatch
+):
+    ball_model.save_pretrained(tmp_path / "model")
+    for name in ("good.png", "odd.png"):
+        Image.fromarray(picture()).save(tmp_path / name)
+    whole = reconstruction.reconstruct
+
+    def failing(model, image, *arguments, **options):
+        if image.stem == "odd":
+            raise RuntimeError("out of memory")
+        return whole(model, image, *arguments, **options)
+
+    monkeypatch.setattr(reconstruction, "reconstruct", failing)
+    names = [str(tmp_path / name) for name in ("odd.png", "good.png", "out", "model")]
+    arguments = ["reconstruct", *names[:2], "-o", names[2], "--model", names[3]]
+    arguments += ["--camera", "20", "10", "1", "--resolution", "24"]
+    assert main(arguments) == 0
+    assert "odd.png: failed: out of memory" in capsys.readouterr().out
+    assert (tmp_path / "out" / "good.glb").is_file()
+    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert "failed: out of memory" in page and page.count("<img ") == 1
+
+
+def test_a_guessed_camera_is_given_again_by_its_file(ball_model, tmp_path):
+    ball_model.save_pretrained(tmp_path / "model")
+    Image.fromarray(picture()).save(tmp_path / "a.png")
+    names = [str(tmp_path / n) for n in ("a.png", "a.ply", "b.ply", "c.json", "model")]
+    arguments = ["reconstruct", names[0], "--model", names[4], "--resolution", "24"]
+    given = ["--camera", "20", "10", "0.8", "--fit-camera", "--size-mm", "70"]
+    assert main([*arguments, "-o", names[1], *given, "--camera-file", names[3]]) == 0
+    again = ["--camera-from", names[3], "--size-mm", "70"]
+    assert main([*arguments, "-o", names[2], *again]) == 0
+    a, b = (trimesh.load(name, force="mesh") for name in names[1:3])
+    assert np.allclose(a.vertices, b.vertices, atol=0.01)
+
+
 def test_the_command_line_makes_a_page_of_many_pictures(ball_model, tmp_path, capsys):
     ball_model.save_pretrained(tmp_path / "model")
     (tmp_path / "photos").mkdir()

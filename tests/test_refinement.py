@@ -158,6 +158,79 @@ def test_a_wrong_option_is_named(outward, strength, options, said):
         refine(outward, sphere(0.3), torch.ones(3, 32, 32), CAMERA, strength, options)
 
 
+def test_a_given_camera_leaves_no_choice_of_fits(outward):
+    image, options = torch.ones(3, 32, 32), RefineOptions(focal="free")
+    for given in ({"fit": 2}, {"options": options}):
+        with pytest.raises(ValueError, match="of a camera that is sought"):
+            refine(outward, sphere(0.3), image, CAMERA, **given)
+
+
+@pytest.mark.parametrize("resolution", [12, 48])
+def test_a_body_without_an_inside_is_named(outward, tmp_path, resolution):
+    flat = trimesh.Trimesh([[0, 0, 0], [1, 0, 0], [0, 1, 0]], [[0, 1, 2]])
+    flat.export(tmp_path / "flat.stl")
+    options = RefineOptions(resolution=resolution)
+    for body, name in ((tmp_path / "flat.stl", "flat.stl"), (flat, "the body")):
+        with pytest.raises(ValueError, match=f"{name} has no inside.*close it"):
+            refine(outward, body, torch.zeros(3, 32, 32), CAMERA, options=options)
+
+
+@pytest.fixture
+def photo(outward, tmp_path):
+    """A folder with a body, its photo, not yet framed, and a model; and its command."""
+    body = trimesh.creation.box((0.9, 0.5, 0.4))
+    pixels = np.moveaxis(picture_of(body, Camera(30, 20, 0.9, 64)), 0, 2) * 255
+    wide = np.full((90, 140, 3), 255, np.uint8)
+    wide[20:84, 60:124] = pixels.astype(np.uint8)
+    Image.fromarray(wide).save(tmp_path / "photo.png")
+    body.apply_scale(20).apply_translation((50, 0, 0)).export(tmp_path / "body.stl")
+    outward.save_pretrained(tmp_path / "model")
+    names = [str(tmp_path / name) for name in ("body.stl", "photo.png", "model")]
+    command = ["refine", *names[:2], "--model", names[2], "--resolution", "32"]
+    return tmp_path, [*command, "-o"]
+
+
+def test_a_found_camera_is_given_again_by_its_file(photo, capsys):
+    folder, command = photo
+    camera, first, second = (str(folder / n) for n in ("c.json", "a.glb", "b.glb"))
+    assert main([*command, first, "--camera-file", camera]) == 0
+    assert "in full by --camera-file" in capsys.readouterr().out
+    assert main([*command, second, "--camera-from", camera]) == 0
+    assert "camera given" in capsys.readouterr().out
+    a, b = (trimesh.load(name, force="mesh") for name in (first, second))
+    assert np.allclose(a.vertices, b.vertices, atol=1e-4)
+    both = ["--camera-from", camera, "--camera", "30", "20", "0.9"]
+    assert main([*command, first, *both]) == 2
+    assert main([*command, first, "--camera-from", camera, "--fit", "2"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "said"),
+    [
+        ("body.stl/a.glb", [], "body.stl is no folder"),
+        ("a.glb", ["--overlay", ""], "is a folder"),
+        ("a.glb", ["--maps", "/body.stl/maps"], "body.stl is no folder"),
+        ("a.glb", ["--faces", "2"], "4 faces"),
+        ("a.3mf", [], "lxml"),
+    ],
+)
+def test_what_cannot_be_written_is_told_before_the_work(
+    photo, monkeypatch, capsys, name, more, said
+):
+    folder, command = photo
+    more = [
+        f"{folder}{word}" if word[:2] != "--" and word != "2" else word for word in more
+    ]
+    monkeypatch.setattr(D2IMNet, "from_pretrained", None)  # no work is begun
+    monkeypatch.setattr("d2im.use.export.find_spec", lambda name: None)
+    if said == "4 faces":
+        monkeypatch.undo()
+        monkeypatch.setattr(D2IMNet, "from_pretrained", None)
+    assert main([*command, str(folder / name), *more]) in (1, 2)
+    assert said in capsys.readouterr().err
+    assert not list(folder.glob("a.*"))
+
+
 def test_the_command_line_refines_a_body_in_its_own_frame(outward, tmp_path, capsys):
     body = trimesh.creation.box((0.9, 0.5, 0.4))
     pixels = np.moveaxis(picture_of(body, Camera(30, 20, 0.9, 64)), 0, 2) * 255

@@ -42,6 +42,23 @@ def write_whole(path: Path, fill: Callable[[BinaryIO], object]) -> None:
             temporary.unlink()
 
 
+def check_writable(path: Path) -> None:
+    """Tell before any work that a file cannot be written.
+
+    Raises: OSError: its name is a folder's, or its folder cannot be made or is locked.
+    """
+    folder = next(place for place in path.absolute().parents if place.exists())
+    if path.is_dir():
+        wrong = "it is a folder"
+    elif not folder.is_dir():
+        wrong = f"{folder} is no folder"
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        wrong = f"{folder} may not be written to"
+    else:
+        return
+    raise OSError(f"{path} cannot be written: {wrong}")
+
+
 def one_line(text: object) -> str:
     """Return text on one line, without what moves a cursor or turns a direction."""
     text = str(text).encode("utf-8", "backslashreplace").decode()  # names in bytes

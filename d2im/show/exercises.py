@@ -148,6 +148,14 @@ EXERCISES = {
         "better than no map, 2 sin(60° / 2) = 1.",
         tolerance=1.0,
     ),
+    "overdone": Exercise(
+        1,
+        "F = f_B + s f_D is a straight line in s, 0 at s = 1. What is it at 2?",
+        "A perfect map is -f_B there, so f_B + 2 f_D = -f_B: as large an error as "
+        "without a map, on the other side. Too much relief is as wrong as none.",
+        tolerance=0.05,
+        spellings=("one", "the same", "same", "as large", "once"),
+    ),
 }
 
 

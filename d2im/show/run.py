@@ -42,6 +42,7 @@ TIMEOUT = 3600  # seconds for one cell; of a notebook that trains there is no li
 TRAINS = "steps"  # a parameter of such a notebook
 # Parameters that lead to what a notebook reads.
 READ = "data model others truths start_from meshes heldout rival picture source target"
+READ += " body"
 LEAVE = 60  # seconds that an interrupted cell has to end, and save what it did
 CHOICES = {  # of parameters that a later notebook would refuse after hours
     "protocol": "d2im occnet disn bspnet".split(),

@@ -41,6 +41,10 @@ CPU_BYTES = 2**26  # for a chunk: more would not stay in a processor's cache
 DIAGONAL = 3**0.5 / 2  # from a cell's middle to its corner, in sides
 
 
+class NoSurface(ValueError):
+    """A field that is nowhere negative, or nowhere positive, at a grid's samples."""
+
+
 @torch.no_grad()
 def extract_mesh(
     field: Field,
@@ -206,7 +210,7 @@ class _Grid:
             f"its values run from {low:.4g} to {high:.4g}"
         )
         if high <= 0:
-            raise ValueError(self.nothing)
+            raise NoSurface(self.nothing)
 
     def arrays(self, values, sums=None):
         """Take new values; nothing is known of them yet."""
@@ -230,7 +234,7 @@ class _Grid:
         parents.view(-1)[self.listed[near]] = True
         parents = parents.nonzero()
         if not len(parents):
-            raise ValueError(self.nothing)
+            raise NoSurface(self.nothing)
         first = (parents.amin(0) - 1).clamp(min=0)
         window = tuple(map(slice, first.tolist(), (parents.amax(0) + 2).tolist()))
         self.stride //= 2
@@ -380,7 +384,7 @@ class _Grid:
         self.jumps = 0
         vertices, faces = marching_cubes(values, self.place_jumps if relief else None)
         if not len(faces):
-            raise ValueError(self.nothing)
+            raise NoSurface(self.nothing)
         world = (vertices.double() + self.low).cpu().numpy() * self.step - HALF_BOX
         mesh = trimesh.Trimesh(world, faces.cpu().numpy(), process=False)
         about = {"evaluations": self.evaluations, "jumps": self.jumps, "solid": True}

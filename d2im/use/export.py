@@ -21,8 +21,10 @@ from scipy.spatial import cKDTree
 from trimesh.visual.color import srgb_to_linear
 from trimesh.visual.material import PBRMaterial
 
+from ..camera import Camera
 from ..data.files import write_whole
 from ..fields import sample_maps
+from .pictures import RATIO
 
 if TYPE_CHECKING:
     from .reconstruction import Prediction, Reconstruction
@@ -79,16 +81,13 @@ def export_mesh(
     Raises: ValueError: another suffix or name, no base mesh, a size or number of faces
         that is none. ImportError: a package of the extra "makers" is missing.
     """
+    check_export(path, keep, color, faces, size_mm)
     kind = mesh_kind(path)
-    _one_of("keep", keep, "large", "all")
-    _one_of("color", color, "picture", "none")
-    if size_mm is not None and not 0 < size_mm < np.inf:
-        raise ValueError(f"size_mm must be a positive length, got {size_mm}")
     meshes = {"final": found.mesh, "base": found.base_mesh, "colored": found.mesh}
     whole = meshes.get(which)
     if whole is None:
         raise ValueError(f"there is no {which!r} mesh to write")
-    mesh = without_specks(whole, small_share(found)) if keep == "large" else whole
+    mesh = kept_mesh(found, keep, whole)
     if faces is not None:
         mesh = simplified(mesh, faces)
     colors = None
@@ -104,6 +103,39 @@ def export_mesh(
     _write(mesh, Path(path), kind, colors)
     mesh.metadata["to_world"] = np.linalg.inv(placement)  # not into the file
     return mesh
+
+
+def check_export(
+    path: str | Path,
+    keep: str = "large",
+    color: str = "picture",
+    faces: int | None = None,
+    size_mm: float | None = None,
+) -> None:
+    """Tell before any work what `export_mesh` would refuse of its arguments.
+
+    Raises: ValueError, ImportError: see `export_mesh`.
+    """
+    kind = mesh_kind(path)
+    _one_of("keep", keep, "large", "all")
+    _one_of("color", color, "picture", "none")
+    if size_mm is not None and not 0 < size_mm < np.inf:
+        raise ValueError(f"size_mm must be a positive length, got {size_mm}")
+    if kind == "3mf":
+        _need("lxml", ".3mf files")  # trimesh writes them by that
+    if faces is not None:
+        _check_faces(faces)
+
+
+def _check_faces(faces):
+    if faces < 4:
+        raise ValueError(f"a closed mesh has 4 faces or more, got {faces}")
+    _need("fast_simplification", "fewer faces")
+
+
+def _need(package, what):
+    if find_spec(package) is None:
+        raise ImportError(f"{what} need {package}: pip install 'd2im[makers]'")
 
 
 def _one_of(name, value, one, other):
@@ -147,8 +179,6 @@ def _write(mesh, path, kind, colors):
             mesh.visual = trimesh.visual.TextureVisuals(material=matt)
         else:
             mesh.visual.material = matt
-    if kind == "3mf" and find_spec("lxml") is None:  # trimesh writes it by that
-        raise ImportError(".3mf files need lxml: pip install 'd2im[makers]'")
     content = mesh.export(file_type=kind, **options)
     content = content.encode() if isinstance(content, str) else content
     write_whole(path, lambda file: file.write(content))
@@ -157,6 +187,17 @@ def _write(mesh, path, kind, colors):
 def small_share(found: Prediction) -> float:
     """Of the volume: what is dropped of a network's surface, and of one's own body."""
     return SMALL if found.to_world is None else SMALL_OWN
+
+
+def kept_mesh(
+    found: Reconstruction, keep: str = "large", mesh: trimesh.Trimesh | None = None
+) -> trimesh.Trimesh:
+    """A reconstruction's mesh as `export_mesh` writes it: without specks, or whole.
+
+    Args: found: its final mesh is taken, or another `mesh` of it. keep: "large", "all".
+    """
+    mesh = found.mesh if mesh is None else mesh
+    return mesh if keep == "all" else without_specks(mesh, small_share(found))
 
 
 def without_specks(mesh: trimesh.Trimesh, share: float = SMALL) -> trimesh.Trimesh:
@@ -183,15 +224,11 @@ def simplified(mesh: trimesh.Trimesh, faces: int) -> trimesh.Trimesh:
 
     Raises: ValueError: fewer than 4. ImportError: fast_simplification is missing.
     """
-    if faces < 4:
-        raise ValueError(f"a closed mesh has 4 faces or more, got {faces}")
+    _check_faces(faces)
     if faces >= len(mesh.faces):
         return mesh
-    try:
-        from fast_simplification import simplify
-    except ImportError as error:
-        need = "fewer faces need fast_simplification: pip install 'd2im[makers]'"
-        raise ImportError(need) from error
+    from fast_simplification import simplify
+
     vertices = np.asarray(mesh.vertices, dtype=np.float64)
     made = simplify(vertices, np.asarray(mesh.faces, dtype=int), target_count=faces)
     return trimesh.Trimesh(*made, process=False)
@@ -234,14 +271,14 @@ def picture_colors(prediction: Prediction, mesh: trimesh.Trimesh) -> np.ndarray 
     return colors
 
 
-def export_maps(prediction: Prediction, folder: str | Path) -> None:
+def export_maps(prediction: Prediction, folder: str | Path, kind: str = "glb") -> None:
     """Write the maps of a Prediction, and what they lie on.
 
     front.png and back.png (16 bits, 0 beside the object); displacement.npy, as
     predicted; displacement.json, which tells how grey becomes a displacement, also for
     Blender, and holds the camera; picture.png and mask.png, what the model saw;
     height.png (16 bits) and height-8.png, the front's height for slicers, white is
-    high; camera.json, see `camera_file`.
+    high; camera.json, see `camera_file`, as `kind` is.
     """
     maps, folder = prediction.displacement.numpy(), Path(folder)
     camera = prediction.camera.resized(maps.shape[-1])  # its pixels are the maps'
@@ -275,7 +312,7 @@ def export_maps(prediction: Prediction, folder: str | Path) -> None:
             "color_space": "Non-Color",
             "midlevel": -low / span,
             "strength": span / _scale(prediction),
-            "unit": "of the exported GLB and camera.json, outward along the normal: "
+            "unit": "of the exported mesh and camera.json, outward along the normal: "
             "(value - midlevel) * strength",
             "uv": "projected from the camera (camera.json), u right, v up",
             "of": "what the camera sees, read where it has moved to: project and move "
@@ -287,11 +324,11 @@ def export_maps(prediction: Prediction, folder: str | Path) -> None:
         write_whole(folder / f"{name}.png", partial(picture.save, format="PNG"))
     text = json.dumps(about, indent=1).encode()
     write_whole(folder / "displacement.json", lambda file: file.write(text))
-    export_camera(prediction, folder / "camera.json")
+    export_camera(prediction, folder / "camera.json", kind)
 
 
 def _scale(prediction):
-    """World units a unit of the frame that the exported GLB is in."""
+    """World units a unit of the frame that the exported mesh is in."""
     if prediction.to_world is None:
         return 1.0
     return float(np.cbrt(np.linalg.det(prediction.to_world[:3, :3])))
@@ -308,19 +345,24 @@ def export_cut_out(prediction: Prediction, path: str | Path) -> None:
     write_whole(Path(path), partial(picture.save, format="PNG"))
 
 
-def export_camera(prediction: Prediction, path: str | Path) -> None:
+def export_camera(prediction: Prediction, path: str | Path, kind: str = "glb") -> None:
     """Write `camera_file` as JSON."""
-    text = json.dumps(camera_file(prediction), indent=1).encode()
+    text = json.dumps(camera_file(prediction, kind), indent=1).encode()
     write_whole(Path(path), lambda file: file.write(text))
 
 
-def camera_file(prediction: Prediction) -> dict:
-    """The camera in the frame of the exported GLB, for other programs.
+def camera_file(prediction: Prediction, kind: str = "glb") -> dict:
+    """The camera in the frame of an exported mesh, for other programs.
 
+    Args: prediction: its `to_world` tells the mesh's frame, as `export_mesh` returns
+        it; by default the world's, a GLB's. kind: of the mesh file; Blender turns GLB
+        and OBJ upright when it imports them, the others it takes as they are.
     Returns: dict: K (3, 3), R (3, 3) and t (3,) with x_cam = R x + t (x right, y down,
-        z forward), and size; "blender": matrix_world after an import of the GLB, lens
-        and sensor_width in mm, shift_x and shift_y; "three": matrixWorld by columns,
-        fov in degrees, and x and y of the view offset that a shifted centre needs.
+        z forward), and size; to_world (4, 4), from the mesh's frame; framed_for, the
+        ratio of the distance that the picture was framed for. "blender": matrix_world
+        after an import, lens and sensor_width in mm, shift_x and shift_y; "three":
+        matrixWorld by columns, fov in degrees, and x and y of the view offset that a
+        shifted centre needs.
     """
     camera, to_world = prediction.camera, prediction.to_world
     rotation, shift, size = camera.rotation, camera.translation, camera.size
@@ -328,6 +370,9 @@ def camera_file(prediction: Prediction) -> dict:
         scale = _scale(prediction)
         shift = (rotation @ to_world[:3, 3] + shift) / scale
         rotation = rotation @ (to_world[:3, :3] / scale)
+    framed_for = prediction.framed_for or Camera(0, 0, RATIO, size)
+    usual = Camera(0, 0, 1, framed_for.size)
+    near = np.linalg.norm(framed_for.translation) / usual.translation[2]
     (x, y), focal = camera.centre, camera.focal
     pose = np.eye(4)
     pose[:3, :3] = (rotation * [[1], [-1], [-1]]).T  # x right, y up, z back
@@ -337,8 +382,10 @@ def camera_file(prediction: Prediction) -> dict:
         "K": [[focal, 0, x], [0, focal, y], [0, 0, 1]],
         "R": rotation.tolist(),
         "t": shift.tolist(),
+        "to_world": np.asarray(np.eye(4) if to_world is None else to_world).tolist(),
+        "framed_for": near * usual.focal / framed_for.focal,
         "blender": {
-            "matrix_world": (Z_UP @ pose).tolist(),
+            "matrix_world": (Z_UP @ pose if kind in Y_UP else pose).tolist(),
             "lens": focal / size * 36,
             "sensor_width": 36,
             "shift_x": 0.5 - x / size,
@@ -351,3 +398,32 @@ def camera_file(prediction: Prediction) -> dict:
             "viewOffset": [0.5 * size - x, 0.5 * size - y],
         },
     }
+
+
+def read_camera(path: str | Path, size: int) -> tuple[Camera, Camera]:
+    """Read what `export_camera` wrote.
+
+    Args: path: of the JSON file. size: pixels of the picture, as the model sees it.
+    Returns: the Camera in the world frame, and a Camera for whose distance the picture
+        is to be framed, see `reconstruction.predict`.
+    Raises: FileNotFoundError: no such file. ValueError: it is no such camera.
+    """
+    try:
+        about = json.loads(Path(path).read_text(encoding="utf-8"))
+        named = ("K", "R", "t", "to_world", "size", "framed_for")
+        found = [np.asarray(about[name], dtype=float) for name in named]
+        intrinsic, rotation, shift, to_world, own_size, near = found
+        (focal, skew, _), (_, other, _) = intrinsic[:2]
+        if skew or not np.isclose(focal, other):
+            raise ValueError("its pixels are not square")
+        scale = np.cbrt(np.linalg.det(to_world[:3, :3]))
+        rotation = rotation @ (to_world[:3, :3] / scale).T
+        shift = scale * shift - rotation @ to_world[:3, 3]
+        lens = focal, intrinsic[:2, 2], int(own_size)
+        camera = Camera.from_matrices(rotation, shift, *lens).resized(size)
+        return camera, Camera(0, 0, float(near), size)
+    except OSError:
+        raise
+    except (LookupError, TypeError, ValueError) as error:
+        wrong = f"{path} is no camera that d2im wrote: {error}"
+        raise ValueError(wrong) from error

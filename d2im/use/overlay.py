@@ -21,7 +21,7 @@ from ..camera import Camera
 from ..data.files import write_whole
 from ..data.rendering import Renderer
 from .cameras import inner_edges
-from .export import picture_colors, small_share, without_specks
+from .export import kept_mesh, picture_colors
 
 if TYPE_CHECKING:
     from .reconstruction import Reconstruction
@@ -35,16 +35,19 @@ TURN_MS = 110  # a view
 LIGHT = np.array([0.3, 0.4, 0.87])  # where it goes, camera frame: from above the left
 
 
-def overlay(found: Reconstruction) -> Image.Image:
+def overlay(found: Reconstruction, keep: str = "large") -> Image.Image:
     """The picture with the mesh's outline, its inner edges and the relief on it.
 
+    Args: keep: which parts of the mesh are drawn, as `export_mesh` writes them.
     Returns: RGB image; relief that lies outward is red, inward blue.
     """
     size = SCALE * found.image.shape[-1]
     pixels = found.image.permute(1, 2, 0).numpy() * 255
     options = {"order": 1, "grid_mode": True, "mode": "nearest"}
     pixels = zoom(pixels, (SCALE, SCALE, 1), **options)
-    hit, depth, normals, _ = Renderer(found.mesh).cast(found.camera.resized(size))
+    hit, depth, normals, _ = Renderer(kept_mesh(found, keep)).cast(
+        found.camera.resized(size)
+    )
     relief = zoom(found.displacement[0].numpy(), SCALE, **options)
     limit = max(np.quantile(np.abs(relief[hit]), 0.98) if hit.any() else 0, 1e-6)
     tint = np.where(relief[..., None] < 0, OUTWARD, INWARD)
@@ -55,9 +58,11 @@ def overlay(found: Reconstruction) -> Image.Image:
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
-def export_overlay(found: Reconstruction, path: str | Path) -> None:
+def export_overlay(
+    found: Reconstruction, path: str | Path, keep: str = "large"
+) -> None:
     """Write `overlay` as a PNG."""
-    picture = overlay(found)
+    picture = overlay(found, keep)
     write_whole(Path(path), lambda file: picture.save(file, "PNG"))
 
 
@@ -83,9 +88,11 @@ def turned(
     return pictures
 
 
-def export_turntable(found: Reconstruction, path: str | Path) -> None:
+def export_turntable(
+    found: Reconstruction, path: str | Path, keep: str = "large"
+) -> None:
     """Write the coloured mesh turning once around, as a GIF."""
-    mesh = without_specks(found.mesh, small_share(found))
+    mesh = kept_mesh(found, keep)
     steps = np.arange(VIEWS) * 360 / VIEWS
     cameras = [Camera(step, 20, 1, SIDE) for step in steps]
     first, *others = turned(mesh, cameras, picture_colors(found, mesh))
@@ -94,15 +101,15 @@ def export_turntable(found: Reconstruction, path: str | Path) -> None:
     write_whole(Path(path), lambda file: first.save(file, **options))
 
 
-def strip(found: Reconstruction) -> Image.Image:
+def strip(found: Reconstruction, keep: str = "large") -> Image.Image:
     """A row of pictures: what the model saw, the overlay, the result, and it turned."""
-    mesh = without_specks(found.mesh, small_share(found))
+    mesh = kept_mesh(found, keep)
     own = found.camera.resized(SIDE)
     azimuth, elevation, ratio = own.pose
     poses = [(azimuth + turn, max(elevation, 10), ratio) for turn in (60, 180)]
     cameras = [own, *(Camera(*pose, SIDE) for pose in poses)]
     pixels = (found.image.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
-    pictures = [Image.fromarray(pixels), overlay(found)]
+    pictures = [Image.fromarray(pixels), overlay(found, keep)]
     pictures += turned(mesh, cameras, picture_colors(found, mesh))
     row = Image.new("RGB", (SIDE * len(pictures), SIDE), "white")
     for place, picture in enumerate(pictures):

@@ -52,6 +52,7 @@ class Prediction:
     covers: float | None = None  # share of the picture, as given, that the object fills
     to_world: np.ndarray | None = None  # (4, 4) from the frame of a body of one's own
     fits: tuple[CameraFit, ...] = ()  # the cameras that were found, the best one first
+    framed_for: Camera | None = None  # for whose distance the picture was framed
 
     def parts(self) -> dict:
         """The attributes above, by name."""
@@ -82,9 +83,9 @@ class Reconstruction(Prediction):
         """Write a mesh, whole or not at all; see `export.export_mesh`."""
         export_mesh(self, path, which, **options)
 
-    def export_maps(self, folder: str | Path) -> None:
+    def export_maps(self, folder: str | Path, kind: str = "glb") -> None:
         """Write the maps and what they lie on; see `export.export_maps`."""
-        export_maps(self, folder)
+        export_maps(self, folder, kind)
 
 
 @torch.no_grad()
@@ -95,6 +96,7 @@ def predict(
     *,
     way: str = "gradient",
     framed: bool = False,
+    framed_for: Camera | None = None,
 ) -> Prediction:
     """Predict the fields of the object in a picture, without meshing them.
 
@@ -103,6 +105,8 @@ def predict(
         camera: Camera of the picture as the model sees it, in the model's frame, of any
             size in pixels; or such as CameraNet's `camera`: (3, size, size) -> Camera.
         way: how front and back are told apart, see `fields.front_mask`.
+        framed_for: Camera for whose distance the picture is framed; by default
+            `camera`, where that is one, else a usual one.
     Returns: Prediction.
     Raises: ValueError: no camera, or an unusable picture.
     """
@@ -112,7 +116,9 @@ def predict(
             "camera=Camera(azimuth, elevation, ratio, size), or a net that estimates it"
         )
     known = camera if isinstance(camera, Camera) else None
-    framing = {"camera": known, "framed": framed, "background": model.background}
+    framed_for = framed_for or known
+    framing = {"framed": framed, "background": model.background}
+    framing["camera"] = framed_for
     image, mask, covers = load_framed(image, model.image_size, **framing)
     camera = known or camera(image)
     weights, training = next(model.parameters()), model.training
@@ -122,7 +128,7 @@ def predict(
     base, sdf, displacement = model.fields(batch, camera, way)
     model.train(training)
     about = {"way": way, "device": weights.device, "frame": model.frame, "mask": mask}
-    about["covers"] = covers
+    about |= {"covers": covers, "framed_for": framed_for}
     return Prediction(displacement.float().cpu(), camera, base, sdf, image, **about)
 
 
@@ -174,5 +180,6 @@ def _fitted(model, found):
     known = {"mask": found.mask, "guess": found.camera, "size": model.image_size}
     fits = tuple(fit_camera(base, found.image, **known))
     again = predict(model, found.image, fits[0].camera, way=found.way)
-    kept = {"mask": found.mask, "covers": found.covers, "fits": fits}
+    kept = {name: getattr(found, name) for name in ("mask", "covers", "framed_for")}
+    kept["fits"] = fits
     return Prediction(**again.parts() | kept)

@@ -25,7 +25,7 @@ from ..data.mesh import load_mesh, normalise, turn_to_world
 from ..data.rendering import Renderer
 from ..fields import Field, displaced_field, sample_maps, value_and_front
 from ..sampling import signed_distance
-from ..surface.extract import extract_mesh
+from ..surface.extract import NoSurface, extract_mesh
 from .cameras import STEP, fit_camera
 from .pictures import load_framed
 from .reconstruction import Prediction, predict, triangulate
@@ -54,7 +54,7 @@ class RefineOptions:
     Attributes: back: "body" leaves the side that is not seen as it is, "model" takes
         the model's guess of its relief.
         focal: of the camera that is sought, see `cameras.fit_camera`.
-        framed: see `pictures.load_image`.
+        framed: see `pictures.load_image`. framed_for: see `reconstruction.predict`.
         up, front, yaw: of the body's file or mesh, see `data.mesh.load_mesh`.
         resolution: grid samples along the box's side.
     """
@@ -62,6 +62,7 @@ class RefineOptions:
     back: str = "body"
     focal: str = "known"
     framed: bool = False
+    framed_for: Camera | None = None
     up: str = "y"
     front: str | None = None
     yaw: float = 0.0
@@ -84,23 +85,27 @@ def refine(
         body: a mesh file or trimesh.Trimesh in any unit and place, or a field in the
             world frame (centred, within radius 0.5, y up, front toward +z).
         picture: of the object, see `pictures.load_image`.
-        camera: of the framed picture in the body's world frame, or a CameraFit's; None
-            finds it by `cameras.fit_camera`.
+        camera: of the framed picture in the body's world frame; None finds it by
+            `cameras.fit_camera`.
         strength: of the relief, 1 as predicted.
-        fit: which of the cameras that `fit_camera` finds, 1 the best one.
+        fit: which of the cameras that `fit_camera` finds, 1 the best one; of a given
+            `camera` there is no choice.
     Returns: Reconstruction whose base is the body, in the world frame; `export` writes
         it in the body's own. Its `fits` are the cameras that were found.
-    Raises: ValueError: a strength that is not finite, an unknown `back`, or as
-        `load_mesh`, `fit_camera` and `load_image`.
+    Raises: ValueError: a strength that is not finite, an unknown `back`, a `fit` or a
+        free `focal` of a given camera, a body without an inside, or as `load_mesh`,
+        `fit_camera` and `load_image`.
     """
     options = options or RefineOptions()
     if not np.isfinite(strength):
         raise ValueError(f"strength must be a finite number, got {strength}")
     if options.back not in ("body", "model"):
         raise ValueError(f'back must be "body" or "model", got {options.back!r}')
+    if camera is not None and (fit != 1 or options.focal != "known"):
+        raise ValueError("fit and focal are of a camera that is sought: one was given")
     field, mesh, to_world = as_field(body, options)
     framing = {"framed": options.framed, "background": model.background}
-    framing |= {"camera": camera}
+    framing["camera"] = framed_for = options.framed_for or camera
     image, mask, covers = load_framed(picture, model.image_size, **framing)
     fits: list[CameraFit] = []
     if camera is None:
@@ -113,8 +118,14 @@ def refine(
     maps = strength * torch.nn.functional.softshrink(found.displacement, FAINT)
     maps[1] *= options.back == "model"
     about = {"mask": mask, "covers": covers, "to_world": to_world, "fits": tuple(fits)}
-    found = Prediction(**found.parts() | about | {"displacement": maps})
-    return triangulate(on_body(found, field, mesh), options.resolution)
+    about |= {"displacement": maps, "framed_for": framed_for}
+    found = on_body(Prediction(**found.parts() | about), field, mesh)
+    try:
+        return triangulate(found, options.resolution)
+    except NoSurface as error:
+        name = body if isinstance(body, str | os.PathLike) else "the body"
+        wanted = "close it where it is open, or take a higher resolution"
+        raise ValueError(f"{name} has no inside here, {wanted}: {error}") from error
 
 
 def on_body(prediction: Prediction, field: Field, mesh: trimesh.Trimesh) -> Prediction:

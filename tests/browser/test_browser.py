@@ -36,6 +36,7 @@ SCENES = {  # with sliders, in each notebook
     "01_decomposition": 1,
     "04_visualise_fields": 2,
     "06_edit": 1,
+    "08_refine": 1,
 }
 RUN_SECONDS = float(os.environ.get("BROWSER_RUN_SECONDS", 300))  # for one notebook
 # WebGL without a GPU is SwiftShader's; --disable-gpu would leave it blank.

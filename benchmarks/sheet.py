@@ -1,0 +1,109 @@
+"""Pictures and what is made of them, on one sheet to look at.
+
+    python benchmarks/sheet.py FOLDER photo.png --rendered 5 --out sheet.png
+
+A row a picture: as it is given; cut out and framed; the overlay; the result from the
+same side, and turned by 60° and 180°. The camera is the camera network's guess, with
+--fit-camera moved until the base's outline is the picture's. Rendered are shapes that
+no model was trained on, of families that are, and of those that never are, in turn.
+"""
+
+import common
+
+# ruff: isort: split
+import tempfile
+import warnings
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from d2im.camera import random_camera
+from d2im.data.files import one_line
+from d2im.data.rendering import render
+from d2im.data.shapes import make_shape, split_pairs
+from d2im.networks import CameraNet, D2IMNet
+from d2im.use.overlay import SIDE, strip
+from d2im.use.pictures import PictureWarning, find_pictures
+from d2im.use.reconstruction import CAMERA_MODEL, MODEL, reconstruct
+
+NAMES = "picture", "cut out, framed", "overlay", "result", "turned by 60°", "by 180°"
+LINE = 18  # pixels of a line of text
+
+
+def main():
+    parser = common.arguments(__doc__)
+    parser.add_argument("pictures", nargs="*", help="files, or folders of them")
+    parser.add_argument("--rendered", type=int, default=0, metavar="COUNT")
+    parser.add_argument("--model", default=str(MODEL), help="folder")
+    parser.add_argument("--camera-model", default=str(CAMERA_MODEL), help="folder")
+    parser.add_argument("--fit-camera", action="store_true")
+    parser.add_argument("--resolution", type=int, default=128)
+    parser.add_argument("--out", default="sheet.png")
+    options = common.opening(parser)
+    model = D2IMNet.from_pretrained(options.model).eval()
+    guess = CameraNet.from_pretrained(options.camera_model).camera
+    known = {"resolution": options.resolution, "fit": options.fit_camera}
+    known["base_mesh"] = False
+    with tempfile.TemporaryDirectory() as folder:
+        paths = find_pictures(options.pictures)
+        paths += rendered(options.rendered, Path(folder))
+        rows = [
+            row(path, lambda p: reconstruct(model, p, guess, **known)) for path in paths
+        ]
+    sheet = Image.new(
+        "RGB", (len(NAMES) * SIDE, LINE + sum(r.height for r in rows)), "white"
+    )
+    for k, name in enumerate(NAMES):
+        write(sheet, k * SIDE, 0, name)
+    top = LINE
+    for made in rows:
+        sheet.paste(made, (0, top))
+        top += made.height
+    sheet.save(options.out)
+    print(f"{options.out}: {len(rows)} rows")
+
+
+def rendered(count, folder):
+    """Picture files of so many shapes, each from a random camera."""
+    each = -(-count // 2)
+    pairs = zip(
+        split_pairs("test", 10)[:each], split_pairs("unseen", 10)[:each], strict=True
+    )
+    paths = []
+    for family, seed in list(chain(*pairs))[:count]:
+        rng = np.random.default_rng(seed)
+        view = render(make_shape(family, seed).detailed, random_camera(rng, 400), rng)
+        pixels = np.dstack([np.moveaxis(view.image, 0, 2), view.mask])
+        paths.append(folder / f"{family}-{seed}.png")
+        Image.fromarray((255 * pixels).round().astype(np.uint8)).save(paths[-1])
+    return paths
+
+
+def row(path, work):
+    """A picture of a row: what is given, and what `work` makes of it, or why not."""
+    made = Image.new("RGB", (len(NAMES) * SIDE, SIDE + LINE), "white")
+    with Image.open(path) as file:
+        given = ImageOps.pad(file.convert("RGBA"), (SIDE, SIDE), color="white")
+    made.paste(given, (0, LINE), given)
+    with warnings.catch_warnings(record=True, action="always") as noticed:
+        try:
+            found = work(path)
+            made.paste(strip(found), (SIDE, LINE))
+            said = ["camera {:.0f}, {:.0f}, {:.2f}".format(*found.camera.pose)]
+        except (ValueError, RuntimeError) as error:
+            said = [f"failed: {one_line(error)}"]
+    said += [one_line(w.message) for w in noticed if w.category is PictureWarning]
+    said = f"{path.stem}: {'; '.join(said)}"
+    print(said, flush=True)
+    write(made, 0, 0, said)
+    return made
+
+
+def write(page, x, y, text):
+    ImageDraw.Draw(page).text((x + 4, y + 1), text, "black", ImageFont.load_default(13))
+
+
+if __name__ == "__main__":
+    main()
