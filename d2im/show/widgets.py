@@ -18,6 +18,7 @@ import k3d
 import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import display
+from matplotlib.colors import to_hex
 from scipy.ndimage import laplace, map_coordinates
 
 from ..camera import Camera
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 LIMIT = 1.5  # MB of a snapshot; k3d's own script is 1.2 of them
 BOX = np.array([-HALF_BOX, HALF_BOX] * 3)
+AROUND = 0.04  # world units, of a slice around the shape
 FAR = 0.1  # world units: a volume is cut off there, and so packs well
 COLORS = "coolwarm_r"  # `plots.MAP_COLORS`
 RAMP = np.array([[t, *plt.get_cmap(COLORS)(t)[:3]] for t in np.linspace(0, 1, 33)])
@@ -43,7 +45,25 @@ LAYOUT = """
         p { margin: 0; padding: .5rem .8rem; }
         main { position: relative; flex: 1; min-height: 0; max-height: 100vw; }
         main img { position: absolute; width: 100%; height: 100%; object-fit: contain; }
+        label { display: flex; gap: .6rem; padding: 0 .8rem .5rem; }
+        label[hidden] { display: none; } input { flex: 1; max-width: 30rem; }
     """
+# A scene's time by a slider of the page, one drawing after the other.
+MOVE = """
+const label = document.querySelector("label"), at = label.querySelector("input");
+let shown = at.value, busy = false;
+label.hidden = false;
+at.oninput = async () => {
+    label.querySelector("output").value = at.value;
+    if (busy) return;
+    busy = true;
+    while (shown !== at.value) {
+        shown = at.value;
+        await K3DInstance.setTime(+shown);
+    }
+    busy = false;
+};
+"""
 CLAY, FINAL, BASE = 0xE0DBD1, 0x6A3DA8, 0xC9B6EA
 
 
@@ -79,6 +99,8 @@ def snapshot(
 ) -> None:
     """Write a scene as one HTML file that turns in a browser, without a kernel.
 
+    A scene whose objects change with its time has a slider for it: the strength.
+
     Args: plot: k3d.Plot. path: of the file, written whole or not at all.
         title, sentence: what stands above the scene. still: Figure of the same, seen
             until the scene is drawn, and where a browser has no WebGL.
@@ -91,13 +113,20 @@ def snapshot(
         still.savefig(file, format="jpeg", dpi=80, pil_kwargs={"quality": 80})
         data = base64.b64encode(file.getvalue()).decode()
         below = f'<img alt="{title}" src="data:image/jpeg;base64,{data}">'
-    page = plot.get_snapshot(9)
+    low, top = plot.get_time_series_range()
+    slider, moves = "", ""
+    if low < top:
+        span = f'min="{low}" max="{top}" step="0.05" value="{plot.time}"'
+        slider = f'<label hidden>strength <input type="range" {span}>'
+        slider, moves = f"{slider}<output>{plot.time:g}</output></label>", MOVE
+    page = plot.get_snapshot(9, additional_js_code=moves)
     head = f"{PHONE}<title>{title}</title>"
     page = re.sub("<title>.*?</title>", lambda _: head, page, count=1)
     page = page.replace("<html>", '<html lang="en">', 1)
     page = page.replace("</style>", f"{LAYOUT}</style>", 1)
     stage = f"<main>{below}{TARGET}</main>"
-    page = page.replace(TARGET, f"<p><strong>{title}.</strong> {sentence}</p>{stage}")
+    words = f"<p><strong>{title}.</strong> {sentence}</p>{slider}"
+    page = page.replace(TARGET, f"{words}{stage}")
     page = page.encode()
     if (mb := len(page) / 1e6) > LIMIT:
         raise ValueError(f"{path} would have {mb:.2f} of {LIMIT} MB: give coarser data")
@@ -120,11 +149,43 @@ def mesh_scene(mesh: trimesh.Trimesh, camera: Camera) -> k3d.plot.Plot:
     return _scene(camera, k3d.mesh(vertices[faces.ravel()[first]], triangles, **look))
 
 
+def strength_scene(
+    mesh: trimesh.Trimesh,
+    feet: np.ndarray,
+    added: np.ndarray,
+    camera: Camera,
+    top: float = 2.0,
+) -> k3d.plot.Plot:
+    """Let a mesh grow out of its base, coloured by what is added to the base field.
+
+    The strength is the scene's time: the browser blends, and nothing is sent again.
+
+    Args: mesh: trimesh.Trimesh of F. feet: (N, 3) of its vertices, on the base.
+        added: (N,) f_D there, world units. camera: Camera, where the viewer stands.
+        top: the largest strength.
+    Returns: k3d.Plot at time 1; `snapshot` gives its page a slider.
+    """
+    limit = max(np.percentile(np.abs(added), 99), 1e-6)
+    ends = {"0.0": 0.0, str(float(top)): top}
+    rise, added = np.array(mesh.vertices) - feet, np.array(added)
+    places = {t: _rounded(feet + s * rise) for t, s in ends.items()}
+    colors = {t: _rounded(s * added) for t, s in ends.items()}
+    look = dict(color_map=RAMP, color_range=[-limit, limit], attribute=colors)
+    look |= dict(flat_shading=False, side="double", color=0xFFFFFF, name="shape")
+    plot = _scene(camera, k3d.mesh(places, np.array(mesh.faces, np.uint32), **look))
+    plot.time = 1.0
+    return plot
+
+
 def field_explorer(sdf: np.ndarray, base: np.ndarray, camera: Camera) -> Explorer:
     """Walk through F, f_B, their difference and Laplacians by slice and iso level.
 
+    The slice is as large as the shape, which is cut open there: what stands between
+    slice and viewer is left out.
+
     Args: sdf, base: volumes of F and f_B. camera: Camera, where the viewer stands.
-    Returns: Explorer; controls: field, x, y, z (cell of a slice or -1), level, surface.
+    Returns: Explorer; controls: field, bar (its colours), across (x, y, z or none),
+        at (the slice's place, world units), level, surface.
     """
     side, step = len(sdf), 2 * HALF_BOX / len(sdf)
     fields = {"F": sdf, "f_B": base, "F - f_B": sdf - base}
@@ -138,16 +199,38 @@ def field_explorer(sdf: np.ndarray, base: np.ndarray, camera: Camera) -> Explore
     surface = dict(flat_shading=False, opacity=0.6, bounds=(1 - 1 / side) * BOX)
     final = k3d.marching_cubes(packed["F"], 0, FINAL, name="final", **surface)
     coarse = k3d.marching_cubes(packed["f_B"], 0, BASE, name="base", **surface)
-    look = dict(color_map=RAMP, color_range=[-FAR, FAR], bounds=BOX, slice_z=-1)
-    plane = k3d.volume_slice(packed["F"], name="slice", **look)
+    spots = np.argwhere(np.minimum(sdf, base) < AROUND)  # z, y, x
+    low, high = (spots.min(0), spots.max(0) + 1) if len(spots) else ([0] * 3, [side] * 3)
+    window = tuple(map(slice, low, high))
+    corners = np.array([low, high])[:, ::-1] * step - HALF_BOX  # x, y, z
+    look = dict(color_map=RAMP, color_range=[-FAR, FAR], bounds=corners.T.ravel())
+    plane = k3d.volume_slice(packed["F"][window], name="slice", slice_z=-1, **look)
     field = ui.Dropdown(options=list(fields), description="slice shows")
-    ui.dlink((field, "value"), (plane, "volume"), packed.get)
+    ui.dlink((field, "value"), (plane, "volume"), lambda name: packed[name][window])
     spans = {name: [-t, t] for name, t in zip(fields, tops, strict=True)}
     ui.dlink((field, "value"), (plane, "color_range"), spans.get)
-    cuts = {}
-    for axis, start in zip("xyz", (-1, side // 2, -1), strict=True):
-        cuts[axis] = ui.IntSlider(start, -1, side - 1, description=f"slice {axis}")
-        ui.link((cuts[axis], "value"), (plane, f"slice_{axis}"))
+    bar = ui.HTML()
+    ui.dlink((field, "value"), (bar, "value"), lambda n: _bar(n, spans[n][1]))
+    across = ui.ToggleButtons(options=(*"xyz", "none"), value="y", description="across")
+    across.style.button_width = "45px"
+    look = dict(min=-0.5, max=0.5, step=0.01, description="at")
+    at, plot = ui.FloatSlider(**look), _scene(camera, final, coarse, plane)
+
+    def cut(_=None):
+        for k, name in enumerate("xyz"):
+            cell = int((at.value - corners[0, k]) // step)
+            seen = name == across.value and 0 <= cell < high[2 - k] - low[2 - k]
+            setattr(plane, f"slice_{name}", cell if seen else -1)
+        if across.value == "none":
+            plot.clipping_planes = []
+            return
+        keeps = np.eye(3)["xyz".find(across.value)]  # n · p + d > 0 stays
+        keeps *= -1 if keeps @ camera.position > at.value else 1
+        plot.clipping_planes = [[*keeps, step - keeps.sum() * at.value]]
+
+    for control in (across, at):
+        control.observe(cut, "value")
+    cut()
     look = dict(min=-0.05, max=0.05, step=0.005, readout_format=".3f")
     level = ui.FloatSlider(description="level", **look)
     shown = ui.ToggleButtons(options=("final", "base", "both"), description="surface")
@@ -155,8 +238,8 @@ def field_explorer(sdf: np.ndarray, base: np.ndarray, camera: Camera) -> Explore
         ui.link((level, "value"), (thing, "level"))
         shows = {thing.name, "both"}.__contains__
         ui.dlink((shown, "value"), (thing, "visible"), shows)
-    controls = dict(field=field, **cuts, level=level, surface=shown)
-    return _explorer(_scene(camera, final, coarse, plane), controls)
+    controls = dict(field=field, bar=bar, across=across, at=at)
+    return _explorer(plot, controls | dict(level=level, surface=shown))
 
 
 def displacement_explorer(
@@ -220,7 +303,8 @@ def displacement_explorer(
         words.value = f"maps {front:+.4f}, {back:+.4f}<br>crossings at depth {deep}"
 
     def compose(_=None):
-        shape.scalar_field = _pack(base + strength.value * added[part.value])
+        more = strength.value * added[part.value]
+        shape.scalar_field, shape.attribute = _pack(base + more), _pack(more, limit)
         picture.texture = pictures[part.value == "back"].getvalue()
         follow()
 
@@ -232,7 +316,8 @@ def displacement_explorer(
     for control in (strength, part, column, row):
         control.observe(follow if control in (column, row) else compose, "value")
     compose()
-    aside = np.degrees(np.arctan2(eye[0], eye[2])) - 50  # the picture hides nothing
+    aside = np.degrees(np.arctan2(eye[0], eye[2]))
+    aside -= np.copysign(50, aside)  # the picture hides nothing; +z has the relief
     plot = _scene(Camera(aside, 20, 1.35, size), shape, picture, line, hits)
     plot.mode = "callback"  # or a click is not heard
     controls = dict(strength=strength, part=part, column=column, row=row, words=words)
@@ -255,5 +340,19 @@ def _explorer(plot, controls):
     return Explorer(ui.HBox([column, plot]), plot, controls, objects)
 
 
+def _bar(name, top):
+    """A titled bar of a slice's colours."""
+    colors = ", ".join(map(to_hex, plt.get_cmap(COLORS)(np.linspace(0, 1, 9))))
+    unit = "1 / world unit" if "Δ" in name else "world units"
+    look = f"height: 12px; background: linear-gradient(to right, {colors})"
+    ends = "".join(f"<span>{value:+.3g}</span>" for value in (-top, 0, top))
+    ends = f'<div style="display: flex; justify-content: space-between">{ends}</div>'
+    return f'<b>{name}</b>, {unit}<div style="{look}"></div>{ends}'
+
+
 def _pack(volume, limit=FAR):  # in 16 bits' precision: a page has room for it
     return np.clip(volume, -limit, limit).astype(np.float16).astype(np.float32)
+
+
+def _rounded(values, steps=2**14):  # as above: a wobble of 0.00003 world units
+    return (np.round(values * steps) / steps).astype(np.float32)
