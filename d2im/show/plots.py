@@ -202,7 +202,7 @@ def draw_decomposition(fig: Figure, parts: Decomposition) -> dict[str, Axes]:
             top = 1.6 * max(np.percentile(np.abs(curves), 95), 1e-9)
             ax.set(ylim=(-top, top))
         ax.set(title=f"({name}) {title} on (b)'s front", xlabel="camera x", ylabel=unit)
-        ax.legend(fontsize=8, ncols=3, loc="upper center")
+    fig.legend(handles=axes["d"].lines, ncols=3, loc="outside lower center")
     return axes
 
 

@@ -167,7 +167,7 @@ def strength_scene(
     """
     limit = max(np.percentile(np.abs(added), 99), 1e-6)
     ends = {"0.0": 0.0, str(float(top)): top}
-    rise, added = np.array(mesh.vertices) - feet, np.array(added)
+    rise = mesh.vertices - feet
     places = {t: _rounded(feet + s * rise) for t, s in ends.items()}
     colors = {t: _rounded(s * added) for t, s in ends.items()}
     look = dict(color_map=RAMP, color_range=[-limit, limit], attribute=colors)
@@ -200,7 +200,9 @@ def field_explorer(sdf: np.ndarray, base: np.ndarray, camera: Camera) -> Explore
     final = k3d.marching_cubes(packed["F"], 0, FINAL, name="final", **surface)
     coarse = k3d.marching_cubes(packed["f_B"], 0, BASE, name="base", **surface)
     spots = np.argwhere(np.minimum(sdf, base) < AROUND)  # z, y, x
-    low, high = (spots.min(0), spots.max(0) + 1) if len(spots) else ([0] * 3, [side] * 3)
+    low, high = (
+        (spots.min(0), spots.max(0) + 1) if len(spots) else ([0] * 3, [side] * 3)
+    )
     window = tuple(map(slice, low, high))
     corners = np.array([low, high])[:, ::-1] * step - HALF_BOX  # x, y, z
     look = dict(color_map=RAMP, color_range=[-FAR, FAR], bounds=corners.T.ravel())
@@ -355,4 +357,4 @@ def _pack(volume, limit=FAR):  # in 16 bits' precision: a page has room for it
 
 
 def _rounded(values, steps=2**14):  # as above: a wobble of 0.00003 world units
-    return (np.round(values * steps) / steps).astype(np.float32)
+    return np.array(np.round(values * steps) / steps, np.float32)
