@@ -346,7 +346,8 @@ def image_grid(
             _frameless(ax)
             if image is not None:
                 draw_image(ax, image)
-    look = dict(fontsize=8, parse_math=False)  # a name may well have a "$"
+    # a name may well have a "$"
+    look = dict(fontsize=np.clip(4 * size, 8, 11), parse_math=False)
     for ax, title in zip(axes[0], titles or (), strict=False):
         ax.set_title(title, **look)
     for ax, label in zip(axes[:, 0], labels or (), strict=False):
