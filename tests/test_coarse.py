@@ -192,7 +192,7 @@ def test_the_true_displacement_of_a_raised_panel_is_its_height_and_0_beside_it()
     found = true_displacement(camera, depth, block())
     panel = np.isclose(depth, camera.translation[2] - FRONT - 0.015, atol=1e-5)
     beside = np.isclose(depth, camera.translation[2] - FRONT, atol=1e-5)
-    assert panel.sum() > 200 < beside.sum()
+    assert min(panel.sum(), beside.sum()) > 100
     assert np.allclose(found[panel], -0.015, atol=1e-5)
     assert np.allclose(found[beside], 0, atol=1e-5)
     assert not found[depth == 0].any()
