@@ -228,7 +228,7 @@ def field_explorer(sdf: np.ndarray, base: np.ndarray, camera: Camera) -> Explore
             return
         keeps = np.eye(3)["xyz".find(across.value)]  # n · p + d > 0 stays
         keeps *= -1 if keeps @ camera.position > at.value else 1
-        plot.clipping_planes = [[*keeps, step - keeps.sum() * at.value]]
+        plot.clipping_planes = [[*keeps, 0.6 * step - keeps.sum() * at.value]]
 
     for control in (across, at):
         control.observe(cut, "value")
