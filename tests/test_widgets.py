@@ -269,6 +269,22 @@ def test_a_snapshots_page_has_words_language_viewport_and_a_still(tmp_path):
     assert not scene.menu_visibility
 
 
+def test_a_page_names_its_colours_once_and_takes_a_dark_theme(
+    tmp_path, field, displacing
+):
+    field.controls["field"].value = "Δ (F)"
+    titles = "Δ (F), 1 / world unit", "f_D, world units"
+    for explorer, title in zip((field, displacing), titles, strict=True):
+        widgets.snapshot(explorer.plot, tmp_path / "scene.html")
+        text = (tmp_path / "scene.html").read_text(encoding="utf-8")
+        page = BeautifulSoup(text, "html.parser")
+        (bar,) = page.find_all(class_="bar")
+        assert bar.text.startswith(title)
+        assert explorer.plot.colorbar_object_id == 0  # k3d's own has no title
+        assert "prefers-color-scheme: dark" in page.style.text
+        assert "K3DInstance.setClearColor(0x2b2b2f)" in text  # the scene, too
+
+
 def test_too_large_a_snapshot_is_refused_and_not_written(tmp_path, rng):
     noise = rng.uniform(-0.1, 0.1, (SIDE, SIDE, SIDE))
     explorer = widgets.field_explorer(noise, noise, CAMERA)

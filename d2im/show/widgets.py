@@ -39,12 +39,23 @@ RAMP = np.array([[t, *plt.get_cmap(COLORS)(t)[:3]] for t in np.linspace(0, 1, 33
 # k3d's page is its scene alone; above it come words, below it a still
 TARGET = '<div id="canvasTarget"></div>'
 PHONE = '<meta name="viewport" content="width=device-width, initial-scale=1">\n    '
+# A page, and the scene on it, are dark where the reader's other pages are.
+DARK = """if (matchMedia("(prefers-color-scheme: dark)").matches) {
+    K3DInstance.setClearColor(0x2b2b2f);
+    K3DInstance.setLabelColor(0xe6e6e6);
+}
+"""
 LAYOUT = """
+        @media (prefers-color-scheme: dark) {
+            html body { background: #2b2b2f; color: #e6e6e6; }
+        }
         body { display: flex; flex-direction: column; height: 100dvh;
                font: 16px/1.4 system-ui, sans-serif; background: #fff; color: #222; }
         p { margin: 0; padding: .5rem .8rem; }
         main { position: relative; flex: 1; min-height: 0; max-height: 100vw; }
         main img { position: absolute; width: 100%; height: 100%; object-fit: contain; }
+        .bar { width: 22rem; max-width: 100%; padding: 0 .8rem .5rem;
+               box-sizing: border-box; }
         label { display: flex; gap: .6rem; padding: 0 .8rem .5rem; }
         label[hidden] { display: none; } input { flex: 1; max-width: 30rem; }
     """
@@ -119,13 +130,18 @@ def snapshot(
         span = f'min="{low}" max="{top}" step="0.05" value="{plot.time}"'
         slider = f'<label hidden>strength <input type="range" {span}>'
         slider, moves = f"{slider}<output>{plot.time:g}</output></label>", MOVE
-    page = plot.get_snapshot(9, additional_js_code=moves)
+    bars = ""
+    for thing in plot.objects:
+        if len(ends := getattr(thing, "color_range", ())) == 2:
+            name = (thing.custom_data or {}).get("shows", "f_D")
+            bars += f'<div class="bar">{_bar(name, ends[1])}</div>'
+    page = plot.get_snapshot(9, additional_js_code=DARK + moves)
     head = f"{PHONE}<title>{title}</title>"
     page = re.sub("<title>.*?</title>", lambda _: head, page, count=1)
     page = page.replace("<html>", '<html lang="en">', 1)
     page = page.replace("</style>", f"{LAYOUT}</style>", 1)
     stage = f"<main>{below}{TARGET}</main>"
-    words = f"<p><strong>{title}.</strong> {sentence}</p>{slider}"
+    words = f"<p><strong>{title}.</strong> {sentence}</p>{bars}{slider}"
     page = page.replace(TARGET, f"{words}{stage}")
     page = page.encode()
     if (mb := len(page) / 1e6) > LIMIT:
@@ -211,6 +227,7 @@ def field_explorer(sdf: np.ndarray, base: np.ndarray, camera: Camera) -> Explore
     ui.dlink((field, "value"), (plane, "volume"), lambda name: packed[name][window])
     spans = {name: [-t, t] for name, t in zip(fields, tops, strict=True)}
     ui.dlink((field, "value"), (plane, "color_range"), spans.get)
+    ui.dlink((field, "value"), (plane, "custom_data"), lambda n: {"shows": n})
     bar = ui.HTML()
     ui.dlink((field, "value"), (bar, "value"), lambda n: _bar(n, spans[n][1]))
     across = ui.ToggleButtons(options=(*"xyz", "none"), value="y", description="across")
@@ -258,7 +275,8 @@ def displacement_explorer(
 
     Args: sdf, base: volumes of F and f_B. maps: (2, H, W) world units: 0 front, 1 back.
         camera: Camera of the maps. mask: (H, W) bool, where they mean something.
-    Returns: Explorer; controls: strength, part (both, front, back), column, row, words.
+    Returns: Explorer; controls: strength, part (both, front, back), bar (the colours of
+        what they add), column and row (pixels), words.
     """
     side, size = len(sdf), np.shape(maps)[-1]
     camera = camera.resized(size)
@@ -281,7 +299,7 @@ def displacement_explorer(
     look = dict(texture_file_format="png", uvs=square, side="double")
     look |= dict(texture=pictures[0].getvalue(), color=0xFFFFFF, name="map")
     picture = k3d.mesh(corners, [[0, 1, 2], [0, 2, 3]], **look)
-    line = k3d.line(corners[:2], shader="simple", color=0, name="ray")
+    line = k3d.line(corners[:2], shader="simple", color=0x808080, name="ray")
     look = dict(color=0xF2C500, point_size=0.03, shader="3d", name="crossings")
     hits = k3d.points(corners[:2], **look)  # the first one is the pixel on the map
     strength = ui.FloatSlider(1, min=0, max=3, description="strength")
@@ -322,12 +340,13 @@ def displacement_explorer(
     aside -= np.copysign(50, aside)  # the picture hides nothing; +z has the relief
     plot = _scene(Camera(aside, 20, 1.35, size), shape, picture, line, hits)
     plot.mode = "callback"  # or a click is not heard
-    controls = dict(strength=strength, part=part, column=column, row=row, words=words)
-    return _explorer(plot, controls)
+    controls = dict(strength=strength, part=part, bar=ui.HTML(_bar("f_D", limit)))
+    return _explorer(plot, controls | dict(column=column, row=row, words=words))
 
 
 def _scene(camera, *things):
     plain = dict(grid_visible=False, menu_visibility=False, camera_auto_fit=False)
+    plain |= dict(colorbar_object_id=0)  # it has no title: `_bar` stands beside a scene
     plot = k3d.plot(height=420, **plain)
     plot.camera_fov = np.degrees(2 * np.arctan(camera.size / 2 / camera.focal))
     plot.camera = [*camera.position, 0, 0, 0, *-camera.rotation[1]]
@@ -343,7 +362,7 @@ def _explorer(plot, controls):
 
 
 def _bar(name, top):
-    """A titled bar of a slice's colours."""
+    """A titled bar of the colours of a slice or a shape."""
     colors = ", ".join(map(to_hex, plt.get_cmap(COLORS)(np.linspace(0, 1, 9))))
     unit = "1 / world unit" if "Δ" in name else "world units"
     look = f"height: 12px; background: linear-gradient(to right, {colors})"
