@@ -2,7 +2,7 @@
 
     python notebooks/gallery.py        # `... gallery.py 07` runs that one alone again
 
-All notebooks run with the models in the box. Their pictures, scenes and executed copies
+All notebooks run with the package's models. Their pictures, scenes and executed copies
 go to reports/gallery/, made small, with a page that code hosts show.
 """
 
@@ -66,7 +66,7 @@ def shared(scene):
 
 
 def training_curves(target):
-    """Draw how the models in the box were trained, where they have their records."""
+    """Draw how the package's models were trained, where they have their records."""
     logs = sorted(MODEL.parent.glob("*/metrics.csv"))
     if not logs:
         return ""
@@ -94,7 +94,7 @@ def main():
     new = run / "gallery"
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir()
-    text = ["# Gallery\n\nMade by `make gallery` from the models in the box: pictures,"]
+    text = ["# Gallery\n\nMade by `make gallery` from the package's models: pictures,"]
     text.append("executed notebooks, and scenes that turn in a browser")
     text.append("(download the folder, open them from there; k3d.js is K3D-jupyter's,")
     text.append("MIT licence).\n")
