@@ -9,16 +9,17 @@ CELL_SECONDS := 300
 # Idle OpenMP threads do not spin: see benchmarks/README.md.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help demo gallery test test-browser lab docs lint clean setup
+.PHONY: help demo gallery test test-browser lab docs publish lint clean setup
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    make shapes, train on them, and report what the model does"
 	@echo "make gallery reports/gallery anew, from the package's models"
-	@echo "make test    all tests: code, notebooks, and the road from data to numbers"
+	@echo "make test    all tests: code, notebooks, and a run in batch"
 	@echo "make test-browser   notebooks and scenes in a real Chromium"
 	@echo "make lab     open the notebooks in JupyterLab"
 	@echo "make docs    the reference of the library as pages: reports/api/index.html"
+	@echo "make publish ADDRESS=https://github.com/OWNER/NAME   badges, links, Colab's copies"
 	@echo "make lint    ruff over code and notebooks"
 	@echo "make clean   remove .venv and caches; data/ and reports/ stay"
 
@@ -48,11 +49,15 @@ test-browser: $(STAMP)
 	@command -v chromium >/dev/null || { apt-get update && apt-get install -y chromium; }
 	$(RUN) -m pytest tests/browser -o norecursedirs=
 
+# The root is the repository, so that links from notebooks to code and reports work.
 lab: $(STAMP)
-	$(RUN) -m jupyterlab notebooks
+	$(RUN) -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
 
 docs: $(STAMP)
 	$(RUN) docs/reference.py
+
+publish: $(STAMP)
+	$(RUN) docs/publish.py $(ADDRESS)
 
 lint: $(STAMP)
 	$(RUN) -m ruff check .

@@ -10,6 +10,7 @@ import base64
 import io
 import json
 import re
+import runpy
 import shutil
 import sys
 from functools import partial
@@ -145,6 +146,7 @@ def main():
                 target.write_bytes(png)
                 text.append(f"![{caption}]({target.name})\n\n*{caption}*\n")
     text.append(training_curves(new / "training.png"))
+    runpy.run_path(ROOT / "notebooks/idea.py")["draw_idea"](new / "idea.webp")
     if (GALLERY / "results.md").is_file():  # a campaign's, not made here
         shutil.copy(GALLERY / "results.md", new)
         for path in GALLERY.glob("maps*.png"):

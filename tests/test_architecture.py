@@ -1,4 +1,4 @@
-"""The house is as docs/architecture.md draws it."""
+"""The code is as docs/architecture.md draws it."""
 
 import ast
 import io

@@ -19,7 +19,7 @@ from d2im.data.dataset import (
 )
 from d2im.data.rendering import Renderer
 from d2im.evaluate.benchmark import field_scores
-from d2im.evaluate.decomposition import disentanglement
+from d2im.evaluate.decomposition import disentanglement, true_displacement
 from d2im.sampling import sample_sdf, signed_distance
 from d2im.use.reconstruction import Prediction
 
@@ -182,3 +182,19 @@ def test_a_mesh_without_relief_has_no_score_of_it():
     scores = field_scores(None, found, example, 0, mesh, mesh)
     assert "base_error" in scores and "displacement_correlation" not in scores
     assert (example["base_sdf"] == example["sdf"]).all()
+
+
+def test_the_true_displacement_of_a_raised_panel_is_its_height_and_0_beside_it():
+    camera = Camera(0, 0, 1.0, 64)
+    depth = (
+        Renderer(RELIEF["a raised panel"]).view(camera, np.random.default_rng(0)).depth
+    )
+    found = true_displacement(camera, depth, block())
+    panel = np.isclose(depth, camera.translation[2] - FRONT - 0.015, atol=1e-5)
+    beside = np.isclose(depth, camera.translation[2] - FRONT, atol=1e-5)
+    assert min(panel.sum(), beside.sum()) > 100
+    assert np.allclose(found[panel], -0.015, atol=1e-5)
+    assert np.allclose(found[beside], 0, atol=1e-5)
+    assert not found[depth == 0].any()
+    unknown = true_displacement(camera, depth, None)
+    assert (np.isnan(unknown) == (depth > 0)).all()

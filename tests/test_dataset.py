@@ -58,6 +58,17 @@ def test_items_of_shapes_that_memory_does_not_hold_are_the_same(tiny_data, monke
     assert len(some) == 4 and all(len(n) == 5 + 5 for n in some)  # one view of two
 
 
+def test_a_shape_or_a_view_that_is_not_there_is_named(tiny_data):
+    dataset = ShapeDataset(tiny_data, None)
+    count, views = len(dataset), dataset.view_count(0)
+    for index in (count, -count - 1):
+        with pytest.raises(IndexError, match=f"no shape {index}: there are {count}"):
+            dataset.example(index)
+    wrong = f"{dataset.rows[0]['id']} has no view {views}: there are {views}"
+    with pytest.raises(IndexError, match=wrong):
+        dataset.camera(0, views)
+
+
 def test_a_folder_named_twice_is_drawn_from_twice_and_kept_once(tiny_data):
     once, twice = (ShapeDataset([tiny_data] * n, points=64) for n in (1, 2))
     for data in (once, twice):

@@ -120,6 +120,18 @@ def test_the_gallery_is_small(gallery):
 
 
 @needs_gallery
+def test_the_picture_of_the_idea_moves_and_is_small():
+    path = FOLDER / "idea.webp"
+    picture = Image.open(path, formats=["WEBP"])
+    assert picture.n_frames >= 12 and path.stat().st_size < 1_500_000
+    first = np.asarray(picture.convert("RGB")).astype(float)
+    picture.seek(picture.n_frames // 4)
+    moved = np.abs(np.asarray(picture.convert("RGB")) - first).max(-1) > 24
+    parts = [part.mean() for part in np.array_split(moved, 4, axis=1)]
+    assert min(parts[1], parts[3]) > 0.02 > 0.002 > max(parts[0], parts[2])
+
+
+@needs_gallery
 @pytest.mark.parametrize("page", [FOLDER / "README.md", ROOT / "README.md"])
 def test_pages_link_what_is_there(page):
     links = re.findall(r"\]\(([^)#:]+)\)", page.read_text())

@@ -66,6 +66,16 @@ def test_base_and_final_mesh_are_the_zero_sets_of_f_b_and_f(ball_model):
     assert torch.allclose(found.sdf(points), expected, atol=1e-6)
 
 
+def test_the_final_mesh_rises_from_feet_on_the_base(ball_model):
+    found = reconstruct(ball_model, torch.ones(3, 32, 32), CAMERA, resolution=48)
+    feet, added = found.rise()
+    # off the edges of an octahedron its distance is linear: one step leads to 0
+    off = np.abs(feet).sum(1) - 0.3
+    assert np.median(np.abs(off)) < 1e-5 < np.median(np.abs(added))
+    points = torch.tensor(found.mesh.vertices).float()
+    assert np.allclose(added, -found.base_sdf(points).detach(), atol=1e-6)
+
+
 def test_the_models_mode_is_left_as_it_was(ball_model):
     ball_model.train()
     reconstruct(ball_model, torch.ones(3, 32, 32), CAMERA, resolution=16)

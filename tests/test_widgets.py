@@ -58,16 +58,22 @@ def test_an_iso_surface_meets_the_slice_of_its_field():
         np.array(explorer.objects[name].model_matrix) for name in ("final", "slice")
     )
     assert np.allclose(np.diag(surface)[:3], 1.1 - cell)
-    assert np.allclose(np.diag(plane)[:3], 1.1)
+    sides = np.diag(plane)[:3]
+    assert np.allclose(sides / cell, np.round(sides / cell))  # whole cells about it
+    assert (sides >= 0.6).all() and (sides <= 0.6 + 2 * (widgets.AROUND + cell)).all()
+    assert np.allclose(plane[:3, 3], 0)
 
 
 def test_sliders_move_traits_of_the_same_objects(field):
     before = dict(field.objects)
     field.controls["level"].value = 0.02
-    field.controls["x"].value = 7
+    field.controls["across"].value = "x"
+    field.controls["at"].value = 0.1
     field.controls["surface"].value = "both"
     final, base, plane = (field.objects[n] for n in ("final", "base", "slice"))
-    assert final.level == base.level == 0.02 and plane.slice_x == 7
+    cell, sides = 1.1 / SIDE, np.diag(np.array(plane.model_matrix))[:3]
+    assert final.level == base.level == 0.02 and plane.slice_y == plane.slice_z == -1
+    assert abs((plane.slice_x + 0.5) * cell - sides[0] / 2 - 0.1) <= cell / 2
     assert final.visible and base.visible
     field.controls["surface"].value = "base"
     assert base.visible and not final.visible
@@ -85,9 +91,54 @@ def test_the_slice_of_a_laplacian_is_that_of_a_sphere(field):
     field.controls["field"].value = "Δ (F)"
     volume = field.objects["slice"].volume
     step = 1.1 / SIDE
-    index = SIDE // 2, SIDE // 2, SIDE // 2 + int(0.4 / step)  # z, y, x
-    at = (np.array(index) + 0.5) * step - 0.55
+    half = len(volume) // 2
+    index = half, half, half + int(0.4 / step)  # z, y, x
+    at = (np.array(index) + 0.5 - half) * step
     assert volume[index] == pytest.approx(2 / np.linalg.norm(at), rel=0.01)
+
+
+def test_the_shape_is_cut_open_towards_the_viewer(field):
+    """The slice hides nothing: n · p + d > 0 stays, and the viewer is not there."""
+    for axis, at in (("x", 0.1), ("y", 0.0), ("z", -0.2)):
+        field.controls["across"].value, field.controls["at"].value = axis, at
+        ((*normal, offset),) = field.plot.clipping_planes
+        assert np.dot(normal, CAMERA.position) + offset < 0
+        there = np.eye(3)["xyz".index(axis)] * at  # the slice itself stays, just so
+        assert 0 < np.dot(normal, there) + offset < 2.2 / SIDE
+    field.controls["across"].value = "none"
+    assert field.plot.clipping_planes == []
+    assert field.objects["slice"].slice_z == -1
+
+
+def test_the_slices_bar_names_field_range_and_unit(field):
+    assert "<b>F</b>, world units" in field.controls["bar"].value
+    field.controls["field"].value = "Δ (F)"
+    bar, top = field.controls["bar"].value, field.objects["slice"].color_range[1]
+    assert "Δ (F)</b>, 1 / world unit" in bar and f"{top:+.3g}" in bar
+
+
+def test_a_shape_grows_out_of_its_base_with_the_scenes_time():
+    ball = trimesh.creation.icosphere(radius=0.4)
+    feet, added = 0.5 * ball.vertices, np.full(len(ball.vertices), -0.2)
+    plot = widgets.strength_scene(ball, feet, added, CAMERA)
+    (shape,) = plot.objects
+    radii = [np.linalg.norm(shape.vertices[t], axis=1) for t in ("0.0", "2.0")]
+    assert plot.time == 1 and plot.get_time_series_range() == [0, 2]
+    assert np.allclose(radii[0], 0.2, atol=1e-4)  # and half-way, at 1, the ball itself
+    assert np.allclose(np.mean(radii, axis=0), 0.4, atol=1e-4)
+    assert not shape.attribute["0.0"].any()
+    assert np.allclose(shape.attribute["2.0"], -0.4, atol=1e-4)
+
+
+def test_a_page_has_a_slider_where_a_scene_has_a_time(tmp_path):
+    ball = trimesh.creation.icosphere(radius=0.4)
+    growing = widgets.strength_scene(ball, ball.vertices, ball.vertices[:, 0], CAMERA)
+    for plot, count in ((growing, 1), (widgets.mesh_scene(ball, CAMERA), 0)):
+        widgets.snapshot(plot, tmp_path / "a.html")
+        page = (tmp_path / "a.html").read_text(encoding="utf-8")
+        sliders = BeautifulSoup(page, "html.parser").find_all("input")
+        assert len(sliders) == count == page.count("K3DInstance.setTime(+")
+    assert growing.get_time_series_range() == [0, 2]
 
 
 def test_the_laplacian_of_a_linear_field_is_nothing_up_to_the_border():
@@ -105,6 +156,7 @@ def test_strength_scales_what_the_maps_add(displacing, volumes):
         strength.value = value
         expected = base + value * (final - base)
         assert np.allclose(shape.scalar_field[near], expected[near], atol=1e-4)
+        assert np.allclose(shape.attribute[near], -0.05 * value, atol=1e-4)
 
 
 def test_front_and_back_parts_meet_along_the_viewing_axis(displacing, volumes):
@@ -150,14 +202,14 @@ def test_a_click_on_the_map_chooses_its_pixel(displacing):
     assert displacing.controls["row"].value == 20
 
 
-@pytest.mark.parametrize("name", ["level", "x", "strength", "column"])
+@pytest.mark.parametrize("name", ["level", "at", "strength", "column"])
 def test_a_slider_moves_twenty_times_a_second(field, displacing, name):
     explorer = field if name in field.controls else displacing
     slider = explorer.controls[name]
     values = np.linspace(slider.min, slider.max, 20)
     start = time.process_time()
     for value in values:
-        slider.value = value if name in ("level", "strength") else int(value)
+        slider.value = int(value) if name == "column" else value
         for thing in explorer.objects.values():
             thing.get_state()  # what would go over the wire
     assert len(values) / (time.process_time() - start) > 20
@@ -228,6 +280,22 @@ def test_a_snapshots_page_has_words_language_viewport_and_a_still(tmp_path):
     data = base64.b64decode(picture["src"].partition("base64,")[2])
     assert data[:3] == b"\xff\xd8\xff" and len(data) < 40_000
     assert not scene.menu_visibility
+
+
+def test_a_page_names_its_colours_once_and_takes_a_dark_theme(
+    tmp_path, field, displacing
+):
+    field.controls["field"].value = "Δ (F)"
+    titles = "Δ (F), 1 / world unit", "f_D, world units"
+    for explorer, title in zip((field, displacing), titles, strict=True):
+        widgets.snapshot(explorer.plot, tmp_path / "scene.html")
+        text = (tmp_path / "scene.html").read_text(encoding="utf-8")
+        page = BeautifulSoup(text, "html.parser")
+        (bar,) = page.find_all(class_="bar")
+        assert bar.text.startswith(title)
+        assert explorer.plot.colorbar_object_id == 0  # k3d's own has no title
+        assert "prefers-color-scheme: dark" in page.style.text
+        assert "K3DInstance.setClearColor(0x2b2b2f)" in text  # the scene, too
 
 
 def test_too_large_a_snapshot_is_refused_and_not_written(tmp_path, rng):

@@ -917,7 +917,12 @@ class ShapeDataset:
         return len(self.rows)
 
     def example(self, index: int) -> dict[str, np.ndarray]:
-        """All arrays of a shape; kept in memory while there is room for them."""
+        """All arrays of a shape; kept in memory while there is room for them.
+
+        Raises: IndexError: there is no such shape.
+        """
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"no shape {index}: there are {len(self)}, from 0 on")
         index = self.first[index]
         if index in self._kept:
             return self._kept[index]
@@ -987,8 +992,13 @@ class ShapeDataset:
         return [number for number in there if number not in gone]
 
     def camera(self, index: int, view: int) -> Camera:
-        """The Camera of one view."""
-        return Camera.from_array(self.example(index)[f"camera_{view}"])
+        """The Camera of one view. Raises: IndexError: there is no such view."""
+        if (name := f"camera_{view}") not in (example := self.example(index)):
+            count, shape = self.view_count(index), self.rows[index]["id"]
+            raise IndexError(
+                f"{shape} has no view {view}: there are {count}, from 0 on"
+            )
+        return Camera.from_array(example[name])
 
     def __getitem__(self, key):
         """One view and a draw of points.

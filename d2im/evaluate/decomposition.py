@@ -22,6 +22,7 @@ from .metrics import SEEN, behind
 if TYPE_CHECKING:
     import trimesh
 
+    from ..camera import Camera
     from ..use.reconstruction import Prediction
 
 ON_SURFACE = 0.005  # world units: the stored points that count as surface points
@@ -67,6 +68,22 @@ def decomposition_scores(
         "final_error": (final - sdf).abs().mean().item(),
         "laplacian_correlation": torch.corrcoef(pairs)[0, 1].item(),
     }
+
+
+def true_displacement(
+    camera: Camera, depth: np.ndarray, coarse: trimesh.Trimesh | None
+) -> np.ndarray:
+    """The true displacement of a picture, d*(u) = -F_coarse(p), p seen at pixel u.
+
+    Args: camera: Camera. depth: (H, W) world units, 0 where nothing is seen.
+        coarse: the shape without its relief; None where it is not known.
+    Returns: (H, W) world units, 0 where nothing is seen; NaN where it is not known.
+    """
+    found, seen = np.zeros(depth.shape), depth > 0
+    origins, rays = camera.resized(len(depth)).rays()
+    points = (origins + depth[..., None] * rays)[seen].astype(float)
+    found[seen] = np.nan if coarse is None else -coarse_distance(coarse, points, 0.0)
+    return found
 
 
 def disentanglement(

@@ -202,7 +202,7 @@ def draw_decomposition(fig: Figure, parts: Decomposition) -> dict[str, Axes]:
             top = 1.6 * max(np.percentile(np.abs(curves), 95), 1e-9)
             ax.set(ylim=(-top, top))
         ax.set(title=f"({name}) {title} on (b)'s front", xlabel="camera x", ylabel=unit)
-        ax.legend(fontsize=8, ncols=3, loc="upper center")
+    fig.legend(handles=axes["d"].lines, ncols=3, loc="outside lower center")
     return axes
 
 
@@ -346,7 +346,8 @@ def image_grid(
             _frameless(ax)
             if image is not None:
                 draw_image(ax, image)
-    look = dict(fontsize=8, parse_math=False)  # a name may well have a "$"
+    # a name may well have a "$"
+    look = dict(fontsize=np.clip(4 * size, 8, 11), parse_math=False)
     for ax, title in zip(axes[0], titles or (), strict=False):
         ax.set_title(title, **look)
     for ax, label in zip(axes[:, 0], labels or (), strict=False):

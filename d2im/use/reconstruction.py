@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 # Of a picture: known, or found by a callable such as `CameraNet.camera`.
 CameraSource = Camera | Callable[[torch.Tensor], Camera] | None
 MODEL = PACKAGE / "models" / "d2im-base"  # where none is named
+STEP = 0.005  # world units, of the difference that stands for the base's gradient
 FIT_RESOLUTION = 64  # of the base whose outline moves a camera
 CAMERA_MODEL = MODEL.with_name("camera-small")
 
@@ -78,6 +79,22 @@ class Reconstruction(Prediction):
         colors = colormaps["RdBu_r"](0.5 + outward / limit / 2, bytes=True)
         mesh.visual = trimesh.visual.ColorVisuals(mesh, vertex_colors=colors)
         return mesh
+
+    @torch.no_grad()
+    def rise(self) -> tuple[np.ndarray, np.ndarray]:
+        """How the final mesh stands on the base: its vertices' feet, and f_D at them.
+
+        F = 0 there, so f_D = -f_B, and a step against the gradient of f_B leads down.
+
+        Returns: (N, 3) world, on the base but for that step's error; (N,) world units.
+        """
+        points = torch.tensor(self.mesh.vertices, dtype=torch.float32)
+        points, steps = points.to(self.device), STEP * torch.eye(3, device=self.device)
+        base = self.base_sdf(points)
+        ends = [self.base_sdf(points + s) - self.base_sdf(points - s) for s in steps]
+        slope = torch.stack(ends, 1) / (2 * STEP)
+        down = base[:, None] * slope / slope.square().sum(1, keepdim=True).clamp(0.1)
+        return (points - down).cpu().numpy(), -base.cpu().numpy()
 
     def export(self, path: str | Path, which: str = "final", **options) -> None:
         """Write a mesh, whole or not at all; see `export.export_mesh`."""

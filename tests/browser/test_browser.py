@@ -7,6 +7,7 @@ elsewhere: such a request is cut off, noted, and fails the test.
 import io
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -97,7 +98,7 @@ def page(browser):
 @pytest.fixture(scope="session")
 def project(tmp_path_factory):
     folder = tmp_path_factory.mktemp("project")
-    for name in ("d2im", "notebooks", "data"):
+    for name in ("d2im", "notebooks", "data", "reports/gallery"):
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, folder / name)
     shutil.copy(ROOT / "pyproject.toml", folder)
@@ -122,6 +123,10 @@ def lab(project, tmp_path_factory):
     command += [f"--port={port}", "--IdentityProvider.token=", "--ServerApp.password="]
     command += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
     command += [f"--LabApp.user_settings_dir={settings}", "--allow-root"]
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    command += re.search(r"^lab: .*\n\t.* -m jupyterlab (.*)$", makefile, re.M)[
+        1
+    ].split()
     paths = {
         "PYTHONPATH": str(project),
         "JUPYTERLAB_WORKSPACES_DIR": str(settings / "w"),
@@ -195,6 +200,21 @@ def run_all(page, lab, name):
     page.wait_for_selector(idle, state="attached", timeout=60_000)
     errors = page.locator(f'{output}:has-text("{trace}")')
     assert errors.count() == 0, errors.first.inner_text()[-500:]
+
+
+def test_lab_opens_the_notebooks_and_their_links_lead_out_of_that_folder(page, lab):
+    page.goto(lab)
+    page.wait_for_selector('.jp-DirListing-itemText:has-text("01_")', timeout=120_000)
+    assert page.url.endswith("/lab/tree/notebooks")
+    page.goto(f"{lab}/lab/tree/notebooks/01_decomposition.ipynb?reset")
+    links = page.locator(".jp-MarkdownOutput a")
+    copy = links.and_(page.locator('[href*="reports/gallery"]')).first
+    copy.wait_for(timeout=120_000)
+    if (choice := page.locator(".jp-Dialog .jp-mod-accept")).count():
+        choice.click()
+    assert links.and_(page.locator('[href*="/files/d2im/"]')).count() > 0
+    copy.click()
+    page.wait_for_url("**/lab/tree/reports/gallery/01_decomposition.ipynb")
 
 
 @pytest.mark.parametrize(("name", "count"), SCENES.items())
@@ -349,6 +369,19 @@ def test_a_scene_without_webgl_is_its_still_on_a_phone_too(page, tmp_path):
         assert page.evaluate("document.documentElement.scrollWidth") == width
 
 
+def test_a_scenes_page_is_dark_where_the_reader_asks_for_it(page, tmp_path):
+    scene = widgets.mesh_scene(trimesh.creation.box((0.5,) * 3), Camera(30, 20, 1, 224))
+    widgets.snapshot(scene, tmp_path / "a.html")
+    for scheme, low, high in (("light", 240, 255), ("dark", 0, 60)):
+        page.emulate_media(color_scheme=scheme)
+        page.goto((tmp_path / "a.html").as_uri())
+        page.locator("canvas").first.wait_for(timeout=60_000)
+        picture(page, page.locator("canvas").first)  # once it has come to rest
+        shot = Image.open(io.BytesIO(page.screenshot())).convert("L")
+        around = np.asarray(shot)[[100, 200, -5], 5]  # of the scene
+        assert (around >= low).all() and (around <= high).all(), scheme
+
+
 GALLERY = sorted((ROOT / "reports/gallery").glob("*.html"))
 
 
@@ -434,6 +467,20 @@ def test_a_runs_page_fits_a_phone_and_enlarges_its_figures(page, hostile):
     natural = figure.evaluate("image => image.naturalWidth")
     assert figure.bounding_box()["width"] == pytest.approx(natural, abs=1)
     assert natural > small and page.evaluate("document.body.scrollWidth") <= 390
+
+
+def test_a_runs_page_is_dark_where_the_reader_asks_for_it(page, hostile):
+    light = "c => getComputedStyle(document.body)[c].match(/\\d+/g).slice(0, 3)"
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        page.goto((hostile / "javascript.fine-1/index.html").as_uri())
+        back, text = (
+            np.mean([int(x) for x in page.evaluate(light, name)])
+            for name in ("backgroundColor", "color")
+        )
+        assert (
+            (back < 60 < 200 < text) if scheme == "dark" else (text < 60 < 200 < back)
+        )
 
 
 def test_a_hostile_name_is_shown_as_it_is(page, hostile):
