@@ -133,7 +133,7 @@ def main():
         found.export(folder / "base.glb", "base", keep="all", color="none")
         found.export_maps(folder)
         command = [options.blender, "-c", READER, str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
         if done.returncode:
             raise RuntimeError(done.stderr[-2000:])
         print("Blender", done.stdout.split()[-1])
