@@ -63,6 +63,14 @@ EXERCISES = {
         "spread. In a groove they meet, and the Laplacian is negative.",
         spellings=("+", "pos", "plus", "above 0", "above zero", "> 0", ">0"),
     ),
+    "who holds the waves": Exercise(
+        "base",
+        "What does L_B ask of the base? And is a wave then left for the map?",
+        "L_B asks the base to be F, waves and all. A base that can bend so finely takes "
+        "them, the sum is right, and the map has nothing to add. Only L_lap asks the "
+        "map for them.",
+        spellings=("the base", "f_b", "fb"),
+    ),
     "bound": Exercise(
         1,
         "A surface that moves by at most A moves every distance by at most A.",
