@@ -66,9 +66,9 @@ EXERCISES = {
     "who holds the waves": Exercise(
         "base",
         "What does L_B ask of the base? And is a wave then left for the map?",
-        "L_B asks the base to be F, waves and all. A base that can bend so finely takes "
-        "them, the sum is right, and the map has nothing to add. Only L_lap asks the "
-        "map for them.",
+        "L_B asks the base to be F, waves and all. A base that can bend so finely "
+        "takes them, the sum is right, and the map has nothing to add. Only L_lap asks "
+        "the map for them.",
         spellings=("the base", "f_b", "fb"),
     ),
     "bound": Exercise(

@@ -195,7 +195,7 @@ def draw_decomposition(fig: Figure, parts: Decomposition) -> dict[str, Axes]:
         words = dict(ha="center", fontsize=9, bbox=dict(fc="white", ec="none", pad=1))
         ax.text(0.5, 0.03, "▼ camera", transform=ax.transAxes, **words)
         if name != "c":
-            ax.text(0.5, 0.9, "inside", transform=ax.transAxes, **words)
+            ax.text(0.5, 0.88, "inside", transform=ax.transAxes, **words)
     units = {"d": ("values", "world units"), "e": ("Laplacians", "1 / world unit")}
     for name, curves in zip(units, parts[3:], strict=True):
         ax, (title, unit), sign = axes[name], units[name], "Δ " * (name == "e")
