@@ -181,7 +181,7 @@ def draw_decomposition(fig: Figure, parts: Decomposition) -> dict[str, Axes]:
         if name == "c":
             limit = max(np.abs(parts.values[2]).max(initial=0), 1e-9)
             colors = dict(cmap=MAP_COLORS, norm=CenteredNorm(halfrange=limit))
-            artist = ax.imshow(values, **colors, **place)
+            artist = ax.imshow(values, interpolation="bilinear", **colors, **place)
             fig.colorbar(artist, ax=ax, shrink=0.6, label="world units")
         else:
             colors = dict(cmap=SDF_COLORS, vmin=-0.1, vmax=0.1, linestyles="dashed")
