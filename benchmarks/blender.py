@@ -48,7 +48,7 @@ def load(path):
     return next(o for o in bpy.data.objects if o.type == "MESH")
 
 def camera(path):
-    about, scene = json.loads(path.read_text()), bpy.context.scene
+    about, scene = json.loads(path.read_text(encoding="utf-8")), bpy.context.scene
     own, made = about["blender"], bpy.data.cameras.new("own")
     for name in ("lens", "sensor_width", "shift_x", "shift_y"):
         setattr(made, name, own[name])
@@ -84,7 +84,7 @@ for path in sorted(folder.glob("final.*")):
 
 thing = load(folder / "base.glb")
 data, matrix = thing.data, np.array(thing.matrix_world)
-about = json.loads((folder / "displacement.json").read_text())["height"]
+about = json.loads((folder / "displacement.json").read_text(encoding="utf-8"))["height"]
 placed = camera(folder / "camera.json")
 image = bpy.data.images.load(str(folder / about["image"]))
 image.colorspace_settings.name = about["color_space"]
