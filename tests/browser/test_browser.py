@@ -295,7 +295,7 @@ def turns(page, canvas, name, tmp_path):
     page.mouse.down()
     page.mouse.move(x + 150, y + 40, steps=8)
     page.mouse.up()
-    after = picture(page, canvas, before, 0.02)
+    after = picture(page, canvas, before, 0.005)  # a shape is small on a wide page
     keep = Path(os.environ.get("BROWSER_SHOTS", tmp_path))
     Image.fromarray(after.astype(np.uint8)).save(keep / f"{name}.png")
 
