@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 SCALE = 2  # of an overlay to the picture that the model saw
 OUTLINE, INNER = (230, 0, 120), (40, 40, 40)  # RGB of lines
 OUTWARD, INWARD = (178, 24, 43), (33, 102, 172)  # RGB, as `colored` has them
+PALE = 0.25  # the share of the object's own colours
 STRONG = 0.6  # of a relief's tint, at the most
 VIEWS, SIDE = 24, 200  # of a turntable, and their pixels
 TURN_MS = 110  # a view
@@ -49,6 +50,8 @@ def overlay(found: Reconstruction, keep: str = "large") -> Image.Image:
         found.camera.resized(size)
     )
     relief = zoom(found.displacement[0].numpy(), SCALE, **options)
+    grey = (pixels.mean(-1, keepdims=True) + 255) / 2  # red paint hides red relief
+    pixels = np.where(hit[..., None], PALE * pixels + (1 - PALE) * grey, pixels)
     limit = max(np.quantile(np.abs(relief[hit]), 0.98) if hit.any() else 0, 1e-6)
     tint = np.where(relief[..., None] < 0, OUTWARD, INWARD)
     share = (np.abs(relief) / limit).clip(0, 1)[..., None] * STRONG * hit[..., None]
