@@ -73,8 +73,8 @@ ONE_SEED = "camera", "d2im-uniform", "d2im-relief"
 # drawn for each procedural shape's time.
 POSES = {"azimuth": (-75, 75), "elevation": (-5, 45), "ratio": (0.8, 1.1)}
 OFTEN = 4
-IN_THE_BOX = {"d2im": "d2im", "imnet": "imnet", "disn": "disn", "camera": "camera"}
-IN_THE_BOX |= {"d2im-relief": "relief"}  # the first part of their folders' names
+PACKAGED = {"d2im": "d2im", "imnet": "imnet", "disn": "disn", "camera": "camera"}
+PACKAGED |= {"d2im-relief": "relief"}  # the first part of their folders' names
 # `shapes` of each training family; `plain`: more of each, without their relief, for
 # d2im-relief; `test`, `unseen`: of each family on the list.
 CPU = dict(shapes=500, views=8, count=20_000, steps=7000, batch=16, seeds=1, at_once=2)
@@ -446,9 +446,9 @@ beyond its families' habits.
 
 
 def pack(options, out):
-    """Write the box's models in half precision with their cards, the first seed."""
+    """Write the package's models in half precision with their cards, the first seed."""
     scores = read_scores(out)
-    for name, stem in IN_THE_BOX.items():
+    for name, stem in PACKAGED.items():
         source, title = out / "runs" / f"{name}-0", f"{stem}-{options.preset}"
         if not source.is_dir():
             continue

@@ -12,6 +12,7 @@ shape's. Of two models the table gives the second's gain with its paired interva
 """
 
 import zlib
+from collections import Counter
 from pathlib import Path
 
 import common
@@ -49,7 +50,13 @@ def main():
     options = common.opening(parser)
     options.out.mkdir(parents=True, exist_ok=True)
     models = [model_folder(name) for name in options.models]
-    networks = {folder.name: ImageModel.from_pretrained(folder) for folder in models}
+    shared = Counter(folder.name for folder in models)  # runs call theirs alike
+    networks = {
+        folder.name if shared[folder.name] == 1 else name: ImageModel.from_pretrained(
+            folder
+        )
+        for name, folder in zip(options.models, models, strict=True)
+    }
     for data in options.data:
         rows = scored(data, networks, options)
         for part in dict.fromkeys(row["set"] for row in rows):
@@ -58,7 +65,7 @@ def main():
 
 
 def scored(data, networks, options):
-    """A dict a shape and model of one folder; written beside, and read from there."""
+    """A dict a shape and model of one folder, which are written to `--out`, too."""
     folder = Path(data)
     if data == "benchmark":
         size = max(network.image_size for network in networks.values())
@@ -67,12 +74,10 @@ def scored(data, networks, options):
             entries = benchmark.read_list()
             benchmark.prepare_list(entries, folder, size)
     shapes = ShapeDataset(folder, None)
-    some = range(len(shapes))
-    if options.shapes:
-        some = np.unique(np.linspace(0, len(shapes) - 1, options.shapes).astype(int))
+    some = benchmark.spread(len(shapes), options.shapes or 0)
     rows = []
     for k, index in enumerate(some):
-        rows += score(shapes, int(index), networks, options)
+        rows += score(shapes, index, networks, options)
         if k % 20 == 19:
             print(f"{folder}: {k + 1} of {len(some)}", flush=True)
     columns = list(dict.fromkeys(name for row in rows for name in row))
@@ -93,7 +98,7 @@ def score(shapes, index, networks, options):
             image = example[f"image_{view}"] / np.float32(255)
             camera = Camera.from_array(example[f"camera_{view}"])
             scores, size = {}, network.image_size
-            if (fits := image.shape[-1] == size) is False:
+            if not (fits := image.shape[-1] == size):
                 image = torch.nn.functional.interpolate(
                     torch.tensor(image)[None], (size, size), mode="area"
                 )[0].numpy()

@@ -84,15 +84,15 @@ def rendered(count, folder):
 def row(path, work):
     """A picture of a row: what is given, and what `work` makes of it, or why not."""
     made = Image.new("RGB", (len(NAMES) * SIDE, SIDE + LINE), "white")
-    with Image.open(path) as file:
-        given = ImageOps.pad(file.convert("RGBA"), (SIDE, SIDE), color="white")
-    made.paste(given, (0, LINE), given)
     with warnings.catch_warnings(record=True, action="always") as noticed:
         try:
+            with Image.open(path) as file:
+                given = ImageOps.pad(file.convert("RGBA"), (SIDE, SIDE), color="white")
+            made.paste(given, (0, LINE), given)
             found = work(path)
             made.paste(strip(found), (SIDE, LINE))
             said = ["camera {:.0f}, {:.0f}, {:.2f}".format(*found.camera.pose)]
-        except (ValueError, RuntimeError) as error:
+        except (ValueError, OSError, RuntimeError) as error:
             said = [f"failed: {one_line(error)}"]
     said += [one_line(w.message) for w in noticed if w.category is PictureWarning]
     said = f"{path.stem}: {'; '.join(said)}"

@@ -206,6 +206,46 @@ def refining(monkeypatch):
     return import_module("refining")
 
 
+def test_of_meshes_that_fail_only_these_are_left_out(refining, monkeypatch, capsys):
+    def scene(name, *_):
+        if name == "c":
+            raise ValueError("no inside")
+        return SimpleNamespace(id=name, relief=(0.01, 0.02))
+
+    def rows(scene, other, _):
+        found = [(scene.relief, "true", k, 0.01, {}) for k in refining.MAPS]
+        return (said.append((scene.id, other.id)), found)[1]
+
+    said, model = [], SimpleNamespace(eval=lambda: None)
+    for name, made in (("Scene", scene), ("rows", rows)):
+        monkeypatch.setattr(refining, name, made)
+    monkeypatch.setattr(refining.D2IMNet, "from_pretrained", lambda _: model)
+    shapes = [("a", None, None), ("b", None, None), ("c", None, None)]
+    monkeypatch.setattr(refining, "listed_shapes", lambda: shapes)
+    monkeypatch.setattr(sys, "argv", ["refining.py", "--bodies", "true"])
+    refining.main()
+    assert said == [("a", "b"), ("b", "a")]
+    assert capsys.readouterr().out.count("left out: no inside") == 1
+
+
+def test_a_sheet_says_which_picture_it_cannot_open(common, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"none")
+    made = import_module("sheet").row(tmp_path / "a.png", lambda _: None)
+    assert np.asarray(made).min() < 128  # the words
+
+
+def test_two_models_of_one_name_are_scored_apart(common, monkeypatch, tmp_path):
+    script = import_module("field_scores")
+    given = []
+    monkeypatch.setattr(script.ImageModel, "from_pretrained", lambda path: path)
+    monkeypatch.setattr(script, "scored", lambda _, made, __: given.append(made) or [])
+    folders = [str(tmp_path / name / "model") for name in "ab"]
+    argv = ["field_scores.py", "--data", "x", "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", [*argv, "--models", *folders])
+    script.main()
+    assert [*given[0]] == folders
+
+
 def test_a_levelled_field_is_the_coarse_distance_with_its_derivative(refining):
     panel = trimesh.creation.box((0.3, 0.2, 0.02)).apply_translation((0, 0, 0.21))
     whole = trimesh.boolean.union([trimesh.creation.box((0.6, 0.5, 0.4)), panel])

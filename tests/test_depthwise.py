@@ -63,8 +63,18 @@ def test_a_block_of_the_mobile_encoder_learns_as_before():
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("change", [{"bias": True}, {"padding": 1}, {"dilation": 2}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"bias": True},
+        {"padding": 1},
+        {"dilation": 2},
+        {"kernel_size": (3, 5)},
+        {"stride": (1, 2)},
+    ],
+)
 def test_other_convolutions_are_left_alone(change):
-    conv = nn.Conv2d(4, 4, 3, groups=4, **{"bias": False} | change)
+    usual = {"kernel_size": 3, "bias": False}
+    conv = nn.Conv2d(4, 4, groups=4, **usual | change)
     quicken(conv)
     assert "_conv_forward" not in vars(conv)

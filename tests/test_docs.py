@@ -40,6 +40,13 @@ def test_a_page_links_what_is_there(page):
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
+@pytest.mark.parametrize("page", [*ROOT.glob("*.md"), *ROOT.glob("*/*.md")])
+def test_a_page_names_models_that_come_along(page):
+    named = re.findall(r"data/models/([a-z][\w-]*)", page.read_text(encoding="utf-8"))
+    there = {path.name for path in ROOT.glob("d2im/models/*")}
+    assert [name for name in named if name not in there] == []
+
+
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

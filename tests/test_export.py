@@ -317,6 +317,26 @@ def test_a_file_that_holds_no_camera_is_named(tmp_path, text):
         read_camera(tmp_path / "a.json", 64)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"size": 0},
+        {"size": np.inf},
+        {"size": 10**400},
+        {"t": [0, 0, np.nan]},
+        {"K": [[0, 0, 32], [0, 0, 32], [0, 0, 1]]},
+        {"to_world": np.diag([1, 1, -1, 1]).tolist()},
+    ],
+)
+def test_a_camera_that_no_lens_could_be_is_refused(ball, tmp_path, change):
+    export_camera(ball, tmp_path / "a.json")
+    about = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
+    text = json.dumps(about | change)
+    (tmp_path / "a.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"a\.json is no camera that d2im wrote"):
+        read_camera(tmp_path / "a.json", 64)
+
+
 def test_a_file_that_cannot_be_written_is_told_before_any_work(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     check_writable(tmp_path / "new" / "deep" / "a.glb")

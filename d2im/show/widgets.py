@@ -102,7 +102,7 @@ function render({ model, el }) {
   svg.append(image, line, ...dots);
   const draw = () => {
     const corners = model.get("corners");
-    const [[a, b], [c, d]] = corners.length ? corners : [[0, 0], [0, 0]];
+    const [[a, b], [c, d]] = corners.length == 2 ? corners : [[0, 0], [0, 0]];
     const ring = corners.length == 2 ? [[a, b], [c, b], [c, d], [a, d]] : corners;
     image.setAttribute("href", model.get("picture"));
     line.setAttribute("points", ring.join(" "));

@@ -15,12 +15,15 @@ from torch.autograd.function import once_differentiable
 def quicken(model: nn.Module) -> None:
     """Give a model's depthwise convolutions this module's gradient, in place.
 
-    Those with padding, dilation or a bias of their own keep torch's.
+    Those with padding, dilation or a bias of their own keep torch's, and so do those
+    that are not square.
     """
     for conv in model.modules():
         if isinstance(conv, nn.Conv2d) and conv.groups == conv.in_channels > 1:
             plain = conv.out_channels == conv.groups and conv.bias is None
-            if plain and {*conv.dilation} == {1} and {*conv.padding} == {0}:
+            square = len({*conv.kernel_size}) == len({*conv.stride}) == 1
+            bare = {*conv.dilation} == {1} and {*conv.padding} == {0}
+            if plain and square and bare:
                 conv._conv_forward = _Caller(conv.stride[0])
 
 

@@ -417,6 +417,9 @@ def read_camera(path: str | Path, size: int) -> tuple[Camera, Camera]:
         if skew or not np.isclose(focal, other):
             raise ValueError("its pixels are not square")
         scale = np.cbrt(np.linalg.det(to_world[:3, :3]))
+        finite = all(np.isfinite(part).all() for part in found)
+        if not finite or focal <= 0 or own_size < 1 or scale <= 0:
+            raise ValueError("a number is not finite, or a length not positive")
         rotation = rotation @ (to_world[:3, :3] / scale).T
         shift = scale * shift - rotation @ to_world[:3, 3]
         lens = focal, intrinsic[:2, 2], int(own_size)
@@ -424,6 +427,6 @@ def read_camera(path: str | Path, size: int) -> tuple[Camera, Camera]:
         return camera, Camera(0, 0, float(near), size)
     except OSError:
         raise
-    except (LookupError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError, RecursionError) as error:
         wrong = f"{path} is no camera that d2im wrote: {error}"
         raise ValueError(wrong) from error

@@ -369,6 +369,31 @@ def test_a_scene_without_webgl_is_its_still_on_a_phone_too(page, tmp_path):
         assert page.evaluate("document.documentElement.scrollWidth") == width
 
 
+@pytest.mark.parametrize(
+    ("corners", "ring"),
+    [
+        ([], ""),
+        ([[1, 2]], "1,2"),
+        ([[1, 2], [5, 6]], "1,2 5,2 5,6 1,6"),
+        ([[1, 2], [5, 6], [3, 4]], "1,2 5,6 3,4"),
+    ],
+)
+def test_a_picker_draws_any_number_of_corners(page, corners, ring):
+    draw = """async ([code, corners]) => {
+        const script = "data:text/javascript," + encodeURIComponent(code);
+        const about = { size: 8, picture: "data:,", corners };
+        const model = { get: (name) => about[name], on: () => {} };
+        (await import(script)).default.render({ model, el: document.body });
+        const place = (dot) => ["cx", "cy"].map((name) => +dot.getAttribute(name));
+        const dots = [...document.querySelectorAll("circle")].map(place);
+        const line = document.querySelector("polygon").getAttribute("points");
+        return [line, dots];
+    }"""
+    found, dots = page.evaluate(draw, [widgets.PICKER, corners])
+    assert dots == corners
+    assert found.replace(",", " ") == ring.replace(",", " ")
+
+
 def test_a_scenes_page_is_dark_where_the_reader_asks_for_it(page, tmp_path):
     scene = widgets.mesh_scene(trimesh.creation.box((0.5,) * 3), Camera(30, 20, 1, 224))
     widgets.snapshot(scene, tmp_path / "a.html")
