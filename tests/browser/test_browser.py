@@ -39,6 +39,8 @@ SCENES = {  # with sliders, in each notebook
     "06_edit": 1,
     "08_refine": 1,
 }
+# Those with figures alone.
+STILL = sorted({p.stem for p in (ROOT / "notebooks").glob("*.ipynb")} - {*SCENES})
 RUN_SECONDS = float(os.environ.get("BROWSER_RUN_SECONDS", 300))  # for one notebook
 # WebGL without a GPU is SwiftShader's; --disable-gpu would leave it blank.
 FLAGS = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--no-sandbox"]
@@ -215,6 +217,12 @@ def test_lab_opens_the_notebooks_and_their_links_lead_out_of_that_folder(page, l
     assert links.and_(page.locator('[href*="/files/d2im/"]')).count() > 0
     copy.click()
     page.wait_for_url("**/lab/tree/reports/gallery/01_decomposition.ipynb")
+
+
+@pytest.mark.parametrize("name", STILL)
+def test_a_notebook_without_scenes_runs(page, lab, name):
+    run_all(page, lab, name)
+    assert page.locator(".jp-OutputArea-output img").count() > 0
 
 
 @pytest.mark.parametrize(("name", "count"), SCENES.items())
