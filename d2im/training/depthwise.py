@@ -1,7 +1,7 @@
-"""Depthwise convolutions that learn four times as fast on a CPU.
+"""Depthwise convolutions whose gradient is quick on a CPU.
 
-torch's own gradient of them took two thirds of a step of the preset `mobile` there, see
-benchmarks/README.md ("Pictures a core second").
+The base's part of the preset `mobile` learns 1.57 times as fast with it as with torch's
+own, see benchmarks/README.md.
 """
 
 from __future__ import annotations
