@@ -6,6 +6,7 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.ready
 LOG := $(VENV)/setup.log
 CELL_SECONDS := 300
+BESIDE := -n 2 --dist loadfile
 # Idle OpenMP threads do not spin: see benchmarks/README.md.
 export OMP_WAIT_POLICY ?= PASSIVE
 
@@ -31,16 +32,17 @@ demo: $(STAMP)
 gallery: $(STAMP)
 	$(RUN) notebooks/gallery.py
 
-# The models of the tests are tiny: a second thread costs more than it does. The notebooks
-# are tried in a copy, so that nothing made before is found or lost.
+# Two files at a time, and no more threads: the models of the tests are tiny, a second
+# thread costs more than it does. The notebooks are tried in a copy, so that nothing made
+# before is found or lost.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) -m pytest $(BESIDE)
 	rm -rf reports/tried reports/smoke
 	mkdir -p reports/tried
 	cp -r d2im notebooks pyproject.toml reports/tried
 	rm -r reports/tried/d2im/models
-	cd reports/tried && PYTHONPATH=$$PWD ../../$(RUN) -m pytest --nbval-lax \
-	    --nbval-current-env --nbval-cell-timeout=$(CELL_SECONDS) notebooks
+	cd reports/tried && PYTHONPATH=$$PWD OMP_NUM_THREADS=1 ../../$(RUN) -m pytest $(BESIDE) \
+	    --nbval-lax --nbval-current-env --nbval-cell-timeout=$(CELL_SECONDS) notebooks
 	$(RUN) -m d2im.run 02 03 05 --name smoke --timeout $(CELL_SECONDS)
 
 # Chromium is the system's: apt-get install chromium, where that is allowed.
