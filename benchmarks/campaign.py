@@ -157,6 +157,8 @@ def train_one(options, out, name, seed, resident=None):
     if first:
         last = [first / f"{kind}.safetensors" for kind in ("last", "model")]
         model.load_state_dict(load_file(next(path for path in last if path.is_file())))
+    if options.keep:  # a step takes two thirds of the time with three of them
+        keep_stages(model.code_encoder, options.keep)
     begun = time.perf_counter()
     folder = out / options.folder / f"{name}-{seed}"
     given = {"validation": held_out, "resident": resident}
@@ -183,6 +185,13 @@ def take_what_fits(model, folder):
     fits = {k: v for k, v in there.items() if k in own and v.shape == own[k].shape}
     model.load_state_dict(own | fits)
     print(f"{len(fits)} of {len(own)} tensors are {folder}'s", flush=True)
+
+
+def keep_stages(encoder, stages):
+    """Leave a MobileEncoder's first stages, and what comes before, as they are."""
+    count = sum(blocks for _, blocks, *_ in encoder.STAGES[:stages])
+    for part in (encoder.stem, encoder.blocks[:count]):
+        part.requires_grad_(False)
 
 
 def started(options, run):
@@ -591,6 +600,13 @@ def main():
     parser.add_argument("--first", metavar="MODEL", help="whose tensors to start from")
     about = "of models with L_rel: base or maps apart"
     ways = ["all", "base", "maps"]
+    parser.add_argument(
+        "--keep",
+        type=int,
+        default=0,
+        metavar="STAGES",
+        help="of a mobile encoder that are not taught",
+    )
     parser.add_argument("--learn", default="all", choices=ways, help=about)
     parser.add_argument("--folder", default="runs", help=argparse.SUPPRESS)
     defaults = GPU if "--gpu" in sys.argv else CPU

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .camera import Camera
 
 Field = Callable[[Tensor], Tensor]  # (P, 3) -> (P,)
+LOCAL_STEP = 1e-3  # world units, of the derivative of what a base looks up
 FINITE_STEP = 0.03  # world units along the camera's z axis, after the released code
 
 
@@ -91,17 +92,30 @@ def value_and_front(
     raise ValueError(f"way must be {known}, got {way!r}")
 
 
-def base_field(decoder: nn.Module, code: Tensor, scale: float) -> Field:
+def base_field(
+    decoder: nn.Module,
+    code: Tensor,
+    scale: float,
+    local: Callable[[Tensor], Tensor] | None = None,
+) -> Field:
     """The base field f_B of a code (1, C): the BaseDecoder's output by its scale.
 
     Its attribute `along(points, direction)` gives value and derivative.
+
+    Args: local: of a decoder that takes them, the picture's numbers at points: (P, 3)
+        -> (1, P, K). They change little along a ray: their derivative is a difference.
     """
 
     def field(points):
-        return (decoder(code, points.to(code)[None])[0] / scale).to(points)
+        extra = () if local is None else (local(points),)
+        return (decoder(code, points.to(code)[None], *extra)[0] / scale).to(points)
 
     def along(points, direction):
-        found = decoder.along(code, points.to(code)[None], direction.to(code))
+        extra = ()
+        if local is not None:
+            here, there = local(points), local(points + LOCAL_STEP * direction)
+            extra = ((here, (there - here) / LOCAL_STEP),)
+        found = decoder.along(code, points.to(code)[None], direction.to(code), *extra)
         return [(part[0] / scale).to(points) for part in found]
 
     field.along = along

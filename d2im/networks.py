@@ -2,8 +2,9 @@
 
 One image is encoded into a global code and a feature pyramid. The code drives an IM-NET
 decoder (Chen and Zhang, CVPR 2019) that gives the smooth base field; the pyramid drives
-a decoder that gives a front and a back displacement map at the image's size. All field
-networks have `encode` and `fields`: one loop trains them, one extractor meshes them.
+a decoder that gives a front and a back displacement map at the image's size. In the preset
+`local` the base looks the picture up where a point falls, too. All field networks have
+`encode` and `fields`: one loop trains them, one extractor meshes them.
 
 Shapes: B batch, P points, C channels, H x W map. Decoders return SDF_SCALE times world
 units, the scale that the losses compare; `forward` and `fields` return world units.
@@ -15,7 +16,7 @@ import json
 import math
 import zlib
 from functools import partial
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -160,13 +161,82 @@ class MobileEncoder(nn.Module):
         self.head = nn.Sequential(_conv_norm(width_in, self.FEATURES, 1), nn.ReLU6())
         self.fc = nn.Linear(self.FEATURES, code_size)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W), RGB in [0, 1] -> code (B, C)."""
+    def stages(self, image: Tensor) -> list[Tensor]:
+        """(B, 3, H, W), RGB in [0, 1] -> what each of the STAGES makes."""
         if image.shape[-1] != self.side:
             size = (self.side, self.side)
             image = F.interpolate(image, size, mode="bilinear", antialias=True)
-        x = self.stem((image - 127 / 255) * (255 / 128))
-        return self.fc(self.head(self.blocks(x)).mean((2, 3)))
+        x, found = self.stem((image - 127 / 255) * (255 / 128)), []
+        blocks = iter(self.blocks)
+        for _, count, *_ in self.STAGES:
+            for block in islice(blocks, count):
+                x = block(x)
+            found.append(x)
+        return found
+
+    def code(self, last: Tensor) -> Tensor:
+        """The last stage's maps -> code (B, C)."""
+        return self.fc(self.head(last).mean((2, 3)))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W), RGB in [0, 1] -> code (B, C)."""
+        return self.code(self.stages(image)[-1])
+
+
+def silhouette_distance(mask: Tensor) -> Tensor:
+    """The signed distance of each pixel from the rim of a mask, negative inside.
+
+    Exact between pixels' centres: the nearest one, first along the columns, then along
+    the rows (Felzenszwalb and Huttenlocher, Theory of Computing 2012, equation 1).
+
+    Args: mask: (B, H, W) bool, square. Returns: (B, H, W), pixels; of a mask that is
+        all one, at most twice its side.
+    """
+    side = mask.shape[-1]
+    at = torch.arange(side, device=mask.device)
+    gaps = (at[:, None] - at).square().float()[..., None]  # (row, row, 1)
+
+    def nearest(held):  # of squares that are `held`, (B, H, W) bool
+        cost = torch.where(held, 0.0, 4.0 * side**2)
+        for _ in range(2):
+            found = cost[:, :1] + gaps[0]
+            for k in range(1, side):
+                torch.minimum(found, cost[:, k : k + 1] + gaps[k], out=found)
+            cost = found.mT.contiguous()
+        return cost.clamp(max=4.0 * side**2).sqrt()
+
+    return torch.where(mask, 0.5 - nearest(~mask), nearest(mask) - 0.5)
+
+
+class LocalDecoder(nn.Module):
+    """What the base may look up at a point's projection, beside the global code.
+
+    Channels of the picture, as DISN's local stream takes them (Xu et al., NeurIPS
+    2019), and the silhouette: how much of a pixel it covers, and how far off it is.
+
+    Args: channels: of the picture.
+    """
+
+    TAKEN = 1, 2, 4, 6  # of MobileEncoder.STAGES: a 4th to a 32nd of the picture's side
+    SILHOUETTE = 2  # channels
+
+    def __init__(self, channels):
+        super().__init__()
+        widths = [MobileEncoder.STAGES[k][0] for k in self.TAKEN]
+        self.lateral = nn.ModuleList(nn.Conv2d(w, channels, 1) for w in widths)
+        self.smooth = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, stages: list[Tensor], mask: Tensor) -> Tensor:
+        """MobileEncoder's stages and (B, H, W) bool -> (B, 2 + channels, S, S)."""
+        taken = [stages[k] for k in self.TAKEN]
+        *rest, x = (conv(x) for conv, x in zip(self.lateral, taken, strict=True))
+        grow = partial(F.interpolate, scale_factor=2, mode="bilinear")
+        for maps in reversed(rest):
+            x = grow(x) + maps
+        x = grow(F.relu(self.smooth(F.relu(x))))
+        cover = F.interpolate(mask.float()[:, None], x.shape[2:], mode="area")
+        off = silhouette_distance(cover[:, 0] > 0.5)[:, None] * (2 / x.shape[-1])
+        return torch.cat([cover, off, x], 1)
 
 
 class BaseDecoder(nn.Module):
@@ -177,12 +247,17 @@ class BaseDecoder(nn.Module):
     weights from N(0, 2/width) a ReLU network is |p| on the average (Atzmon and Lipman,
     SAL, CVPR 2020, theorem 1). The code enters softly, later xyz inputs begin at 0.
 
-    Args: code_size: C of the code. widths: of the hidden layers.
+    Args: code_size: C of the code. widths: of the hidden layers. local_size: K numbers
+        of the picture that come with each point; they begin at 0.
     """
 
-    def __init__(self, code_size, widths):
+    def __init__(self, code_size, widths, local_size=0):
         super().__init__()
         self.layers = nn.ModuleList()
+        own = widths[:-1] if local_size else ()
+        self.local = nn.ModuleList(nn.Linear(local_size, w, bias=False) for w in own)
+        for layer in self.local:
+            nn.init.zeros_(layer.weight)
         for k, (hidden, width) in enumerate(pairwise([code_size, *widths])):
             last = k == len(widths) - 1
             layer = nn.Linear(hidden if last else hidden + 3, width)
@@ -198,40 +273,51 @@ class BaseDecoder(nn.Module):
         nn.init.normal_(self.out.weight, mean, 1e-3 * SDF_SCALE)
         nn.init.constant_(self.out.bias, -START_RADIUS * SDF_SCALE)
 
-    def forward(self, code: Tensor, points: Tensor) -> Tensor:
-        """Codes (B, C) and points (B, P, 3) -> (B, P), scaled."""
+    def forward(
+        self, code: Tensor, points: Tensor, local: Tensor | None = None
+    ) -> Tensor:
+        """Codes (B, C), points (B, P, 3) and local (B, P, K) -> (B, P), scaled."""
         if points.ndim != 3 or points.shape[-1] != 3:
             raise ValueError(f"points must be (B, P, 3), got {tuple(points.shape)}")
         hidden = code[:, None]  # (B, 1, C): the code's part of layer 1 is done once
-        for layer in self.layers[:-1]:
-            hidden = self._join(layer, hidden, points)
+        for k in range(len(self.layers) - 1):
+            hidden = self._join(k, hidden, points, local)
         return self.out(self.layers[-1](hidden).relu_())[..., 0]
 
     def along(
-        self, code: Tensor, points: Tensor, direction: Tensor
+        self,
+        code: Tensor,
+        points: Tensor,
+        direction: Tensor,
+        local: tuple | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The field and its derivative along a direction (3,): (B, P) each, scaled.
 
         Forward mode by hand, with two products of matrices a layer where torch's takes
-        three.
+        three. Of `local`, the numbers and their derivative are wanted.
         """
         hidden = code[:, None]  # (B, 1, C)
         slope = torch.zeros_like(hidden)
-        for layer in self.layers[:-1]:
+        local, rising = local or (None, None)
+        for k, layer in enumerate(self.layers[:-1]):
             of_hidden, of_xyz = layer.weight.tensor_split([hidden.shape[-1]], 1)
             slope = F.linear(slope, of_hidden, of_xyz @ direction)
-            hidden = self._join(layer, hidden, points)
+            if self.local:
+                slope = slope + self.local[k](rising)
+            hidden = self._join(k, hidden, points, local)
             slope = slope * hidden.sign()  # ReLU's: 1 where it let through, else 0
         hidden = self.layers[-1](hidden).relu_()
         slope = F.linear(slope, self.layers[-1].weight) * hidden.sign()
         return self.out(hidden)[..., 0], F.linear(slope, self.out.weight)[..., 0]
 
-    @staticmethod
-    def _join(layer, hidden, points):
-        """ReLU of W [h, p] + b = W_h h + W_p p + b, without building [h, p]."""
+    def _join(self, k, hidden, points, local):
+        """ReLU of W [h, p, l] + b = W_h h + W_p p + W_l l + b, without building it."""
+        layer = self.layers[k]
         of_hidden, of_xyz = layer.weight.tensor_split([hidden.shape[-1]], 1)
-        from_points = F.linear(points, of_xyz, layer.bias)
-        return from_points.add_(F.linear(hidden, of_hidden)).relu_()
+        found = F.linear(points, of_xyz, layer.bias)
+        if self.local:
+            found = found.add_(self.local[k](local))
+        return found.add_(F.linear(hidden, of_hidden)).relu_()
 
 
 class DisplacementDecoder(nn.Module):
@@ -336,9 +422,11 @@ PRESETS = {
 
 # The code from ImageNet's weights: a network of its own, trained apart from the maps.
 PRESETS["mobile"] = PRESETS["base"] | {"mobile_size": 128}
+# And a base that looks at the picture and its silhouette where the point falls.
+PRESETS["local"] = PRESETS["mobile"] | {"local_channels": 32}
 
 # Of each setting a usual value, whose type the ones in a model folder must have.
-SETTINGS = PRESETS["mobile"] | {"maps": 2, "frame": "world", "background": "white"}
+SETTINGS = PRESETS["local"] | {"maps": 2, "frame": "world", "background": "white"}
 LARGEST_IMAGE = 4096  # pixels; no weight tells the size
 
 
@@ -359,7 +447,8 @@ def _check_settings(config):
             right = len(numbers) <= 100 and all(
                 type(n) is int and 0 <= n <= most for n in numbers
             )
-            right &= name in ("maps", "mobile_size") or 0 not in (numbers or [0])
+            may = "maps", "mobile_size", "local_channels"  # be 0
+            right &= name in may or 0 not in (numbers or [0])
         right &= name != "background" or value in ("white", "black")
         if not right:
             got, like = json.dumps(value)[:40], json.dumps(usual)
@@ -469,6 +558,7 @@ class ImageModel(nn.Module, PyTorchModelHubMixin):
     """
 
     SIZES = "image_size", "encoder_widths", "encoder_blocks", "hidden_size", "code_size"
+    CHOICES = ("mobile_size",)  # that a preset may leave out
     uses_maps = True  # of the ImageEncoder, beside the code
 
     def __init__(
@@ -495,7 +585,7 @@ class ImageModel(nn.Module, PyTorchModelHubMixin):
         """A new model of a preset, see PRESETS, but for `changes`."""
         if name not in PRESETS:
             raise ValueError(f"no preset {name!r}; there are: {', '.join(PRESETS)}")
-        names = (*cls.SIZES, "mobile_size")
+        names = (*cls.SIZES, *cls.CHOICES)
         return cls(
             **{n: PRESETS[name][n] for n in names if n in PRESETS[name]} | changes
         )
@@ -555,12 +645,15 @@ class ImageModel(nn.Module, PyTorchModelHubMixin):
         seal_weights(path)
 
     def encode(
-        self, image: Tensor, learn: str = "all"
-    ) -> tuple[Tensor | None, list[Tensor]]:
+        self, image: Tensor, learn: str = "all", mask: Tensor | None = None
+    ) -> tuple[Tensor | tuple[Tensor, Tensor] | None, list[Tensor]]:
         """Images (B, 3, H, W), RGB in [0, 1], -> code (B, C), maps, finest first.
 
         Args: learn: "base" leaves the maps out and "maps" the code, where another
-            network makes them.
+            network makes them. mask: (B, H, W) bool, of the object; without it, what
+            differs from the background.
+        Returns: The code is two, its numbers and what the base looks up, in a model
+            with `local_channels`.
         """
         size, side = tuple(image.shape), self.image_size
         if len(size) != 4 or size[1:] != (3, side, side):
@@ -569,7 +662,10 @@ class ImageModel(nn.Module, PyTorchModelHubMixin):
             return self.image_encoder(image)
         maps = self.uses_maps and learn != "base"
         features = self.image_encoder(image)[1] if maps else []
-        return self.code_encoder(image) if learn != "maps" else None, features
+        return self._code(image, mask) if learn != "maps" else None, features
+
+    def _code(self, image, mask):
+        return self.code_encoder(image)
 
 
 class IMNet(ImageModel):
@@ -586,9 +682,7 @@ class IMNet(ImageModel):
         self.settings |= {"decoder_widths": decoder_widths}
         self.base_decoder = BaseDecoder(settings["code_size"], decoder_widths)
 
-    def fields(
-        self, image: Tensor, camera: Camera | None = None, way: str | None = None
-    ) -> tuple[Field, Field, Tensor]:
+    def fields(self, image: Tensor, *_) -> tuple[Field, Field, Tensor]:
         """The field of one picture twice, and empty maps: see `D2IMNet.fields`."""
         base = base_field(self.base_decoder, self.encode(image)[0], SDF_SCALE)
         return base, base, torch.zeros_like(image[0, :2])
@@ -598,14 +692,27 @@ class D2IMNet(IMNet):
     """Image encoder, base decoder and displacement decoder.
 
     Args: displacement_channels, maps, mixing: see DisplacementDecoder.
-        settings: see IMNet.
+        local_channels: of a LocalDecoder; 0 leaves the base to the global code, as the
+            paper does. settings: see IMNet.
     """
 
     SIZES = (*IMNet.SIZES, "displacement_channels", "mixing")
+    CHOICES = "mobile_size", "local_channels"
     uses_maps = True
 
-    def __init__(self, displacement_channels, maps=2, mixing=False, **settings):
+    def __init__(
+        self, displacement_channels, maps=2, mixing=False, local_channels=0, **settings
+    ):
         super().__init__(**settings)
+        self.local_decoder = None
+        if local_channels:
+            if self.code_encoder is None:
+                raise ValueError("local_channels needs a mobile_size")
+            self.settings |= {"local_channels": local_channels}
+            self.local_decoder = LocalDecoder(local_channels)
+            sizes = settings["code_size"], settings["decoder_widths"]
+            local_size = LocalDecoder.SILHOUETTE + local_channels
+            self.base_decoder = BaseDecoder(*sizes, local_size)
         own = {"displacement_channels": displacement_channels, "maps": maps}
         self.settings |= own | {"mixing": mixing}
         self.displacement_decoder = DisplacementDecoder(
@@ -621,21 +728,50 @@ class D2IMNet(IMNet):
             `Camera.to_array`. front: (B, P) bool, True where p is front-facing.
         """
         code, features = self.encode(image)
-        base = self.base_decoder(code, points)
         displacement = self.displacement_decoder(features)
         uv, _ = project(points, cameras)
+        base = self.base(code, points, uv)
         return displaced_sdf(base, displacement, uv, front) / SDF_SCALE
 
+    def base(
+        self, code: Tensor | tuple[Tensor, Tensor], points: Tensor, uv: Tensor
+    ) -> Tensor:
+        """f_B of a code: points (B, P, 3), uv (B, P, 2) -> (B, P), scaled."""
+        if self.local_decoder is None:
+            return self.base_decoder(code, points)
+        code, maps = code
+        return self.base_decoder(code, points, sample_maps(maps, uv).mT)
+
+    def _code(self, image, mask):
+        if self.local_decoder is None:
+            return self.code_encoder(image)
+        if mask is None:
+            mask = (image != float(self.background == "white")).any(1)
+        stages = self.code_encoder.stages(image)
+        return self.code_encoder.code(stages[-1]), self.local_decoder(stages, mask)
+
     def fields(
-        self, image: Tensor, camera: Camera, way: str = "gradient"
+        self,
+        image: Tensor,
+        camera: Camera,
+        way: str = "gradient",
+        mask: Tensor | None = None,
     ) -> tuple[Field, Field, Tensor]:
         """The fields of one picture, which is encoded once.
 
         Args: image: (1, 3, H, W). camera: Camera of it. way: see `fields.front_mask`.
+            mask: (1, H, W) bool, see `encode`.
         Returns: f_B and F, fields in world units, and the displacement (2, H, W).
         """
-        code, features = self.encode(image)
-        base = base_field(self.base_decoder, code, SDF_SCALE)
+        code, features = self.encode(image, mask=mask)
+        local = None
+        if self.local_decoder is not None:
+            code, maps = code
+
+            def local(points):
+                return sample_maps(maps, camera.project(points)[0][None].to(maps)).mT
+
+        base = base_field(self.base_decoder, code, SDF_SCALE, local)
         displacement = self.displacement_decoder(features)[0] / SDF_SCALE
         return base, displaced_field(base, displacement, camera, way), displacement
 
@@ -664,9 +800,7 @@ class DISN(ImageModel):
         overall = self.global_stream(points, code[:, None])
         return overall + self.local_stream(points, local)
 
-    def fields(
-        self, image: Tensor, camera: Camera, way: str | None = None
-    ) -> tuple[Field, Field, Tensor]:
+    def fields(self, image: Tensor, camera: Camera, *_) -> tuple[Field, Field, Tensor]:
         """The field of one picture twice, and empty maps: see `D2IMNet.fields`."""
         code, features = self.encode(image)
 

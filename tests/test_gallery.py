@@ -150,3 +150,18 @@ def test_each_notebook_links_its_executed_copy_of_text_and_pictures(path):
     assert "image/png" in kinds <= {"image/png", "text/plain", "text/markdown"}
     drawn = [o.metadata for o in outputs if "image/png" in o.get("data", {})]
     assert [about for about in drawn if not about["image/png"].get("alt")] == []
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebooks_first_picture_comes_after_at_most_40_lines(notebook):
+    count, copy = 0, nbformat.read(FOLDER / notebook.name, 4)
+    for cell in copy.cells:
+        given = "injected-parameters" in cell.metadata.get("tags", ())
+        if cell.cell_type != "code" or given:  # papermill's own
+            continue
+        count += sum(bool(line.strip()) for line in cell.source.splitlines())
+        if any("image/png" in output.get("data", {}) for output in cell.outputs):
+            break
+    else:
+        pytest.fail("no cell draws")
+    assert 20 < count <= 40

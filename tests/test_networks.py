@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
+from scipy.ndimage import distance_transform_edt
 from torch.utils.flop_counter import FlopCounterMode
 
 from d2im import networks
@@ -74,7 +75,9 @@ def test_maps_have_the_size_of_the_image(name):
     with torch.no_grad():
         code, features = model.encode(torch.rand(1, 3, side, side))
         displacement = model.displacement_decoder(features)
+    code, *looked_up = code if isinstance(code, tuple) else (code,)
     assert code.shape == (1, PRESETS[name]["code_size"])
+    assert [maps.shape for maps in looked_up] == [(1, 34, 64, 64)] * (name == "local")
     assert [f.shape[-1] for f in features] == [side // 2**k for k in range(5)]
     assert displacement.shape == (1, 2, side, side)
 
@@ -634,6 +637,110 @@ def test_the_code_may_come_from_a_network_of_its_own(kind, tmp_path):
     assert code is not None and not maps
     code, maps = model.encode(image, "maps")
     assert code is None and len(maps) == (5 if kind.uses_maps else 0)
+
+
+def test_the_distance_from_a_silhouette_is_that_of_scipy():
+    rng = np.random.default_rng(0)
+    mask = rng.random((4, 24, 24)) < np.array([0.03, 0.5, 0.97, 2])[:, None, None]
+    found = networks.silhouette_distance(torch.tensor(mask)).numpy()
+    for held, distance in zip(mask[:3], found, strict=False):
+        outside, inside = (distance_transform_edt(m) for m in (~held, held))
+        wanted = np.where(held, 0.5 - inside, outside - 0.5)
+        np.testing.assert_allclose(distance, wanted, atol=1e-5)
+    assert (found[3] == 0.5 - 2 * 24).all()  # no rim anywhere
+
+
+def looking(**changes):
+    """A model whose base looks its picture up, with weights that show it."""
+    model = tiny(D2IMNet, mobile_size=32, local_channels=4, **changes).eval()
+    for layer in model.base_decoder.local:
+        torch.nn.init.normal_(layer.weight, std=0.3)
+    return model
+
+
+def a_mask():
+    mask = torch.zeros(1, 32, 32, dtype=torch.bool)
+    mask[:, 8:26, 10:20] = True
+    return mask
+
+
+@torch.no_grad()
+def test_a_base_that_looks_the_picture_up_begins_as_one_that_does_not():
+    plain = tiny(D2IMNet, mobile_size=32).eval()
+    model = tiny(D2IMNet, mobile_size=32, local_channels=4).eval()
+    own = model.state_dict()
+    assert own.keys() > plain.state_dict().keys()
+    model.load_state_dict(own | plain.state_dict())
+    image, points = torch.rand(1, 3, 32, 32), torch.rand(200, 3) - 0.5
+    before, now = plain.fields(image, CAMERA), model.fields(image, CAMERA)
+    for k in range(2):  # f_B and F
+        assert torch.equal(before[k](points), now[k](points))
+
+
+@torch.no_grad()
+def test_a_base_looks_up_the_silhouette_and_the_channels_where_a_point_falls():
+    """All that a point gets of the picture it gets at its projection."""
+    model, image, mask = looking(), torch.rand(1, 3, 32, 32), a_mask()
+    code, maps = model.encode(image, mask=mask)[0]
+    assert maps.shape == (1, 6, 16, 16)
+    cover = mask.float().reshape(16, 2, 16, 2).mean((1, 3))
+    assert torch.allclose(maps[0, 0], cover)
+    off = networks.silhouette_distance(cover[None] > 0.5)[0] / 8  # of a half side
+    assert torch.allclose(maps[0, 1], off)
+    points = torch.rand(1, 300, 3) - 0.5
+    uv, _ = project(points, torch.tensor(CAMERA.to_array())[None].float())
+    grid = maps.movedim(1, -1)[0]  # by hand: four pixels' shares
+    at = ((uv[0] + 1) * 8 - 0.5).clamp(0, 15)
+    low = at.floor().long().clamp(max=14)
+    share = at - low
+    local = sum(
+        grid[low[:, 1] + j, low[:, 0] + i]
+        * (share[:, :1] if i else 1 - share[:, :1])
+        * (share[:, 1:] if j else 1 - share[:, 1:])
+        for i in (0, 1)
+        for j in (0, 1)
+    )
+    hidden = code.expand(300, -1)
+    *layers, last = model.base_decoder.layers
+    for layer, own in zip(layers, model.base_decoder.local, strict=True):
+        joined = torch.cat([hidden, points[0], local], 1)
+        weight = torch.cat([layer.weight, own.weight], 1)
+        hidden = F.relu(F.linear(joined, weight, layer.bias))
+    hidden = F.relu(last(hidden))
+    wanted = model.base_decoder.out(hidden)[:, 0] / SDF_SCALE
+    base, total, _ = model.fields(image, CAMERA, mask=mask)
+    assert torch.allclose(base(points[0]), wanted, atol=1e-5)
+    front = front_mask(base, points[0], CAMERA.rotation[2])
+    cameras = torch.tensor(CAMERA.to_array())[None].float()
+    model.background = "black"  # so that the mask is the one of the picture
+    found = model(image * mask[:, None], points, cameras, front[None])
+    alike = model.fields(image * mask[:, None], CAMERA, mask=mask)[1]
+    assert torch.allclose(found[0], alike(points[0]), atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_slope_of_a_base_that_looks_the_picture_up_is_that_of_its_values():
+    model = looking()
+    base, *_ = model.fields(torch.rand(1, 3, 32, 32), CAMERA, mask=a_mask())
+    points, step = torch.rand(500, 3) - 0.5, torch.tensor(CAMERA.rotation[2]).float()
+    value, slope = base.along(points, step)
+    assert torch.equal(value, base(points))
+    difference = (base(points + 1e-3 * step) - value) / 1e-3
+    off = (slope - difference).abs() / difference.abs().mean()
+    assert off.quantile(0.9) < 0.1  # but where a ReLU or a pixel's edge lies between
+
+
+def test_a_model_whose_base_looks_the_picture_up_comes_back(tmp_path):
+    model, image = looking(), torch.rand(1, 3, 32, 32)
+    model.save_pretrained(tmp_path)
+    again = ImageModel.from_pretrained(tmp_path)
+    assert again.settings["local_channels"] == 4
+    points = torch.rand(50, 3) - 0.5
+    with torch.no_grad():
+        here, there = (m.fields(image, CAMERA)[0](points) for m in (model, again))
+    assert torch.equal(here, there)
+    with pytest.raises(ValueError, match="local_channels needs a mobile_size"):
+        tiny(D2IMNet, local_channels=4)
 
 
 def test_a_small_picture_for_the_code_has_sides_that_halve_five_times():

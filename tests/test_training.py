@@ -494,9 +494,10 @@ def test_parts_are_learnt_alone_where_they_share_no_encoder(data, tmp_path, kind
         next(train(model, data, tmp_path / "run", config))
 
 
+@pytest.mark.parametrize("local_channels", [0, 4])
 @pytest.mark.parametrize("learn", ["base", "maps"])
 def test_a_part_alone_goes_on_bit_for_bit_and_leaves_the_other_as_it_was(
-    data, tmp_path, learn
+    data, tmp_path, learn, local_channels
 ):
     config = replace(CONFIG, learn=learn, relief_weight=1.0)
     runs = {"whole": [6], "parts": [3, 6]}
@@ -504,12 +505,17 @@ def test_a_part_alone_goes_on_bit_for_bit_and_leaves_the_other_as_it_was(
     for name, ends in runs.items():
         for steps in ends:
             torch.manual_seed(0)
-            model = D2IMNet(**TINY, mobile_size=32)
+            own = {"mobile_size": 32, "local_channels": local_channels}
+            model = D2IMNet(**TINY, **own)
             before = {k: v.clone() for k, v in model.state_dict().items()}
             now = replace(config, steps=steps)
             list(train(model, data, tmp_path / name, now))
         found[name] = model.state_dict()
-    mine = ("code_encoder", "base_decoder")
+    mine = ("code_encoder", "base_decoder", "local_decoder")
+    looked_up = [name for name in before if name.startswith(("local", mine[1] + ".lo"))]
+    assert len(looked_up) == (13 if local_channels else 0)
+    if learn == "base":
+        assert not any(torch.equal(before[n], found["parts"][n]) for n in looked_up)
     for name, value in found["parts"].items():
         if name.startswith(mine) == (learn == "base"):
             assert torch.equal(value, found["whole"][name]), name

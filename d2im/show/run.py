@@ -46,7 +46,7 @@ READ += " body"
 LEAVE = 60  # seconds that an interrupted cell has to end, and save what it did
 CHOICES = {  # of parameters that a later notebook would refuse after hours
     "protocol": "d2im occnet disn bspnet".split(),
-    "preset": "small base mobile paper".split(),
+    "preset": "small base mobile local paper".split(),
     "laplacian_form": "transformed image none".split(),
 }
 VERSIONS = "k3d torch numpy trimesh manifold3d libigl embreex".split()

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 REFRESH = 256  # pictures of which a checkpoint's batch norms take their statistics
 # What of a D2IMNet learns alone, the encoder first, where `learn` names it.
-PARTS = {"base": ("code_encoder", "base_decoder")}
+PARTS = {"base": ("code_encoder", "base_decoder", "local_decoder")}
 PARTS["maps"] = "image_encoder", "displacement_decoder"
 PATIENCE = 1.0  # seconds after a Ctrl-C from which another one ends a step that hangs
 SHOW_SECONDS = 3.0  # between the rows that metrics.csv gets while a run trains
@@ -141,7 +141,7 @@ def train(
         raise ValueError(f"a batch of {config.batch_size} has {shares}")
     has_parts = isinstance(model, D2IMNet) and model.code_encoder is not None
     if config.learn != "all" and not has_parts:
-        wanted = "a D2IMNet with an encoder for its code alone, as of preset 'mobile'"
+        wanted = "a D2IMNet with an encoder for its code alone, of preset 'mobile' or 'local'"
         raise ValueError(f"learn={config.learn!r} needs {wanted}")
     out = Path(os.path.realpath(out))  # where a link leads; "." as it is now
     with ExitStack() as stack:
@@ -202,7 +202,8 @@ class _Training:
         if not on_gpu:
             quicken(model)
         names = PARTS.get(config.learn, ())  # the other part has no moments
-        learning = [getattr(model, name) for name in names] or [model]
+        learning = [part for name in names if (part := getattr(model, name, None))]
+        learning = learning or [model]
         self.parameters = [*nn.ModuleList(learning).parameters()]
         self.optimizer = torch.optim.Adam(
             self.parameters,

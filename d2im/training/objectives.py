@@ -92,8 +92,10 @@ def d2im_losses(
     Where `learn` names the base or the maps, the other's terms are left out.
     """
     if config.learn == "base":
-        code, _ = model.encode(batch["image"], "base")
-        base = model.base_decoder(code, batch["points"])
+        code, _ = model.encode(batch["image"], "base", batch["mask"])
+        with _exact(batch["points"]):
+            uv, _ = project(batch["points"], batch["camera"])
+        base = model.base(code, batch["points"], uv)
         body = batch["sdf"]
         if config.relief_weight:
             body = torch.where(batch["base_sdf"].isnan(), body, batch["base_sdf"])
@@ -103,10 +105,10 @@ def d2im_losses(
         with _exact(sight.uv):
             pasted = paste_patches(batch, sight.uv, sight.visible, config.patch_share)
         batch, patches = pasted
-    code, features = model.encode(batch["image"], config.learn)
+    code, features = model.encode(batch["image"], config.learn, batch["mask"])
     base = None
     if config.learn == "all":
-        base = model.base_decoder(code, batch["points"])  # (B, P), scaled
+        base = model.base(code, batch["points"], sight.uv)  # (B, P), scaled
     displacement = model.displacement_decoder(features)  # (B, 2, H, W), scaled
     if config.relief_weight:
         terms = relief_terms(base, displacement, batch, sight, patches)

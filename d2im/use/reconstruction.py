@@ -142,7 +142,8 @@ def predict(
     model.eval()
     batch = image[None].to(weights)
     batch = batch.contiguous(memory_format=torch.channels_last)  # a fifth faster
-    base, sdf, displacement = model.fields(batch, camera, way)
+    shape = mask[None].to(batch.device)
+    base, sdf, displacement = model.fields(batch, camera, way, shape)
     model.train(training)
     about = {"way": way, "device": weights.device, "frame": model.frame, "mask": mask}
     about |= {"covers": covers, "framed_for": framed_for}
