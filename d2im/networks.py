@@ -2,9 +2,9 @@
 
 One image is encoded into a global code and a feature pyramid. The code drives an IM-NET
 decoder (Chen and Zhang, CVPR 2019) that gives the smooth base field; the pyramid drives
-a decoder that gives a front and a back displacement map at the image's size. In the preset
-`local` the base looks the picture up where a point falls, too. All field networks have
-`encode` and `fields`: one loop trains them, one extractor meshes them.
+a decoder that gives a front and a back displacement map at the image's size. In the
+preset `local` the base looks the picture up where a point falls, too. All field
+networks have `encode` and `fields`: one loop trains them, one extractor meshes them.
 
 Shapes: B batch, P points, C channels, H x W map. Decoders return SDF_SCALE times world
 units, the scale that the losses compare; `forward` and `fields` return world units.
