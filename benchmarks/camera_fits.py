@@ -14,13 +14,14 @@ import common
 
 # ruff: isort: split
 import numpy as np
-from refining import blurred, mesh_shapes, spread
+from refining import blurred, mesh_shapes
 from scipy.ndimage import binary_erosion
 
 from d2im.camera import random_camera
 from d2im.data.files import one_line
 from d2im.data.rendering import Renderer
 from d2im.data.shapes import FAMILIES, make_shape
+from d2im.evaluate import benchmark
 from d2im.use.cameras import fit_camera, turn_between
 
 SIZE, BLOCK, SHARE = 224, 16, 0.3  # pixels, pixels of blocks, share that is eroded
@@ -45,7 +46,9 @@ def main():
         for f, s in names
     ]
     if options.meshes:
-        real = spread(mesh_shapes(options.meshes, coarse=False), options.count)
+        real = mesh_shapes(options.meshes, coarse=False)
+        some = benchmark.spread(len(real), options.count or 0)
+        real = [real[k] for k in some]
         meshes += [("real", name, lambda m=make: m()[0]) for name, make, _ in real]
     cases = [(body, mask) for body in options.bodies for mask in options.masks]
     found = {}

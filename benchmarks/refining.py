@@ -69,7 +69,7 @@ def main():
     options = common.opening(parser)
     model = D2IMNet.from_pretrained(options.model).eval()
     shapes = mesh_shapes(options.meshes) if options.meshes else listed_shapes()
-    shapes = spread(shapes, options.shapes)
+    shapes = [shapes[k] for k in benchmark.spread(len(shapes), options.shapes or 0)]
     results, other, seconds = [], None, [0.0]
     for shape in reversed(shapes):  # the first's wrong picture is the last that can be
         with suppress(ValueError, RuntimeError):
@@ -115,11 +115,6 @@ def mesh_shapes(folder, coarse=True):
         rows = [turn | {"id": path.stem, "source": str(path)} for path in paths]
     rows = [row | {"coarse": "levels" if coarse else "none"} for row in rows]
     return [(row["id"], partial(source_meshes, row), None) for row in rows]
-
-
-def spread(items, count):
-    """So many of them, evenly (all)."""
-    return items[:: max(1, len(items) // (count or len(items)))][:count]
 
 
 class Scene:

@@ -280,8 +280,8 @@ def test_what_is_wanted_of_relief_is_judged_where_there_is_some(refining, capsys
 def test_meshes_of_a_folder_or_of_examples_become_shapes(refining, tmp_path):
     for k in range(5):
         trimesh.creation.box().export(tmp_path / f"box-{k}.stl")
-    shapes = refining.spread(refining.mesh_shapes(tmp_path, coarse=False), 2)
-    assert [name for name, *_ in shapes] == ["box-0", "box-2"]
+    shapes = refining.mesh_shapes(tmp_path, coarse=False)
+    assert [name for name, *_ in shapes] == [f"box-{k}" for k in range(5)]
     detailed, coarse = shapes[0][1]()
     assert coarse is None and np.allclose(
         np.linalg.norm(detailed.vertices, axis=1), 0.5
