@@ -174,6 +174,17 @@ def test_faces_are_made_fewer_and_the_colours_stay(ball, tmp_path):
     assert np.abs(mesh.visual.vertex_colors[red, 0].astype(int) - 128).max() < 5
 
 
+def test_faces_back_to_back_are_left_out_and_every_normal_is_one(tmp_path):
+    ring = trimesh.creation.torus(0.4, 0.02)  # of 40 faces 18 lie on each other
+    made = simplified(ring, 40)
+    assert len(np.unique(np.sort(made.faces), axis=0)) == len(made.faces) < 40
+    reconstruction(ring).export(tmp_path / "a.glb", faces=40, color="none")
+    normals = read(tmp_path / "a.glb").vertex_normals
+    assert np.allclose(np.linalg.norm(normals, axis=1), 1, atol=1e-5)
+    with pytest.raises(ValueError, match="nothing of the mesh is left with 20 faces"):
+        simplified(ring, 20)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

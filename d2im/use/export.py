@@ -222,7 +222,8 @@ def without_specks(mesh: trimesh.Trimesh, share: float = SMALL) -> trimesh.Trime
 def simplified(mesh: trimesh.Trimesh, faces: int) -> trimesh.Trimesh:
     """A mesh of about so many faces at most, by quadric error.
 
-    Raises: ValueError: fewer than 4. ImportError: fast_simplification is missing.
+    Raises: ValueError: fewer than 4, or so few that nothing is left. ImportError:
+        fast_simplification is missing.
     """
     _check_faces(faces)
     if faces >= len(mesh.faces):
@@ -231,7 +232,17 @@ def simplified(mesh: trimesh.Trimesh, faces: int) -> trimesh.Trimesh:
 
     vertices = np.asarray(mesh.vertices, dtype=np.float64)
     made = simplify(vertices, np.asarray(mesh.faces, dtype=int), target_count=faces)
-    return trimesh.Trimesh(*made, process=False)
+    made = trimesh.Trimesh(*made, process=False)
+    # Thin parts collapse to pairs of faces back to back, whose vertices have no normal.
+    counted = {"axis": 0, "return_inverse": True, "return_counts": True}
+    _, index, count = np.unique(np.sort(made.faces, axis=1), **counted)
+    made.update_faces(count[index.ravel()] != 2)
+    if not len(made.faces):
+        raise ValueError(
+            f"nothing of the mesh is left with {faces} faces: ask for more"
+        )
+    made.remove_unreferenced_vertices()
+    return made
 
 
 def picture_colors(prediction: Prediction, mesh: trimesh.Trimesh) -> np.ndarray | None:
