@@ -1,11 +1,14 @@
 """Pictures and what is made of them, on one sheet to look at.
 
     python benchmarks/sheet.py FOLDER photo.png --rendered 5 --out sheet.png
+    python benchmarks/sheet.py --rendered 20 --refine --out sheet.webp
 
 A row a picture: as it is given; cut out and framed; the overlay; the result from the
 same side, and turned by 60° and 180°. The camera is the camera network's guess, with
 --fit-camera moved until the base's outline is the picture's. Rendered are shapes that
-no model was trained on, of families that are, and of those that never are, in turn.
+no model was trained on, of families that are, and of those that never are, in turn;
+--refine takes the coarse body of each and finds the camera by that. Said are the camera
+and the IoU of the object's mask in the picture with that of the result.
 """
 
 import common
@@ -21,12 +24,13 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from d2im.camera import random_camera
 from d2im.data.files import one_line
-from d2im.data.rendering import render
+from d2im.data.rendering import Renderer, render
 from d2im.data.shapes import make_shape, split_pairs
 from d2im.networks import CameraNet, D2IMNet
 from d2im.use.overlay import SIDE, strip
 from d2im.use.pictures import PictureWarning, find_pictures
 from d2im.use.reconstruction import CAMERA_MODEL, MODEL, reconstruct
+from d2im.use.refinement import RefineOptions, refine
 
 NAMES = "picture", "cut out, framed", "overlay", "result", "turned by 60°", "by 180°"
 LINE = 18  # pixels of a line of text
@@ -39,6 +43,8 @@ def main():
     parser.add_argument("--model", default=str(MODEL), help="folder")
     parser.add_argument("--camera-model", default=str(CAMERA_MODEL), help="folder")
     parser.add_argument("--fit-camera", action="store_true")
+    about = "put the rendered shapes' relief on their coarse bodies"
+    parser.add_argument("--refine", action="store_true", help=about)
     parser.add_argument("--resolution", type=int, default=128)
     parser.add_argument("--out", default="sheet.png")
     options = common.opening(parser)
@@ -46,12 +52,17 @@ def main():
     guess = CameraNet.from_pretrained(options.camera_model).camera
     known = {"resolution": options.resolution, "fit": options.fit_camera}
     known["base_mesh"] = False
+    settings = RefineOptions(resolution=options.resolution)
+
+    def work(path, body=None):
+        if options.refine and body is not None:
+            return refine(model, body, path, options=settings)
+        return reconstruct(model, path, guess, **known)
+
+    rows = [row(path, work) for path in find_pictures(options.pictures)]
     with tempfile.TemporaryDirectory() as folder:
-        paths = find_pictures(options.pictures)
-        paths += rendered(options.rendered, Path(folder))
-        rows = [
-            row(path, lambda p: reconstruct(model, p, guess, **known)) for path in paths
-        ]
+        for path, shape in rendered(options.rendered, Path(folder)):
+            rows.append(row(path, lambda p, s=shape: work(p, s.coarse)))
     sheet = Image.new(
         "RGB", (len(NAMES) * SIDE, LINE + sum(r.height for r in rows)), "white"
     )
@@ -66,19 +77,19 @@ def main():
 
 
 def rendered(count, folder):
-    """Picture files of so many shapes, each from a random camera."""
+    """Picture files of so many shapes, each from a random camera, and the shapes."""
     each = -(-count // 2)
     pairs = zip(
         split_pairs("test", 10)[:each], split_pairs("unseen", 10)[:each], strict=True
     )
-    paths = []
     for family, seed in list(chain(*pairs))[:count]:
         rng = np.random.default_rng(seed)
-        view = render(make_shape(family, seed).detailed, random_camera(rng, 400), rng)
+        shape = make_shape(family, seed)
+        view = render(shape.detailed, random_camera(rng, 400), rng)
         pixels = np.dstack([np.moveaxis(view.image, 0, 2), view.mask])
-        paths.append(folder / f"{family}-{seed}.png")
-        Image.fromarray((255 * pixels).round().astype(np.uint8)).save(paths[-1])
-    return paths
+        path = folder / f"{family}-{seed}.png"
+        Image.fromarray((255 * pixels).round().astype(np.uint8)).save(path)
+        yield path, shape
 
 
 def row(path, work):
@@ -92,6 +103,8 @@ def row(path, work):
             found = work(path)
             made.paste(strip(found), (SIDE, LINE))
             said = ["camera {:.0f}, {:.0f}, {:.2f}".format(*found.camera.pose)]
+            hit, mask = Renderer(found.mesh).cast(found.camera)[0], found.mask.numpy()
+            said.append(f"IoU {(hit & mask).sum() / (hit | mask).sum():.2f}")
         except (ValueError, OSError, RuntimeError) as error:
             said = [f"failed: {one_line(error)}"]
     said += [one_line(w.message) for w in noticed if w.category is PictureWarning]
