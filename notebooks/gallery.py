@@ -152,6 +152,9 @@ def main():
         for path in GALLERY.glob("maps*.png"):
             shutil.copy(path, new)
         text.append("[How good the models are](results.md)\n")
+    if (sheet := GALLERY / "refined.webp").is_file():  # of benchmarks/sheet.py
+        shutil.copy(sheet, new)
+        text.append(f"[Twenty bodies with the relief of pictures]({sheet.name})\n")
     write_text(new / "README.md", "\n".join(text))
     copies = ({p.name for p in at.glob("*.ipynb")} for at in (GALLERY, new))
     if lost := set.difference(*copies):  # 07 alone, where no run of all is at hand
