@@ -13,10 +13,15 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from PIL import Image
 
+from d2im.camera import Camera
 from d2im.data.coarse import coarse_body, coarse_distance
 from d2im.data.dataset import ShapeDataset, read_index, write_index
+from d2im.data.rendering import Renderer
+from d2im.fields import sphere
 from d2im.sampling import signed_distance
+from d2im.use.reconstruction import Prediction, Reconstruction
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = sorted(path.name for path in FOLDER.glob("*.py") if path.name != "common.py")
@@ -232,6 +237,19 @@ def test_a_sheet_says_which_picture_it_cannot_open(common, tmp_path):
     (tmp_path / "a.png").write_bytes(b"none")
     made = import_module("sheet").row(tmp_path / "a.png", lambda _: None)
     assert np.asarray(made).min() < 128  # the words
+
+
+def test_a_sheet_says_how_well_a_result_lies_on_its_picture(common, tmp_path, capsys):
+    ball, camera = trimesh.creation.icosphere(3, 0.4), Camera(0, 0, 0.9, 64)
+    mask = Renderer(ball).cast(camera)[0]
+    mask[:, :32] = False
+    parts = {"sdf": sphere(0.4), "mask": torch.from_numpy(mask)}
+    parts |= {"image": torch.full((3, 64, 64), 0.5)}
+    found = Prediction(torch.zeros(2, 64, 64), camera, sphere(0.4), **parts)
+    found = Reconstruction(**found.parts(), mesh=ball, base_mesh=None)
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    import_module("sheet").row(tmp_path / "a.png", lambda _: found)
+    assert capsys.readouterr().out == "a: camera 0, 0, 0.90; IoU 0.50\n"
 
 
 def test_two_models_of_one_name_are_scored_apart(common, monkeypatch, tmp_path):
