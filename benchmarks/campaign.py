@@ -43,7 +43,7 @@ from d2im.data.shapes import split_pairs
 from d2im.data.sweethome import prepare_sweethome
 from d2im.evaluate.protocols import Result
 from d2im.laplacian import laplacian_maps
-from d2im.networks import DISN, CameraNet, D2IMNet, ImageModel, IMNet
+from d2im.networks import DISN, PRESETS, CameraNet, D2IMNet, ImageModel, IMNet
 from d2im.show.pages import csv_table, markdown_table
 from d2im.show.plots import draw_map, image_grid, zoom
 from d2im.training.checkpoints import read_records
@@ -188,7 +188,10 @@ def take_what_fits(model, folder):
 
 
 def keep_stages(encoder, stages):
-    """Leave a MobileEncoder's first stages, and what comes before, as they are."""
+    """Do not teach the weights of a MobileEncoder's stem and first stages.
+
+    Their batch norms' statistics are taken anew with all the others.
+    """
     count = sum(blocks for _, blocks, *_ in encoder.STAGES[:stages])
     for part in (encoder.stem, encoder.blocks[:count]):
         part.requires_grad_(False)
@@ -604,6 +607,7 @@ def main():
         "--keep",
         type=int,
         default=0,
+        choices=range(8),
         metavar="STAGES",
         help="of a mobile encoder that are not taught",
     )
@@ -623,6 +627,8 @@ def main():
     stages = {"data": make_data, "train": train_all, "score": score_all, "pack": pack}
     parser.add_argument("--stages", nargs="+", choices=stages, default=list(stages))
     options = common.opening(parser)
+    if options.keep and not PRESETS[options.preset].get("mobile_size"):
+        parser.error("--keep needs a preset with a mobile encoder: mobile or local")
     out = options.out
     if options.join:
         join_parts(options.join, out)

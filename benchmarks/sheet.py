@@ -7,8 +7,8 @@ A row a picture: as it is given; cut out and framed; the overlay; the result fro
 same side, and turned by 60° and 180°. The camera is the camera network's guess, with
 --fit-camera moved until the base's outline is the picture's. Rendered are shapes that
 no model was trained on, of families that are, and of those that never are, in turn;
---refine takes the coarse body of each and finds the camera by that. Said are the camera
-and the IoU of the object's mask in the picture with that of the result.
+--refine takes the coarse body of each and finds the camera by that. Printed are the
+camera and the IoU of the object's mask in the picture with that of the result.
 """
 
 import common
@@ -103,7 +103,9 @@ def row(path, work):
             found = work(path)
             made.paste(strip(found), (SIDE, LINE))
             said = ["camera {:.0f}, {:.0f}, {:.2f}".format(*found.camera.pose)]
-            hit, mask = Renderer(found.mesh).cast(found.camera)[0], found.mask.numpy()
+            mask = found.mask.numpy()
+            camera = found.camera.resized(len(mask))  # a network's picture is its own
+            hit = Renderer(found.mesh).cast(camera)[0]
             said.append(f"IoU {(hit & mask).sum() / (hit | mask).sum():.2f}")
         except (ValueError, OSError, RuntimeError) as error:
             said = [f"failed: {one_line(error)}"]

@@ -103,18 +103,19 @@ def base_field(
     Its attribute `along(points, direction)` gives value and derivative.
 
     Args: local: of a decoder that takes them, the picture's numbers at points: (P, 3)
-        -> (1, P, K). They change little along a ray: their derivative is a difference.
+        -> (1, P, K). They change little along the camera's axis: a difference is taken.
     """
 
     def field(points):
-        extra = () if local is None else (local(points),)
+        extra = () if local is None else (local(points).to(code),)
         return (decoder(code, points.to(code)[None], *extra)[0] / scale).to(points)
 
     def along(points, direction):
         extra = ()
         if local is not None:
             here, there = local(points), local(points + LOCAL_STEP * direction)
-            extra = ((here, (there - here) / LOCAL_STEP),)
+            rising = (there - here) / LOCAL_STEP
+            extra = ((here.to(code), rising.to(code)),)
         found = decoder.along(code, points.to(code)[None], direction.to(code), *extra)
         return [(part[0] / scale).to(points) for part in found]
 

@@ -44,6 +44,7 @@ UNSEALED = {"crc32": "00000000"}
 SEAL = b'{"__metadata__":{"crc32":"'
 SEALED = 8 + len(SEAL)
 START_RADIUS = 0.3  # world units, of the ball that an untrained base field is
+UNLIKE = 0.02  # of 1: what differs more from the background is the object's
 SDF_SCALE = 10.0  # the released data's factor: distances of ~0.1 become of order 1
 
 
@@ -217,7 +218,7 @@ class LocalDecoder(nn.Module):
     Args: channels: of the picture.
     """
 
-    TAKEN = 1, 2, 4, 6  # of MobileEncoder.STAGES: a 4th to a 32nd of the picture's side
+    TAKEN = 1, 2, 4, 6  # of MobileEncoder.STAGES: a 4th to a 32nd of its picture's side
     SILHOUETTE = 2  # channels
 
     def __init__(self, channels):
@@ -236,7 +237,7 @@ class LocalDecoder(nn.Module):
         x = grow(F.relu(self.smooth(F.relu(x))))
         cover = F.interpolate(mask.float()[:, None], x.shape[2:], mode="area")
         off = silhouette_distance(cover[:, 0] > 0.5)[:, None] * (2 / x.shape[-1])
-        return torch.cat([cover, off, x], 1)
+        return torch.cat([cover, off, x.to(cover)], 1)
 
 
 class BaseDecoder(nn.Module):
@@ -279,6 +280,8 @@ class BaseDecoder(nn.Module):
         """Codes (B, C), points (B, P, 3) and local (B, P, K) -> (B, P), scaled."""
         if points.ndim != 3 or points.shape[-1] != 3:
             raise ValueError(f"points must be (B, P, 3), got {tuple(points.shape)}")
+        if (local is None) == bool(self.local):
+            raise ValueError("local must be given to a decoder of local_size, alone")
         hidden = code[:, None]  # (B, 1, C): the code's part of layer 1 is done once
         for k in range(len(self.layers) - 1):
             hidden = self._join(k, hidden, points, local)
@@ -651,7 +654,7 @@ class ImageModel(nn.Module, PyTorchModelHubMixin):
 
         Args: learn: "base" leaves the maps out and "maps" the code, where another
             network makes them. mask: (B, H, W) bool, of the object; without it, what
-            differs from the background.
+            differs from the background by more than UNLIKE.
         Returns: The code is two, its numbers and what the base looks up, in a model
             with `local_channels`.
         """
@@ -682,7 +685,13 @@ class IMNet(ImageModel):
         self.settings |= {"decoder_widths": decoder_widths}
         self.base_decoder = BaseDecoder(settings["code_size"], decoder_widths)
 
-    def fields(self, image: Tensor, *_) -> tuple[Field, Field, Tensor]:
+    def fields(
+        self,
+        image: Tensor,
+        camera: Camera | None = None,
+        way: str = "",
+        mask: Tensor | None = None,
+    ) -> tuple[Field, Field, Tensor]:
         """The field of one picture twice, and empty maps: see `D2IMNet.fields`."""
         base = base_field(self.base_decoder, self.encode(image)[0], SDF_SCALE)
         return base, base, torch.zeros_like(image[0, :2])
@@ -720,14 +729,20 @@ class D2IMNet(IMNet):
         )
 
     def forward(
-        self, image: Tensor, points: Tensor, cameras: Tensor, front: Tensor
+        self,
+        image: Tensor,
+        points: Tensor,
+        cameras: Tensor,
+        front: Tensor,
+        mask: Tensor | None = None,
     ) -> Tensor:
         """F(p) = f_B(p) + f_D(u(p)), (B, P) in world units.
 
         Args: image: (B, 3, H, W). points: (B, P, 3) world. cameras: (B, 16), rows of
             `Camera.to_array`. front: (B, P) bool, True where p is front-facing.
+            mask: see `encode`.
         """
-        code, features = self.encode(image)
+        code, features = self.encode(image, mask=mask)
         displacement = self.displacement_decoder(features)
         uv, _ = project(points, cameras)
         base = self.base(code, points, uv)
@@ -740,13 +755,14 @@ class D2IMNet(IMNet):
         if self.local_decoder is None:
             return self.base_decoder(code, points)
         code, maps = code
-        return self.base_decoder(code, points, sample_maps(maps, uv).mT)
+        return self.base_decoder(code, points, sample_maps(maps, uv.to(maps)).mT)
 
     def _code(self, image, mask):
         if self.local_decoder is None:
             return self.code_encoder(image)
         if mask is None:
-            mask = (image != float(self.background == "white")).any(1)
+            unlike = (image - float(self.background == "white")).abs()
+            mask = unlike.amax(1) > UNLIKE
         stages = self.code_encoder.stages(image)
         return self.code_encoder.code(stages[-1]), self.local_decoder(stages, mask)
 
@@ -769,7 +785,9 @@ class D2IMNet(IMNet):
             code, maps = code
 
             def local(points):
-                return sample_maps(maps, camera.project(points)[0][None].to(maps)).mT
+                with torch.autocast(points.device.type, enabled=False):  # see _exact
+                    uv = camera.project(points)[0][None].to(maps)
+                    return sample_maps(maps, uv).mT
 
         base = base_field(self.base_decoder, code, SDF_SCALE, local)
         displacement = self.displacement_decoder(features)[0] / SDF_SCALE
@@ -800,7 +818,9 @@ class DISN(ImageModel):
         overall = self.global_stream(points, code[:, None])
         return overall + self.local_stream(points, local)
 
-    def fields(self, image: Tensor, camera: Camera, *_) -> tuple[Field, Field, Tensor]:
+    def fields(
+        self, image: Tensor, camera: Camera, way: str = "", mask: Tensor | None = None
+    ) -> tuple[Field, Field, Tensor]:
         """The field of one picture twice, and empty maps: see `D2IMNet.fields`."""
         code, features = self.encode(image)
 

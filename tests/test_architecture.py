@@ -145,7 +145,7 @@ def test_every_module_has_its_sentence_in_the_drawing(wing):
     assert {n for n in names if f"`{n}`" not in DRAWING} == set()
 
 
-def test_the_six_files_stay_within_1000_lines_of_code():
+def test_the_six_files_stay_within_1020_lines_of_code():
     count = 0
     for name in METHOD:
         source = (ROOT / f"d2im/{name}.py").read_text(encoding="utf-8")
@@ -162,7 +162,7 @@ def test_the_six_files_stay_within_1000_lines_of_code():
             if token.type not in skip:
                 lines |= {*range(token.start[0], token.end[0] + 1)}
         count += len(lines - docs)
-    assert count <= 1000
+    assert count <= 1020
 
 
 def test_the_packages_of_the_wheel_are_the_folders():

@@ -152,6 +152,15 @@ def test_the_released_way_is_timed_on_small_grids_too(
     assert wall > 0 and core > 0 and 0 < share <= 1
 
 
+def test_a_campaign_keeps_an_encoders_first_stages(campaign):
+    model = campaign.D2IMNet.preset("local")
+    campaign.keep_stages(model.code_encoder, 3)
+    kept = [p for p in model.code_encoder.parameters() if not p.requires_grad]
+    blocks = model.code_encoder.blocks[:5]  # of 1, 2 and 2
+    wanted = [*model.code_encoder.stem.parameters(), *blocks.parameters()]
+    assert [id(p) for p in kept] == [id(p) for p in wanted]
+
+
 def test_a_campaign_scores_furniture_apart_from_the_benchmarks_list(
     campaign, tiny_data, tmp_path, monkeypatch
 ):
@@ -177,7 +186,7 @@ def test_a_campaigns_trainings_share_what_they_train_on(
     monkeypatch.setattr(campaign, "train", lambda *a, **k: given.append((a, k)) or [])
     options = SimpleNamespace(points=64, libraries=["a.sh3f"], start=None, steps=5)
     vars(options).update(batch=2, rate=1e-3, precision="float32", compile=False)
-    vars(options).update(preset="small", first=None, folder="runs", learn="all")
+    vars(options).update(preset="small", first=None, folder="runs", learn="all", keep=0)
     folders = campaign.train_folders(options, tmp_path)
     shared = campaign.ResidentShapes(ShapeDataset(folders))
     campaign.train_one(options, tmp_path, "d2im", 0, shared)
@@ -245,7 +254,8 @@ def test_a_sheet_says_how_well_a_result_lies_on_its_picture(common, tmp_path, ca
     mask[:, :32] = False
     parts = {"sdf": sphere(0.4), "mask": torch.from_numpy(mask)}
     parts |= {"image": torch.full((3, 64, 64), 0.5)}
-    found = Prediction(torch.zeros(2, 64, 64), camera, sphere(0.4), **parts)
+    given = camera.resized(32)  # as a network of small pictures gives it
+    found = Prediction(torch.zeros(2, 64, 64), given, sphere(0.4), **parts)
     found = Reconstruction(**found.parts(), mesh=ball, base_mesh=None)
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     import_module("sheet").row(tmp_path / "a.png", lambda _: found)

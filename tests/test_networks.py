@@ -712,10 +712,14 @@ def test_a_base_looks_up_the_silhouette_and_the_channels_where_a_point_falls():
     assert torch.allclose(base(points[0]), wanted, atol=1e-5)
     front = front_mask(base, points[0], CAMERA.rotation[2])
     cameras = torch.tensor(CAMERA.to_array())[None].float()
-    model.background = "black"  # so that the mask is the one of the picture
-    found = model(image * mask[:, None], points, cameras, front[None])
-    alike = model.fields(image * mask[:, None], CAMERA, mask=mask)[1]
-    assert torch.allclose(found[0], alike(points[0]), atol=1e-5)
+    found = model(image, points, cameras, front[None], mask)
+    assert torch.allclose(found[0], total(points[0]), atol=1e-5)
+    for background in ("white", "black"):  # without a mask, what differs from it
+        model.background = background
+        shown = torch.where(mask, 0.5 * image + 0.25, float(background == "white"))
+        shown[0, :, 0, 0] += 0.01 if background == "black" else -0.01  # nearly that
+        told, untold = (model.fields(shown, CAMERA, mask=m)[0] for m in (mask, None))
+        assert torch.equal(told(points[0]), untold(points[0]))
 
 
 @torch.no_grad()
@@ -741,6 +745,28 @@ def test_a_model_whose_base_looks_the_picture_up_comes_back(tmp_path):
     assert torch.equal(here, there)
     with pytest.raises(ValueError, match="local_channels needs a mobile_size"):
         tiny(D2IMNet, local_channels=4)
+    code, points = torch.rand(1, 8), points[None]
+    with pytest.raises(ValueError, match="local must be given"):
+        model.base_decoder(code, points)
+    with pytest.raises(ValueError, match="local must be given"):
+        tiny(D2IMNet).base_decoder(code, points, torch.rand(1, 50, 6))
+
+
+@torch.no_grad()
+def test_a_base_that_looks_the_picture_up_is_there_in_half_precision():
+    """The projection and the difference stay exact, which decide front or back."""
+    model, image, points = looking(), torch.rand(1, 3, 32, 32), torch.rand(500, 3) - 0.5
+    step = torch.tensor(CAMERA.rotation[2]).float()
+    value, slope = model.fields(image, CAMERA)[0].along(points, step)
+    fields = {"half": (model.half().fields(image.half(), CAMERA), False)}
+    model = looking()
+    with torch.autocast("cpu", torch.bfloat16):
+        fields["bf16"] = model.fields(image, CAMERA), True
+    for (base, *_), autocast in fields.values():
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            rough, rising = base.along(points, step)
+        assert (rough - value).abs().mean() < 0.03 * value.abs().mean()
+        assert ((rising < 0) == (slope < 0)).float().mean() > 0.97
 
 
 def test_a_small_picture_for_the_code_has_sides_that_halve_five_times():

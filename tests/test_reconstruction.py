@@ -278,6 +278,21 @@ def test_a_fitted_camera_lays_the_base_on_the_picture(ball_model):
     assert found.fits[0].camera is found.camera and found.mask is not None
 
 
+def test_a_model_is_told_the_mask_of_the_picture_as_it_was_given(
+    ball_model, monkeypatch
+):
+    """A white part of an object is no hole of it, also where its camera is moved."""
+    camera, masks, fields = Camera(25, 20, 0.9, 32), [], ball_model.fields
+    told = lambda *given: masks.append(given[3]) or fields(*given)  # noqa: E731
+    monkeypatch.setattr(ball_model, "fields", told)
+    size = np.hypot(*np.mgrid[-16:16, -16:16]) < 9
+    given = np.dstack([np.where(np.arange(32)[:, None] < 16, 255, 90) + 0 * size] * 3)
+    given = np.dstack([given, 255 * size]).astype(np.uint8)
+    found = reconstruct(ball_model, given, camera, 24, fit=True, framed=True)
+    assert found.mask.numpy()[:16].sum() > 80  # of the white half
+    assert len(masks) == 2 and all(torch.equal(m[0], found.mask) for m in masks)
+
+
 def test_a_failure_of_any_kind_is_a_row_of_the_page(
     ball_model, tmp_path, capsys, monkeypatch
 ):

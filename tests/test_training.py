@@ -490,7 +490,7 @@ def test_parts_that_cannot_be_learnt_alone_are_refused():
 def test_parts_are_learnt_alone_where_they_share_no_encoder(data, tmp_path, kind, size):
     config = replace(CONFIG, learn="base")
     model = kind(**{name: TINY[name] for name in kind.SIZES}, mobile_size=size)
-    with pytest.raises(ValueError, match="'mobile'"):
+    with pytest.raises(ValueError, match="'mobile' and 'local'"):
         next(train(model, data, tmp_path / "run", config))
 
 
@@ -851,3 +851,15 @@ def test_a_damaged_training_json_is_named(data, tmp_path):
     (tmp_path / "run" / "training.json").write_text("{}")
     with pytest.raises(ValueError, match="run is damaged"):
         list(train(new_model(), data, tmp_path / "run", CONFIG))
+
+
+def test_a_patchs_border_is_no_hole_in_the_silhouette(data, monkeypatch):
+    """L_lap leaves it out; a base that looks it up sees the whole object."""
+    torch.manual_seed(0)
+    model = D2IMNet(**TINY, mobile_size=32, local_channels=4)
+    batch, seen = a_batch(data), []
+    encode = model.encode
+    told = lambda *given: seen.append(given[2]) or encode(*given)  # noqa: E731
+    monkeypatch.setattr(model, "encode", told)
+    batch_losses(model, batch, replace(CONFIG, relief_weight=1.0, patch_share=1.0))
+    assert torch.equal(seen[0], batch["mask"])

@@ -141,7 +141,7 @@ def train(
         raise ValueError(f"a batch of {config.batch_size} has {shares}")
     has_parts = isinstance(model, D2IMNet) and model.code_encoder is not None
     if config.learn != "all" and not has_parts:
-        wanted = "a D2IMNet with an encoder for its code alone, as of preset 'mobile'"
+        wanted = "a D2IMNet with an encoder for its code alone, as 'mobile' and 'local'"
         raise ValueError(f"learn={config.learn!r} needs {wanted}")
     out = Path(os.path.realpath(out))  # where a link leads; "." as it is now
     with ExitStack() as stack:

@@ -101,11 +101,12 @@ def d2im_losses(
             body = torch.where(batch["base_sdf"].isnan(), body, batch["base_sdf"])
         return {"base": losses.base_loss(base, body * SDF_SCALE)}
     sight, patches = _sight(batch), None
+    silhouette = batch["mask"]  # pasting takes a patch's border out of it, for L_lap
     if config.patch_share:
         with _exact(sight.uv):
             pasted = paste_patches(batch, sight.uv, sight.visible, config.patch_share)
         batch, patches = pasted
-    code, features = model.encode(batch["image"], config.learn, batch["mask"])
+    code, features = model.encode(batch["image"], config.learn, silhouette)
     base = None
     if config.learn == "all":
         base = model.base(code, batch["points"], sight.uv)  # (B, P), scaled

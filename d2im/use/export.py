@@ -235,8 +235,12 @@ def simplified(mesh: trimesh.Trimesh, faces: int) -> trimesh.Trimesh:
     made = trimesh.Trimesh(*made, process=False)
     # Thin parts collapse to pairs of faces back to back, whose vertices have no normal.
     counted = {"axis": 0, "return_inverse": True, "return_counts": True}
-    _, index, count = np.unique(np.sort(made.faces, axis=1), **counted)
-    made.update_faces(count[index.ravel()] != 2)
+    sides = np.sort(made.faces, axis=1)
+    _, index, count = np.unique(sides, **counted)
+    index, closed = index.ravel(), np.c_[made.faces, made.faces[:, 0]]
+    turns = np.sign(np.diff(closed, axis=1)).prod(1)  # 1 or -1: which way round
+    facing = np.bincount(index, turns)
+    made.update_faces((count[index] != 2) | (facing[index] != 0))
     if not len(made.faces):
         raise ValueError(
             f"nothing of the mesh is left with {faces} faces: ask for more"

@@ -137,16 +137,20 @@ def predict(
     framing = {"framed": framed, "background": model.background}
     framing["camera"] = framed_for
     image, mask, covers = load_framed(image, model.image_size, **framing)
-    camera = known or camera(image)
+    about = {"mask": mask, "covers": covers, "framed_for": framed_for}
+    return _predicted(model, image, known or camera(image), way, about)
+
+
+def _predicted(model, image, camera, way, about):
+    """A Prediction of a framed picture, whose object's mask `about` has."""
     weights, training = next(model.parameters()), model.training
     model.eval()
     batch = image[None].to(weights)
     batch = batch.contiguous(memory_format=torch.channels_last)  # a fifth faster
-    shape = mask[None].to(batch.device)
-    base, sdf, displacement = model.fields(batch, camera, way, shape)
+    mask = about["mask"][None].to(batch.device)
+    base, sdf, displacement = model.fields(batch, camera, way, mask)
     model.train(training)
-    about = {"way": way, "device": weights.device, "frame": model.frame, "mask": mask}
-    about |= {"covers": covers, "framed_for": framed_for}
+    about = about | {"way": way, "device": weights.device, "frame": model.frame}
     return Prediction(displacement.float().cpu(), camera, base, sdf, image, **about)
 
 
@@ -190,6 +194,7 @@ def reconstruct(
     return triangulate(found, resolution, base_mesh=base_mesh)
 
 
+@torch.no_grad()
 def _fitted(model, found):
     """A Prediction under the camera that its own base's outline asks for."""
     from .cameras import fit_camera  # of the extra "data", which others do not need
@@ -197,7 +202,6 @@ def _fitted(model, found):
     base = extract_mesh(found.base_sdf, FIT_RESOLUTION, device=found.device)
     known = {"mask": found.mask, "guess": found.camera, "size": model.image_size}
     fits = tuple(fit_camera(base, found.image, **known))
-    again = predict(model, found.image, fits[0].camera, way=found.way)
     kept = {name: getattr(found, name) for name in ("mask", "covers", "framed_for")}
     kept["fits"] = fits
-    return Prediction(**again.parts() | kept)
+    return _predicted(model, found.image, fits[0].camera, found.way, kept)
