@@ -44,7 +44,7 @@ UNSEALED = {"crc32": "00000000"}
 SEAL = b'{"__metadata__":{"crc32":"'
 SEALED = 8 + len(SEAL)
 START_RADIUS = 0.3  # world units, of the ball that an untrained base field is
-UNLIKE = 0.02  # of 1: what differs more from the background is the object's
+UNLIKE = 0.02  # of 1: what differs more from a background is the object
 SDF_SCALE = 10.0  # the released data's factor: distances of ~0.1 become of order 1
 
 

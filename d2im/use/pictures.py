@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from ..camera import Camera
 from ..data.files import one_line
+from ..networks import UNLIKE
 from . import cutting
 from .cutting import PictureWarning, cut_out
 
@@ -32,7 +33,6 @@ OPAQUE = 0.98  # of a picture: an alpha that hides less says nothing
 SOFT = 3  # pixels at working size: how far an object's soft edge reaches
 SUFFIXES = tuple(".png .jpg .jpeg .webp .avif .gif .bmp .tif .tiff .heic .heif".split())
 TRAINED = (-60, 60), (0, 40), (0.8, 1)  # `camera.random_camera`'s ranges
-UNLIKE = 0.02  # in [0, 1]: difference that tells an object from a model's background
 # A network of rembg's whose weights are free (Apache); its default one's are not.
 REMBG_MODEL = "u2net"
 # Medians over 144 views of procedural shapes as training draws them, in units of the
