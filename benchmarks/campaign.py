@@ -95,7 +95,9 @@ def make_data(options, out):
     few = {**settings, "views": 2}
     own = {"coarse": "levels", "textures": True}
     for split in ("train", "val", "test") if options.libraries else ():
-        views = settings | {"poses": POSES} if split == "train" else few
+        views = few
+        if split == "train":
+            views = settings | {"poses": POSES, "copies": options.copies}
         folder = out / f"furniture-{split}"
         prepare_sweethome(options.libraries, folder, split=split, **views, **own)
     prepare(split_pairs("val", 6), out / "val", split="val", **few)
@@ -130,6 +132,7 @@ def train_one(options, out, name, seed, resident=None):
     if options.libraries:
         held_out.append(out / "furniture-val")
         data["mirror"] = True
+    data["recolor"] = options.recolor
     if name == "d2im-relief":
         changes = changes | {"learn": options.learn}
     shapes = ShapeDataset(folders, **data)
@@ -603,6 +606,10 @@ def main():
     parser.add_argument("--first", metavar="MODEL", help="whose tensors to start from")
     about = "of models with L_rel: base or maps apart"
     ways = ["all", "base", "maps"]
+    about = "change the colours of what is trained on"
+    parser.add_argument("--recolor", action="store_true", help=about)
+    about = "of each piece of the libraries, stretched"
+    parser.add_argument("--copies", type=int, default=0, help=about)
     parser.add_argument(
         "--keep",
         type=int,

@@ -29,6 +29,7 @@ from d2im.data.dataset import (
     prepare,
     read_example,
     read_index,
+    recolored,
     safe_id,
     source_meshes,
     write_example,
@@ -273,6 +274,28 @@ def test_half_of_the_items_are_mirrored_where_asked(tiny_data):
         assert all(torch.equal(second[k], wanted[k]) for k in wanted)
         turned += flip
     assert 10 < turned < 30
+
+
+def test_colors_are_changed_where_asked_and_black_and_white_stay(tiny_data):
+    plain, other = (
+        ShapeDataset(tiny_data, points=64, recolor=m) for m in (False, True)
+    )
+    assert plain.fingerprint() != other.fingerprint()
+    first, second = plain[0, 1], other[0, 1]
+    assert torch.equal(second["image"], other[0, 1]["image"])
+    assert not torch.equal(second["image"], first["image"])
+    assert all(torch.equal(first[k], second[k]) for k in first if k != "image")
+    white = first["image"].amin(0) == 1
+    assert white.any() and (second["image"][:, white] == 1).all()
+
+    image = torch.rand(3, 4, 5, generator=torch.Generator().manual_seed(0))
+    middle, low = torch.full((3,), 0.5), torch.zeros(3)
+    order = torch.tensor([0.7, 0.1, 0.4])  # the second is least, then the third
+    assert torch.equal(recolored(image, torch.cat([middle, order])), image[[1, 2, 0]])
+    dark = recolored(image, torch.cat([low, order.sort().values]))
+    assert torch.allclose(dark, image ** (1 / dataset.RECOLOR))
+    both = recolored(torch.stack([image, image]), torch.rand(2, 6))
+    assert both.shape == (2, 3, 4, 5) and not torch.equal(*both)
 
 
 def test_a_fixed_view_is_kept_and_its_camera_sees_the_object(tiny_data):

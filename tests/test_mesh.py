@@ -150,6 +150,17 @@ def test_yaw_of_90_degrees_turns_front_to_plus_x(tmp_path):
         assert np.linalg.norm(turned - corner, axis=1).min() < 1e-9
 
 
+def test_a_stretch_that_is_none_is_refused(tmp_path):
+    path = tmp_path / "box.stl"
+    trimesh.creation.box((1, 1, 1)).export(path)
+    assert load_mesh(path, up="z", stretch=(2, 1, 1)).extents == pytest.approx(
+        np.array([2, 1, 1]) / 6**0.5
+    )
+    for wrong in ((1, 1), (1, 1, 0), (1, 1, np.nan)):
+        with pytest.raises(ValueError, match="stretch must be"):
+            load_mesh(path, stretch=wrong)
+
+
 @pytest.mark.parametrize("up, front", [("x", "-y"), ("-y", "x"), ("z", "x")])
 def test_up_and_front_come_to_plus_y_and_plus_z_without_mirroring(tmp_path, up, front):
     mesh = load_mesh(write_obj(tmp_path / "w.obj", WEDGE, WEDGE_FACES), up, front)

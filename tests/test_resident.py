@@ -92,6 +92,19 @@ def test_half_of_a_batch_is_mirrored_where_asked(data):
     assert 10 < turned.sum() < 30
 
 
+def test_colors_of_a_batch_are_changed_where_asked(data):
+    plain, other = (
+        ResidentShapes(ShapeDataset(data, None, points=64, recolor=recolor))
+        for recolor in (False, True)
+    )
+    keys = [(0, draw) for draw in range(8)]
+    first, second = plain.batch(keys), other.batch(keys)
+    assert all(torch.equal(first[k], second[k]) for k in first if k != "image")
+    changed = (first["image"] - second["image"]).abs().flatten(1).amax(1)
+    assert (changed > 0.02).all()
+    assert torch.equal(second["image"][3:4], other.batch(keys[3:4])["image"])
+
+
 def test_a_shape_with_fewer_views_is_drawn_from_those_it_has(data, tmp_path):
     folder = shutil.copytree(data, tmp_path / "data")
     dataset = ShapeDataset(folder, None, points=64)

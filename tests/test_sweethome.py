@@ -11,11 +11,19 @@ import pytest
 
 from d2im.__main__ import main
 from d2im.data import sweethome
-from d2im.data.dataset import INDEX_COLUMNS, ShapeDataset, read_index, write_index
+from d2im.data.dataset import (
+    INDEX_COLUMNS,
+    ShapeDataset,
+    read_index,
+    source_meshes,
+    stretched,
+    write_index,
+)
 from d2im.data.formats import read_surface
 from d2im.data.sweethome import (
     CATALOGUE,
     SPLITS,
+    credits_text,
     fixed_list,
     listed_items,
     prepare_sweethome,
@@ -217,6 +225,30 @@ def test_a_call_goes_on_in_a_moved_folder_and_without_an_index(tmp_path):
     assert made == {path: path.stat().st_mtime_ns for path in out.glob("*.npz")}
     assert [row["creator"] for row in before + after] == ["Anné"] * 4
     assert all(str(out) in row["source"] for row in before + after)
+
+
+def test_copies_are_the_piece_stretched_along_its_axes(tmp_path):
+    file, out = library(tmp_path / "Own.sh3f", ["a"]), tmp_path / "out"
+    rows = prepare_sweethome([file], out, copies=2, **QUICK)
+    names = [f"Own__Anné-a{end}" for end in ("", "~1", "~2")]
+    assert [row["id"] for row in rows] == names
+    assert [row["status"] for row in rows] == ["ok"] * 3
+    sides = np.ptp(BOX, axis=0)
+    for row in rows:
+        factors = np.array((row.get("stretch") or "1 1 1").split(), float)
+        assert (factors > 1 / 1.3001).all() and (factors < 1.3001).all()
+        whole = sides * factors / np.linalg.norm(sides * factors)  # radius 0.5
+        assert source_meshes(row)[0].extents == pytest.approx(whole, abs=1e-5)
+    assert rows[1]["stretch"] != rows[2]["stretch"]
+    made = {row["id"]: (out / f"{row['id']}.npz").stat().st_mtime_ns for row in rows}
+    (out / "index.csv").unlink()  # the rows that the examples carry say it, too
+    again = prepare_sweethome([file], out, copies=3, **QUICK)
+    assert again[1]["stretch"] == rows[1]["stretch"] and len(again) == 4
+    for name, time in made.items():
+        assert (out / f"{name}.npz").stat().st_mtime_ns == time
+    assert credits_text(again).count("by Ann") == 1
+    with pytest.raises(ValueError, match="-1 copies, stretched by at most 1.3"):
+        stretched([], -1)
 
 
 def test_a_changed_piece_is_made_again_alone(tmp_path):

@@ -20,6 +20,7 @@ import hashlib
 import io
 import itertools
 import json
+import math
 import os
 import re
 import shutil
@@ -61,6 +62,7 @@ INDEX_COLUMNS = [*NEEDED_COLUMNS, *STATE_COLUMNS]
 # coarse body was made.
 REPAIR_COLUMNS = ["caps", "interior", "repair", "coarse"]
 COARSE = "none", "levels"
+SHAPE_COLUMNS = ["stretch"]  # of copies that are stretched, see `stretched`
 CREDIT_COLUMNS = ["title", "creator", "licence", "library"]  # of a furniture library
 REPAIRS = {"caps": ("auto", "close", "keep"), "interior": ("fill", "keep")}
 BEFORE = {"caps": "close", "interior": "keep"}  # where these columns are missing
@@ -75,6 +77,7 @@ BAD_IN_ID = re.compile(
 # A view's members and the type they are stored in. Facet normals or 8 bits would drown
 # the Laplacian target, hence half precision for the normals.
 VIEW_TYPES = {"image": "u1", "mask": "u1", "normals": "f2", "depth": "f2"}
+RECOLOR = 1.6  # gamma of a channel, at most
 DRAWN = "points", "sdf", "gradients", "base_sdf", "weights"  # members by point
 
 
@@ -612,7 +615,7 @@ def _stored_row(path):
                 raise ValueError("no row")
             found = np.lib.format.read_array(io.BytesIO(archive.read(info)))
         found = json.loads(str(found))
-        known = (*row, *REPAIR_COLUMNS, *CREDIT_COLUMNS)
+        known = (*row, *REPAIR_COLUMNS, *SHAPE_COLUMNS, *CREDIT_COLUMNS)
         row |= {key: str(found[key]) for key in known if key in found}
         if not row["status"]:
             raise ValueError("no status")
@@ -798,11 +801,37 @@ def _items(source, up, yaw, rows=(), repair=None):
     return items
 
 
+def stretched(
+    items: Iterable[dict], copies: int, most: float = 1.3, seed: int = 0
+) -> list[dict]:
+    """Mesh files and copies of them that are stretched along the axes, for training.
+
+    Few shapes are learned by heart; a wider or lower one of the same parts is another.
+
+    Args: items: dicts that rows begin with, see `sweethome.listed_items`.
+        copies: of each. most: factors are log-uniform in [1 / most, most].
+        seed: with the id it fixes the factors.
+    Returns: the items, then their copies, whose ids end in "~1", "~2", ...
+    Raises: ValueError: most is below 1, or copies below 0.
+    """
+    if not (copies >= 0 and 1 <= most < math.inf):
+        raise ValueError(f"got {copies} copies, stretched by at most {most}")
+    items = list(items)
+    more = []
+    for item in items:
+        rng = np.random.default_rng([seed, zlib.crc32(item["id"].encode())])
+        for k in range(1, copies + 1):
+            factors = most ** rng.uniform(-1, 1, 3)
+            words = " ".join(f"{factor:.4f}" for factor in factors)
+            more.append(item | {"id": f"{item['id']}~{k}", "stretch": words})
+    return items + more
+
+
 def source_meshes(row: dict) -> tuple[trimesh.Trimesh, trimesh.Trimesh | None]:
     """Make or read the meshes that a row of the index stands for.
 
     Args: row with family and seed, or with source (a mesh file), up, yaw and, where it
-        was made so, caps, interior and coarse.
+        was made so, caps, interior, coarse and stretch.
     Returns: detailed and coarse trimesh.Trimesh, world frame; None where unknown, and
         twice the same where nothing was found to take away.
     """
@@ -811,6 +840,8 @@ def source_meshes(row: dict) -> tuple[trimesh.Trimesh, trimesh.Trimesh | None]:
 
         turn = {"up": row["up"], "yaw": float(row["yaw"])}
         repair = {name: row.get(name) or before for name, before in BEFORE.items()}
+        if row.get("stretch"):
+            turn["stretch"] = tuple(map(float, row["stretch"].split()))
         mesh = load_mesh(row["source"], **turn, **repair)
         if row.get("coarse") != "levels":
             return mesh, None
@@ -869,6 +900,7 @@ class ShapeDataset:
         points: drawn per item, half inside. view: a fixed one; None draws one.
         weighted: draw by density weight, not uniformly. seed: of views and draws.
         mirror: half of the items are of the shape's mirror image, see `mirrored`.
+        recolor: the pictures' colours are changed, see `recolored`.
     Raises: FileNotFoundError: no index. ValueError: no usable example of that split.
     """
 
@@ -886,6 +918,7 @@ class ShapeDataset:
         weighted=True,
         seed=0,
         mirror=False,
+        recolor=False,
     ):
         folders = [folder] if isinstance(folder, str | os.PathLike) else folder
         self.folders = [Path(folder) for folder in folders]
@@ -904,7 +937,7 @@ class ShapeDataset:
             wrong = f"no usable example of split {split!r} in {where}"
             raise ValueError(f"{wrong}; there are: {known}")
         self.points, self.view, self.weighted, self.seed = points, view, weighted, seed
-        self.mirror = mirror
+        self.mirror, self.recolor = mirror, recolor
         self._kept, self._held, self._is_full, self._members = {}, 0, False, {}
         self._sound = {}  # members that were read once, by shape
         self._sharers = 1  # of the memory
@@ -969,7 +1002,8 @@ class ShapeDataset:
         columns = [name for name in NEEDED_COLUMNS if name != "seconds"]
         shapes = [[row[name] for name in columns] for row in self.rows]
         draws = [self.points, self.view, self.weighted, self.seed]
-        draws += ["mirror"] if self.mirror else []  # earlier runs do not know of it
+        # earlier runs do not know of these
+        draws += [name for name in ("mirror", "recolor") if getattr(self, name)]
         settings = (folder / "settings.json" for folder in self.folders)
         text = {"encoding": "utf-8", "errors": "replace"}
         made = "".join(path.read_text(**text) for path in settings if path.is_file())
@@ -1029,7 +1063,23 @@ class ShapeDataset:
         item |= {"image": item["image"] / 255, "mask": item["mask"] > 0}
         if self.mirror:
             item = mirrored(item, torch.tensor(rng.random() < 0.5))
+        if self.recolor:
+            chance = torch.from_numpy(rng.random(6, dtype=np.float32))
+            item["image"] = recolored(item["image"], chance)
         return item
+
+
+def recolored(image: Tensor, chance: Tensor) -> Tensor:
+    """Pictures in other colours: the channels in another order, each with a gamma.
+
+    Black and white stay. For a code that tells shapes apart, not their paints.
+
+    Args: image: (..., 3, H, W) in [0, 1]. chance: (..., 6), uniform in [0, 1): gammas,
+        log-uniform in [1 / RECOLOR, RECOLOR], and the order.
+    """
+    gamma = RECOLOR ** (2 * chance[..., :3] - 1)
+    order = chance[..., 3:].argsort(-1)[..., None, None].expand(image.shape)
+    return image.gather(-3, order) ** gamma[..., None, None]
 
 
 def mirrored(item: dict[str, Tensor], chosen: Tensor) -> dict[str, Tensor]:

@@ -80,6 +80,7 @@ def load_mesh(
     caps: str = "auto",
     interior: str = "keep",
     opening: float = OPENING,
+    stretch: tuple[float, float, float] = (1.0, 1.0, 1.0),
 ) -> trimesh.Trimesh:
     """Read a mesh file and bring it into the world frame.
 
@@ -99,6 +100,7 @@ def load_mesh(
         interior: "fill" counts as inside what cannot be reached from outside, and
             leaves out the surface in there; "keep" leaves cavities.
         opening: what "fill" takes for closed, world units, see `fill_interior`.
+        stretch: factors along the world's axes, before it is normalised.
     Returns: trimesh.Trimesh, y up, normalised. `face_attributes` hold "part" (F,) ints
         and, where the file has materials, "color" (F, 3) in [0, 1], display RGB.
         Of its textures "worn" (F,) and "uv" (F, 8) and `metadata["worn"]` know.
@@ -109,7 +111,11 @@ def load_mesh(
         ValueError: it cannot be read, holds no usable surface, or an open sheet where
             these are refused; or axes that are none.
     """
-    turn = turn_to_world(up, front, yaw)
+    if not (np.shape(stretch) == (3,) and np.all(np.isfinite(stretch))):
+        raise ValueError(f"stretch must be three numbers, got {stretch!r}")
+    if min(stretch) <= 0:
+        raise ValueError(f"stretch must be above 0, got {stretch!r}")
+    turn = np.diag(stretch) @ turn_to_world(up, front, yaw)
     check_repair(caps, interior)
     if not 0 < opening < RADIUS:
         raise ValueError(f"opening must be in (0, 0.5), got {opening!r}")

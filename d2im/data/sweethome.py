@@ -18,7 +18,7 @@ from urllib.parse import unquote
 
 import numpy as np
 
-from .dataset import CREDIT_COLUMNS, ExampleConfig, prepare, safe_id
+from .dataset import CREDIT_COLUMNS, ExampleConfig, prepare, safe_id, stretched
 from .files import one_line, write_whole
 
 if TYPE_CHECKING:
@@ -266,27 +266,30 @@ def prepare_sweethome(
     config: ExampleConfig | None = None,
     *,
     split: str = "all",
+    copies: int = 0,
     **options,
 ) -> list[dict]:
     """Turn Sweet Home 3D's libraries into example files, by the fixed list.
 
     Args: files, split: see `listed_items`. out, config, options: see `prepare`.
+        copies: of each piece, stretched, see `dataset.stretched`.
     Returns: the rows of the index that belong to the pieces, with "title", "creator",
         "licence" and "library".
     Raises: as `listed_items` and `prepare`.
     """
-    return prepare(listed_items(files, out, split), out, config, **options)
+    items = stretched(listed_items(files, out, split), copies)
+    return prepare(items, out, config, **options)
 
 
 def credits_text(rows: Iterable[dict]) -> str:
     """A text in Markdown that names whose the pieces of an index are.
 
-    Args: rows: of an index, or as `listed_items` gives them; those that have no creator
-        are left out.
+    Args: rows: of an index, or as `listed_items` gives them; stretched copies and those
+        that have no creator are left out.
     """
     lines, groups = [CREDITS], {}
     for row in rows:
-        if row.get("creator"):
+        if row.get("creator") and not row.get("stretch"):
             groups.setdefault((row["library"], row["licence"]), []).append(row)
     for (library, licence), own in sorted(groups.items()):
         lines += [f"## {library}", "", f"{len(own)} pieces. Licence: {licence}.", ""]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ..data.dataset import VIEW_TYPES, mirrored
+from ..data.dataset import VIEW_TYPES, mirrored, recolored
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     from ..data.dataset import ShapeDataset
 
-MIRROR = 1 << 20  # added to a draw's number, that of its mirroring
+# Added to a draw's number, those of its mirroring and colours.
+MIRROR, RECOLOR = 1 << 20, 1 << 21
 POINTS = "points", "sdf", "base_sdf", "weights", "gradients"
 
 
@@ -129,6 +130,10 @@ class ResidentShapes:
         item["mask"] = item["mask"] > 0
         if data.mirror:
             item = mirrored(item, hashed(row[:, 0] + MIRROR) % 2 > 0)
+        if data.recolor:
+            number = RECOLOR + torch.arange(6, device=self.device)
+            chance = (hashed(row + number) >> 8) / 2**24  # (B, 6)
+            item["image"] = recolored(item["image"], chance)
         return item
 
 
