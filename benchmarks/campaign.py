@@ -606,6 +606,7 @@ def main():
     parser.add_argument("--first", metavar="MODEL", help="whose tensors to start from")
     about = "of models with L_rel: base or maps apart"
     ways = ["all", "base", "maps"]
+    parser.add_argument("--learn", default="all", choices=ways, help=about)
     about = "change the colours of what is trained on"
     parser.add_argument("--recolor", action="store_true", help=about)
     about = "of each piece of the libraries, stretched"
@@ -618,7 +619,6 @@ def main():
         metavar="STAGES",
         help="of a mobile encoder that are not taught",
     )
-    parser.add_argument("--learn", default="all", choices=ways, help=about)
     parser.add_argument("--folder", default="runs", help=argparse.SUPPRESS)
     defaults = GPU if "--gpu" in sys.argv else CPU
     for name, value in defaults.items():
