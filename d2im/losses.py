@@ -22,9 +22,17 @@ DELTA = 0.02  # world units: how near the surface detail lives
 Mean = Callable[[Tensor, Tensor], Tensor]  # of errors, where they are chosen
 
 
-def base_loss(base_sdf: Tensor, sdf: Tensor) -> Tensor:
-    """L_B: mean squared error of the base field over all sampled points."""
-    return F.mse_loss(base_sdf, sdf)
+def base_loss(base_sdf: Tensor, sdf: Tensor, quantile: float = 0.0) -> Tensor:
+    """L_B: mean squared error of the base field over all sampled points.
+
+    With a quantile q in (0, 1) least where the base is that quantile of what a picture
+    leaves possible: inside where the chance of inside is above q. The mean of uncertain
+    thin parts lies outside, where distances are larger, and they vanish.
+    """
+    if not quantile:
+        return F.mse_loss(base_sdf, sdf)
+    off = sdf - base_sdf
+    return 2 * torch.maximum(quantile * off, (quantile - 1) * off).mean()
 
 
 def sdf_loss(displaced: Tensor, sdf: Tensor) -> Tensor:

@@ -187,13 +187,15 @@ def test_a_campaigns_trainings_share_what_they_train_on(
     options = SimpleNamespace(points=64, libraries=["a.sh3f"], start=None, steps=5)
     vars(options).update(batch=2, rate=1e-3, precision="float32", compile=False)
     vars(options).update(preset="small", first=None, folder="runs", learn="all", keep=0)
+    vars(options).update(recolor=True, quantile=0.0)
     folders = campaign.train_folders(options, tmp_path)
     shared = campaign.ResidentShapes(ShapeDataset(folders))
     campaign.train_one(options, tmp_path, "d2im", 0, shared)
     (_, shapes, *_), used = given[0]
     assert used["resident"] is shared and len(used["validation"]) == 6
     drawn = shared.drawn_as(shapes)
-    assert drawn.dataset.mirror and len(drawn.tensors["sdf"]) == 6
+    assert drawn.dataset.mirror and drawn.dataset.recolor
+    assert len(drawn.tensors["sdf"]) == 6
 
 
 def test_a_campaigns_command_names_no_persons_disk(campaign, monkeypatch):

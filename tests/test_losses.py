@@ -88,6 +88,17 @@ def test_base_and_sdf_loss_are_mean_square_and_mean_absolute():
     assert losses.sdf_loss(a, b).item() == 2
 
 
+@pytest.mark.parametrize("quantile", [0.2, 0.5, 0.7])
+def test_base_loss_with_a_quantile_is_least_at_that_quantile(quantile):
+    draws = torch.rand(1, 1000, generator=torch.Generator().manual_seed(0)) ** 3
+    grid = torch.linspace(0, 1, 501)
+    values = [losses.base_loss(x.expand_as(draws), draws, quantile) for x in grid]
+    best = grid[torch.stack(values).argmin()].item()
+    assert best == pytest.approx(draws.quantile(quantile).item(), abs=0.004)
+    away = losses.base_loss(draws + 0.5, draws, quantile).item()
+    assert away == pytest.approx(1 - quantile, abs=1e-5)  # at 0.5 the mean error
+
+
 def test_visible_loss_is_the_mean_error_over_the_chosen_points():
     displaced = torch.tensor([[1.0, -3.0, 7.0]], requires_grad=True)
     chosen = torch.tensor([[True, True, False]])

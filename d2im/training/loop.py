@@ -75,6 +75,7 @@ class TrainingConfig:
     weight_decay: float = 1e-5
     clip_norm: float = 100.0  # for a bad step only: at 1, learning took a third longer
     laplacian_weight: float = 1.0  # λ
+    base_quantile: float = 0.0  # of L_B in (0, 1), see `losses.base_loss`; 0: squares
     visible_weight: float = 0.0  # of L_vis, which the paper does not have
     relief_weight: float = 0.0  # of L_rel, for L_sdf and L_vis; base learns F_coarse
     patch_share: float = 0.0  # of pictures with another's patch in them; with L_rel
@@ -89,6 +90,9 @@ class TrainingConfig:
     def __post_init__(self):
         if self.patch_share and not self.relief_weight:
             raise ValueError("patch_share needs relief_weight: L_rel knows their truth")
+        if not 0 <= self.base_quantile < 1:
+            wrong = f"base_quantile must be in [0, 1), not {self.base_quantile}"
+            raise ValueError(wrong)
         if self.learn not in ("all", *PARTS):
             raise ValueError(f"learn must be all, base or maps, not {self.learn!r}")
         if self.learn == "maps" and not self.relief_weight:

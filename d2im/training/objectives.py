@@ -99,7 +99,8 @@ def d2im_losses(
         body = batch["sdf"]
         if config.relief_weight:
             body = torch.where(batch["base_sdf"].isnan(), body, batch["base_sdf"])
-        return {"base": losses.base_loss(base, body * SDF_SCALE)}
+        body = body * SDF_SCALE
+        return {"base": losses.base_loss(base, body, config.base_quantile)}
     sight, patches = _sight(batch), None
     silhouette = batch["mask"]  # pasting takes a patch's border out of it, for L_lap
     if config.patch_share:
@@ -112,9 +113,9 @@ def d2im_losses(
         base = model.base(code, batch["points"], sight.uv)  # (B, P), scaled
     displacement = model.displacement_decoder(features)  # (B, 2, H, W), scaled
     if config.relief_weight:
-        terms = relief_terms(base, displacement, batch, sight, patches)
+        terms = relief_terms(base, displacement, batch, sight, config, patches)
     else:
-        terms = field_terms(base, displacement, batch, sight, config.visible_weight)
+        terms = field_terms(base, displacement, batch, sight, config)
     maps = laplacian_maps(displacement[:, 0] / SDF_SCALE, batch, config.laplacian_form)
     terms["laplacian"] = losses.laplacian_loss(
         *maps, sight.uv, sight.visible, shared_mean
@@ -127,7 +128,7 @@ def field_terms(
     displacement: Tensor,
     batch: dict[str, Tensor],
     sight: Sight,
-    visible_weight: float = 0.0,
+    config: TrainingConfig,
 ) -> dict[str, Tensor]:
     """The paper's: base, f_B against F; sdf, f against F; visible if it has a weight.
 
@@ -135,9 +136,9 @@ def field_terms(
     """
     sdf = batch["sdf"] * SDF_SCALE
     displaced = displaced_sdf(base, displacement, sight.uv, sight.front)
-    terms = {"base": losses.base_loss(base, sdf)}
+    terms = {"base": losses.base_loss(base, sdf, config.base_quantile)}
     terms["sdf"] = losses.sdf_loss(displaced, sdf)
-    if visible_weight:  # for the maps: the base would go flat at the surface
+    if config.visible_weight:  # for the maps: the base would go flat at the surface
         fixed = displaced - base + base.detach()
         terms["visible"] = losses.visible_loss(fixed, sdf, sight.visible, shared_mean)
     return terms
@@ -148,6 +149,7 @@ def relief_terms(
     displacement: Tensor,
     batch: dict[str, Tensor],
     sight: Sight,
+    config: TrainingConfig,
     patches: Patches | None = None,
 ) -> dict[str, Tensor]:
     """Ours, F_coarse known: base, f_B against it; relief, f_D against F - F_coarse.
@@ -166,7 +168,7 @@ def relief_terms(
     found = displaced_sdf(torch.zeros_like(sdf), displacement, sight.uv, sight.front)
     terms = {}
     if base is not None:
-        terms["base"] = losses.base_loss(base, coarse)
+        terms["base"] = losses.base_loss(base, coarse, config.base_quantile)
         # Shapes whose coarse body nobody knows learn by the paper's losses.
         terms["sdf"] = shared_mean((base + found - sdf).abs(), ~known)
     back = ~sight.front & known & (batch["sdf"].abs() < losses.DELTA)
