@@ -69,10 +69,8 @@ MODELS = {
     "d2im-relief": (D2IMNet, RELIEF, True, 1.0),
 }
 ONE_SEED = "camera", "d2im-uniform", "d2im-relief"
-# Of real furniture: a little wider than the pictures people have; how often a piece is
-# drawn for each procedural shape's time.
+# Of real furniture: a little wider than the pictures people have.
 POSES = {"azimuth": (-75, 75), "elevation": (-5, 45), "ratio": (0.8, 1.1)}
-OFTEN = 4
 PACKAGED = {"d2im": "d2im", "imnet": "imnet", "disn": "disn", "camera": "camera"}
 PACKAGED |= {"d2im-relief": "relief"}  # the first part of their folders' names
 # `shapes` of each training family; `plain`: more of each, without their relief, for
@@ -178,7 +176,7 @@ def train_one(options, out, name, seed, resident=None):
 
 def train_folders(options, out):
     """The folders that all models train on, one as often as it is drawn from."""
-    furniture = [out / "furniture-train"] * OFTEN if options.libraries else []
+    furniture = [out / "furniture-train"] * options.often if options.libraries else []
     return [out / "train", *furniture]
 
 
@@ -614,6 +612,8 @@ def main():
     parser.add_argument("--recolor", action="store_true", help=about)
     about = "of each piece of the libraries, stretched"
     parser.add_argument("--copies", type=int, default=0, help=about)
+    about = "draws of a piece or copy for each procedural shape's"
+    parser.add_argument("--often", type=int, default=4, help=about)
     parser.add_argument(
         "--keep",
         type=int,

@@ -187,7 +187,7 @@ def test_a_campaigns_trainings_share_what_they_train_on(
     options = SimpleNamespace(points=64, libraries=["a.sh3f"], start=None, steps=5)
     vars(options).update(batch=2, rate=1e-3, precision="float32", compile=False)
     vars(options).update(preset="small", first=None, folder="runs", learn="all", keep=0)
-    vars(options).update(recolor=True, quantile=0.0)
+    vars(options).update(recolor=True, quantile=0.0, often=4)
     folders = campaign.train_folders(options, tmp_path)
     shared = campaign.ResidentShapes(ShapeDataset(folders))
     campaign.train_one(options, tmp_path, "d2im", 0, shared)
