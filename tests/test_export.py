@@ -113,6 +113,14 @@ def test_the_picture_colours_what_it_sees_and_the_rest_as_beside(ball):
         assert np.allclose(colors[side][blue], [0, 0, 0.5], atol=0.02)
 
 
+def test_colors_of_the_back_have_no_seams(ball):
+    colors, points = picture_colors(ball, ball.mesh), ball.mesh.vertices
+    a, b = ball.mesh.edges_unique.T
+    step, behind = np.abs(colors[a] - colors[b]).max(1), points[:, 2] < -0.1
+    assert 0.01 < step[behind[a] & behind[b]].max() < 0.15
+    assert step[~behind[a]].max() > 0.3  # where the picture itself has one
+
+
 def test_what_something_hides_does_not_take_its_colour():
     near = trimesh.creation.box((0.2, 0.2, 0.02)).apply_translation((-0.2, 0, 0.3))
     far = trimesh.creation.box((0.8, 0.6, 0.02)).apply_translation((0, 0, -0.1))

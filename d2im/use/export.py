@@ -17,6 +17,7 @@ import torch
 import trimesh
 from PIL import Image
 from scipy.ndimage import binary_erosion
+from scipy.sparse import coo_array, diags_array
 from scipy.spatial import cKDTree
 from trimesh.visual.color import srgb_to_linear
 from trimesh.visual.material import PBRMaterial
@@ -37,6 +38,7 @@ SMALL = 0.01  # of the volume: parts and cavities below are specks
 SMALL_OWN = 1e-4  # of a body of one's own: its knobs and wheels are no specks
 SQUARE = 0.2  # cosine to the view from which a picture's colour is taken
 SAME = 0.02  # world units behind the nearest surface that are still it
+SOFT = 20  # times that unseen colours take the mean of their neighbours'
 ALIKE = 0.3  # world units that count as much as opposite normals do half
 Z_UP = np.array([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
 
@@ -283,6 +285,16 @@ def picture_colors(prediction: Prediction, mesh: trimesh.Trimesh) -> np.ndarray 
     places = np.hstack([points, ALIKE * normals])
     _, like = cKDTree(places[seen]).query(places[~seen], k=min(8, seen.sum()))
     colors[~seen] = colors[seen][like.reshape(len(like), -1)].mean(1)
+    # Neighbours may have found other ones: seams, softened along the mesh's edges.
+    a, b = mesh.edges_unique.T
+    joined = coo_array(
+        (np.ones(2 * len(a)), (np.r_[a, b], np.r_[b, a])), [len(seen)] * 2
+    )
+    count = joined.sum(1)
+    at = np.flatnonzero(~seen & (count > 0))
+    means = diags_array(1 / count[at]) @ joined.tocsr()[at]
+    for _ in range(SOFT):
+        colors[at] = means @ colors
     return colors
 
 
