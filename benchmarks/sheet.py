@@ -2,13 +2,15 @@
 
     python benchmarks/sheet.py FOLDER photo.png --rendered 5 --out sheet.png
     python benchmarks/sheet.py --rendered 20 --refine --out sheet.webp
+    python benchmarks/sheet.py FOLDER --data data/real --shapes 20
 
 A row a picture: as it is given; cut out and framed; the overlay; the result from the
-same side, and turned by 60° and 180°. The camera is the camera network's guess, with
---fit-camera moved until the base's outline is the picture's. Rendered are shapes that
-no model was trained on, of families that are, and of those that never are, in turn;
---refine takes the coarse body of each and finds the camera by that. Printed are the
-camera and the IoU of the object's mask in the picture with that of the result.
+same side, and turned by 60° and 180°; the base. Of prepared examples (--data) the
+camera is known. Elsewhere it is the camera network's guess, with --fit-camera moved
+until the base's outline is the picture's. Rendered are shapes that no model was trained
+on, of families that are, and of those that never are, in turn; --refine takes the
+coarse body of each and finds the camera by that. Printed are the camera and the IoU of
+the object's mask in the picture with that of the result.
 """
 
 import common
@@ -20,19 +22,23 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from d2im.camera import random_camera
+from d2im.data.dataset import ShapeDataset
 from d2im.data.files import one_line
 from d2im.data.rendering import Renderer, render
 from d2im.data.shapes import make_shape, split_pairs
+from d2im.evaluate.benchmark import spread
 from d2im.networks import CameraNet, D2IMNet
-from d2im.use.overlay import SIDE, strip
+from d2im.use.overlay import SIDE, strip, turned
 from d2im.use.pictures import PictureWarning, find_pictures
 from d2im.use.reconstruction import CAMERA_MODEL, MODEL, reconstruct
 from d2im.use.refinement import RefineOptions, refine
 
-NAMES = "picture", "cut out, framed", "overlay", "result", "turned by 60°", "by 180°"
+NAMES = "picture", "cut out, framed", "overlay", "result"
+NAMES += "turned by 60°", "by 180°", "base"
 LINE = 18  # pixels of a line of text
 
 
@@ -40,6 +46,8 @@ def main():
     parser = common.arguments(__doc__)
     parser.add_argument("pictures", nargs="*", help="files, or folders of them")
     parser.add_argument("--rendered", type=int, default=0, metavar="COUNT")
+    parser.add_argument("--data", nargs="+", default=[], help="prepared examples")
+    parser.add_argument("--shapes", type=int, help="of each folder, spread (all)")
     parser.add_argument("--model", default=str(MODEL), help="folder")
     parser.add_argument("--camera-model", default=str(CAMERA_MODEL), help="folder")
     parser.add_argument("--fit-camera", action="store_true")
@@ -51,7 +59,6 @@ def main():
     model = D2IMNet.from_pretrained(options.model).eval()
     guess = CameraNet.from_pretrained(options.camera_model).camera
     known = {"resolution": options.resolution, "fit": options.fit_camera}
-    known["base_mesh"] = False
     settings = RefineOptions(resolution=options.resolution)
 
     def work(path, body=None):
@@ -59,10 +66,16 @@ def main():
             return refine(model, body, path, options=settings)
         return reconstruct(model, path, guess, **known)
 
+    def seen(image, camera):  # framed already
+        return lambda _: reconstruct(model, image, camera, options.resolution)
+
     rows = [row(path, work) for path in find_pictures(options.pictures)]
     with tempfile.TemporaryDirectory() as folder:
         for path, shape in rendered(options.rendered, Path(folder)):
             rows.append(row(path, lambda p, s=shape: work(p, s.coarse)))
+        for data in options.data:
+            for path, image, camera in prepared(data, options.shapes, Path(folder)):
+                rows.append(row(path, seen(image, camera)))
     sheet = Image.new(
         "RGB", (len(NAMES) * SIDE, LINE + sum(r.height for r in rows)), "white"
     )
@@ -92,6 +105,16 @@ def rendered(count, folder):
         yield path, shape
 
 
+def prepared(data, count, folder):
+    """Picture files of prepared examples, the pictures and their cameras."""
+    shapes = ShapeDataset(data, None)
+    for index in spread(len(shapes), count or 0):
+        image = shapes.example(index)["image_0"]
+        path = folder / f"{shapes.rows[index]['id']}.png"
+        Image.fromarray(np.moveaxis(image, 0, 2)).save(path)
+        yield path, torch.from_numpy(image / 255).float(), shapes.camera(index, 0)
+
+
 def row(path, work):
     """A picture of a row: what is given, and what `work` makes of it, or why not."""
     made = Image.new("RGB", (len(NAMES) * SIDE, SIDE + LINE), "white")
@@ -102,6 +125,9 @@ def row(path, work):
             made.paste(given, (0, LINE), given)
             found = work(path)
             made.paste(strip(found), (SIDE, LINE))
+            if found.base_mesh is not None:
+                base = turned(found.base_mesh, [found.camera.resized(SIDE)])[0]
+                made.paste(base, ((len(NAMES) - 1) * SIDE, LINE))
             said = ["camera {:.0f}, {:.0f}, {:.2f}".format(*found.camera.pose)]
             mask = found.mask.numpy()
             camera = found.camera.resized(len(mask))  # a network's picture is its own
