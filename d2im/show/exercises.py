@@ -43,11 +43,11 @@ EXERCISES = {
     ),
     "wrong camera": Exercise(
         "no",
-        "What is the base made from: from the code of the whole picture, or at u(p)?",
-        "The base is decoded from the picture's code and a point in the object's own "
-        "frame. The camera only tells where in the map a point looks, u(p), so it "
-        "moves the relief over an unmoved base.",
-        spellings=("n", "false", "none", "nothing", "it does not"),
+        "What are the maps made from: the picture alone, or the camera, too?",
+        "The maps are made from the picture alone, a number a pixel. The camera only "
+        "tells where in them a point looks, u(p). The paper's base is the picture's "
+        "alone as well, and so stays; one that also looks the picture up at u(p) bends.",
+        spellings=("n", "false", "none", "nothing", "they do not"),
     ),
     "period": Exercise(
         4,
