@@ -193,6 +193,23 @@ def test_faces_back_to_back_are_left_out_and_every_normal_is_one(tmp_path):
         simplified(ring, 20)
 
 
+def test_what_simplifying_breaks_off_is_a_speck(tmp_path):
+    arc = np.linspace(0, np.pi, 24)
+    large, small = (
+        np.c_[radius * np.sin(arc), y - radius * np.cos(arc)]
+        for y, radius in ((-0.1, 0.3), (0.4, 0.05))
+    )
+    stalk = np.c_[np.full(60, 0.005), np.linspace(0.21, 0.34, 60)]
+    profile = np.vstack([large[:-1], stalk, small[2:]])
+    flower = trimesh.creation.revolve(profile, sections=4)
+    assert flower.body_count == 1 and simplified(flower, 60).body_count > 1
+    found = reconstruction(flower)
+    for keep, parts in (("large", 1), ("all", simplified(flower, 60).body_count)):
+        path = tmp_path / f"{keep}.stl"
+        found.export(path, keep=keep, faces=60)
+        assert trimesh.load(path).body_count == parts
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

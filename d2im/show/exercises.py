@@ -46,7 +46,7 @@ EXERCISES = {
         "What are the maps made from: the picture alone, or the camera, too?",
         "The maps are made from the picture alone, a number a pixel. The camera only "
         "tells where in them a point looks, u(p). The paper's base is the picture's "
-        "alone as well, and so stays; one that also looks the picture up at u(p) bends.",
+        "alone as well, and stays; one that also looks the picture up at u(p) bends.",
         spellings=("n", "false", "none", "nothing", "they do not"),
     ),
     "period": Exercise(

@@ -90,8 +90,8 @@ def export_mesh(
     if whole is None:
         raise ValueError(f"there is no {which!r} mesh to write")
     mesh = kept_mesh(found, keep, whole)
-    if faces is not None:
-        mesh = simplified(mesh, faces)
+    if faces is not None:  # which may break off specks
+        mesh = kept_mesh(found, keep, simplified(mesh, faces))
     colors = None
     if which == "colored":
         colors = found.colored().visual.vertex_colors[:, :3] / 255
