@@ -478,8 +478,13 @@ def pack(options, out):
         ours = [f"; {term} with weight {w:g}" for term, w in ours.items() if w]
         if share := trained.get("patch_share"):
             ours.append(f"; a patch of another in {share:.0%} of the pictures")
+        if quantile := trained.get("base_quantile"):
+            ours.append(f"; L_B at the quantile {quantile:g}")
+        ours.append("; their colours changed" * options.recolor)
         plain = len(read_index(out / "plain")) if name == "d2im-relief" else 0
-        real = len(read_index(out / "furniture-train")) if options.libraries else 0
+        real = read_index(out / "furniture-train") if options.libraries else []
+        copies = sum(bool(row.get("stretch")) for row in real)
+        real = len(real) - copies
         first, taken, batch = started(options, source.name)
         records = read_records(first) if first else []
         records += [r | {"step": r["step"] + taken} for r in read_records(source)]
@@ -503,7 +508,8 @@ def pack(options, out):
             shapes=len(ShapeDataset(out / "train")),
             plain=f" and {plain:,} bodies without relief" * bool(plain),
             views=options.views,
-            furniture=f"; {real:,} pieces of Sweet Home 3D's" * bool(real),
+            furniture=f"; {real:,} pieces of Sweet Home 3D's" * bool(real)
+            + f", {copies:,} stretched copies" * bool(copies),
             weights=given_weights(options, model),
             seen="furniture" if real else "procedural furniture",
             before=f"{taken} steps of {batch} on a GPU, then " * bool(first),

@@ -408,7 +408,7 @@ def _sweethome():
     about = "bodies without relief, for L_rel: none or levels (none)"
     modes = ["none", "levels"]
     add("--coarse", default="none", choices=modes, metavar="MODE", help=about)
-    about = "of each, stretched along the axes by up to 1.3 (0)"
+    about = "of each to train on, stretched along the axes (0)"
     add("--copies", type=int, default=0, help=about)
     add("--workers", type=int, default=1, help="processes (1)")
     add("--memory-gb", type=float, metavar="GB", help="for one (1 to 4)")

@@ -196,6 +196,10 @@ def test_a_campaigns_trainings_share_what_they_train_on(
     drawn = shared.drawn_as(shapes)
     assert drawn.dataset.mirror and drawn.dataset.recolor
     assert len(drawn.tensors["sdf"]) == 6
+    options.quantile = 0.4
+    campaign.train_one(options, tmp_path, "d2im-relief", 0)
+    config = given[1][0][3]
+    assert config.base_quantile == 0.4 and config.relief_weight == 60
 
 
 def test_a_campaigns_command_names_no_persons_disk(campaign, monkeypatch):

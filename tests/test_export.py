@@ -193,6 +193,17 @@ def test_faces_back_to_back_are_left_out_and_every_normal_is_one(tmp_path):
         simplified(ring, 20)
 
 
+def test_what_hangs_on_an_edge_of_three_faces_is_no_part_of_its_own():
+    """As simplifying leaves a chair's legs."""
+    ball = trimesh.creation.icosphere(2, 0.4)
+    a, b = ball.edges_unique[0]
+    points = np.vstack([ball.vertices, ball.vertices[[a, b]].mean(0) * 1.5])
+    tip = len(points) - 1
+    leg = [[a, b, tip], [b, a, tip]]
+    both = trimesh.Trimesh(points, np.vstack([ball.faces, leg]), process=False)
+    assert without_specks(both) is both
+
+
 def test_what_simplifying_breaks_off_is_a_speck(tmp_path):
     arc = np.linspace(0, np.pi, 24)
     large, small = (

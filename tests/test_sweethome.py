@@ -76,7 +76,7 @@ def short_list(monkeypatch, tmp_path):
 def test_a_command_makes_what_the_list_names(short_list, tmp_path, capsys):
     file = library(tmp_path / "own.sh3f", ["train", "val", "test", "x", "new"])
     command = f"prepare sweethome3d {file} -o {tmp_path / 'out'} --views 1 --size 16"
-    more = " --count 200 --backgrounds --ratio 0.7 1.2 --textures"
+    more = " --count 200 --backgrounds --ratio 0.7 1.2 --textures --copies 1"
     assert main((command + more).split()) == 0
     rows = read_index(tmp_path / "out")
     names = "split", "yaw", "family", "title", "creator", "licence", "library"
@@ -84,8 +84,10 @@ def test_a_command_makes_what_the_list_names(short_list, tmp_path, capsys):
     assert [tuple(row[name] for name in names) for row in rows] == [
         ("test", "90.0", *same),
         ("train", "0.0", *same),
+        ("train", "0.0", *same),  # its copy; the others have none
         ("val", "0.0", *same),
     ]
+    assert [bool(row["stretch"]) for row in rows] == [False, False, True, False]
     assert len(ShapeDataset(tmp_path / "out", "test", points=8)) == 1
     capsys.readouterr()
     assert main(["prepare", "sweethome3d", "--credits", "-o", f"{tmp_path}/out"]) == 0
@@ -229,7 +231,7 @@ def test_a_call_goes_on_in_a_moved_folder_and_without_an_index(tmp_path):
 
 def test_copies_are_the_piece_stretched_along_its_axes(tmp_path):
     file, out = library(tmp_path / "Own.sh3f", ["a"]), tmp_path / "out"
-    rows = prepare_sweethome([file], out, copies=2, **QUICK)
+    rows = prepare_sweethome([file], out, copies=2, split="train", **QUICK)
     names = [f"Own__Anné-a{end}" for end in ("", "~1", "~2")]
     assert [row["id"] for row in rows] == names
     assert [row["status"] for row in rows] == ["ok"] * 3
@@ -242,11 +244,17 @@ def test_copies_are_the_piece_stretched_along_its_axes(tmp_path):
     assert rows[1]["stretch"] != rows[2]["stretch"]
     made = {row["id"]: (out / f"{row['id']}.npz").stat().st_mtime_ns for row in rows}
     (out / "index.csv").unlink()  # the rows that the examples carry say it, too
-    again = prepare_sweethome([file], out, copies=3, **QUICK)
+    again = prepare_sweethome([file], out, copies=3, split="train", **QUICK)
     assert again[1]["stretch"] == rows[1]["stretch"] and len(again) == 4
     for name, time in made.items():
         assert (out / f"{name}.npz").stat().st_mtime_ns == time
-    assert credits_text(again).count("by Ann") == 1
+    for some in (again, again[1:], again[:1]):  # also where the piece itself failed
+        assert credits_text(some).count("by Ann") == 1
+        assert "(`Own__Anné-a`)" in credits_text(some)
+    ids = ShapeDataset(out).fingerprint()
+    other = [row | {"stretch": row.get("stretch") and "1 1 1.1"} for row in again]
+    write_index(out, other)
+    assert ShapeDataset(out).fingerprint() != ids
     with pytest.raises(ValueError, match="-1 copies, stretched by at most 1.3"):
         stretched([], -1)
 

@@ -438,6 +438,25 @@ def test_l_vis_teaches_the_maps_alone(data):
     assert not model.base_decoder.out.weight.grad.any()
 
 
+@pytest.mark.parametrize(
+    "changes", [{}, {"relief_weight": 1.0}, {"relief_weight": 1.0, "learn": "base"}]
+)
+def test_a_base_learns_the_quantile_that_is_asked_for(data, changes):
+    model, batch = D2IMNet(**TINY, mobile_size=32).eval(), a_batch(data)
+    terms = [
+        batch_losses(model, batch, replace(CONFIG, base_quantile=q, **changes))["base"]
+        for q in (0.0, 0.3, 0.7)
+    ]
+    body = batch["base_sdf" if changes else "sdf"] * SDF_SCALE
+    base = model.base_decoder(model.encode(batch["image"])[0], batch["points"])
+    for quantile, term in zip((0.0, 0.3, 0.7), terms, strict=True):
+        wanted = losses.base_loss(base, body, quantile)
+        assert term.item() == pytest.approx(wanted.item(), rel=1e-5)
+    assert len({term.item() for term in terms}) == 3
+    with pytest.raises(ValueError, match="base_quantile must be in"):
+        replace(CONFIG, base_quantile=1.0)
+
+
 @pytest.mark.parametrize("learn", ["base", "maps"])
 def test_base_and_maps_of_two_encoders_learn_apart_what_they_learn_together(
     data, learn

@@ -804,19 +804,18 @@ def _items(source, up, yaw, rows=(), repair=None):
 def stretched(
     items: Iterable[dict], copies: int, most: float = 1.3, seed: int = 0
 ) -> list[dict]:
-    """Mesh files and copies of them that are stretched along the axes, for training.
+    """Copies of mesh files that are stretched along the axes, for training.
 
     Few shapes are learned by heart; a wider or lower one of the same parts is another.
 
     Args: items: dicts that rows begin with, see `sweethome.listed_items`.
         copies: of each. most: factors are log-uniform in [1 / most, most].
         seed: with the id it fixes the factors.
-    Returns: the items, then their copies, whose ids end in "~1", "~2", ...
+    Returns: the copies, whose ids end in "~1", "~2", ...
     Raises: ValueError: most is below 1, or copies below 0.
     """
     if not (copies >= 0 and 1 <= most < math.inf):
         raise ValueError(f"got {copies} copies, stretched by at most {most}")
-    items = list(items)
     more = []
     for item in items:
         rng = np.random.default_rng([seed, zlib.crc32(item["id"].encode())])
@@ -824,7 +823,7 @@ def stretched(
             factors = most ** rng.uniform(-1, 1, 3)
             words = " ".join(f"{factor:.4f}" for factor in factors)
             more.append(item | {"id": f"{item['id']}~{k}", "stretch": words})
-    return items + more
+    return more
 
 
 def source_meshes(row: dict) -> tuple[trimesh.Trimesh, trimesh.Trimesh | None]:
@@ -1000,7 +999,10 @@ class ShapeDataset:
         """A number that tells these shapes and this way of drawing from others."""
         # Of the columns that say what a shape is; the others may change without it.
         columns = [name for name in NEEDED_COLUMNS if name != "seconds"]
-        shapes = [[row[name] for name in columns] for row in self.rows]
+        shapes = [
+            [*(row[name] for name in columns), *filter(None, [row.get("stretch")])]
+            for row in self.rows
+        ]
         draws = [self.points, self.view, self.weighted, self.seed]
         # earlier runs do not know of these
         draws += [name for name in ("mirror", "recolor") if getattr(self, name)]
@@ -1076,6 +1078,7 @@ def recolored(image: Tensor, chance: Tensor) -> Tensor:
 
     Args: image: (..., 3, H, W) in [0, 1]. chance: (..., 6), uniform in [0, 1): gammas,
         log-uniform in [1 / RECOLOR, RECOLOR], and the order.
+    Returns: such pictures.
     """
     gamma = RECOLOR ** (2 * chance[..., :3] - 1)
     order = chance[..., 3:].argsort(-1)[..., None, None].expand(image.shape)

@@ -109,7 +109,7 @@ def load_mesh(
         from the file's frame to this one.
     Raises: FileNotFoundError: no such file.
         ValueError: it cannot be read, holds no usable surface, or an open sheet where
-            these are refused; or axes that are none.
+            these are refused; or axes or a stretch that are none.
     """
     if not (np.shape(stretch) == (3,) and np.all(np.isfinite(stretch))):
         raise ValueError(f"stretch must be three numbers, got {stretch!r}")

@@ -34,7 +34,8 @@ CREDITS = """# Credits
 
 Furniture from libraries of Sweet Home 3D, which models that were trained on it have
 seen (train and val of docs/sweethome3d.md). No mesh is in this package. For training
-each one was turned, scaled and mended, and its hidden hollows were filled.
+each one was turned, scaled and mended, its hidden hollows were filled, and copies of
+some were stretched.
 """
 NOT_SQUARE = 1e-3  # of a rotation that is written with few digits
 
@@ -272,28 +273,30 @@ def prepare_sweethome(
     """Turn Sweet Home 3D's libraries into example files, by the fixed list.
 
     Args: files, split: see `listed_items`. out, config, options: see `prepare`.
-        copies: of each piece, stretched, see `dataset.stretched`.
+        copies: of each piece to train on, stretched, see `dataset.stretched`.
     Returns: the rows of the index that belong to the pieces, with "title", "creator",
         "licence" and "library".
     Raises: as `listed_items` and `prepare`.
     """
-    items = stretched(listed_items(files, out, split), copies)
+    items = listed_items(files, out, split)
+    items += stretched([i for i in items if i["split"] == "train"], copies)
     return prepare(items, out, config, **options)
 
 
 def credits_text(rows: Iterable[dict]) -> str:
     """A text in Markdown that names whose the pieces of an index are.
 
-    Args: rows: of an index, or as `listed_items` gives them; stretched copies and those
-        that have no creator are left out.
+    Args: rows: of an index, or as `listed_items` gives them; those that have no creator
+        are left out, and a piece and its copies are named once.
     """
     lines, groups = [CREDITS], {}
     for row in rows:
-        if row.get("creator") and not row.get("stretch"):
-            groups.setdefault((row["library"], row["licence"]), []).append(row)
+        if row.get("creator"):
+            name = row["id"].rpartition("~")[0] if row.get("stretch") else row["id"]
+            groups.setdefault((row["library"], row["licence"]), {})[name] = row
     for (library, licence), own in sorted(groups.items()):
         lines += [f"## {library}", "", f"{len(own)} pieces. Licence: {licence}.", ""]
-        for row in sorted(own, key=lambda row: row["id"]):
-            lines.append(f"- {row['title']}, by {row['creator']} (`{row['id']}`)")
+        for name, row in sorted(own.items()):
+            lines.append(f"- {row['title']}, by {row['creator']} (`{name}`)")
         lines.append("")
     return "\n".join(lines)

@@ -207,9 +207,11 @@ def without_specks(mesh: trimesh.Trimesh, share: float = SMALL) -> trimesh.Trime
 
     Returns: the mesh itself where it has none, or where it is nothing else.
     """
-    labels = trimesh.graph.connected_component_labels(
-        mesh.face_adjacency, node_count=len(mesh.faces)
+    # By vertices: what has been simplified hangs on edges of three faces, too.
+    joined = trimesh.graph.connected_component_labels(
+        mesh.edges, node_count=len(mesh.vertices)
     )
+    labels = joined[mesh.faces[:, 0]]
     a, b, c = np.moveaxis(np.asarray(mesh.triangles), 1, 0)
     volumes = np.bincount(labels, np.einsum("fi,fi->f", a, np.cross(b, c)) / 6)
     large = np.abs(volumes) >= share * abs(volumes.sum())
@@ -252,7 +254,8 @@ def simplified(mesh: trimesh.Trimesh, faces: int) -> trimesh.Trimesh:
 
 
 def picture_colors(prediction: Prediction, mesh: trimesh.Trimesh) -> np.ndarray | None:
-    """Colours of a mesh's vertices: the picture's, and of the rest the nearest ones.
+    """Colours of a mesh's vertices: the picture's, and of the rest the nearest ones,
+    softened.
 
     Args: prediction: of the picture. mesh: world frame, finer than the picture.
     Returns: (N, 3) in [0, 1], display RGB; None where the picture shows nothing of it.
