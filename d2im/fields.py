@@ -63,7 +63,8 @@ def front_mask(
     Args: field: the base field. points: (P, 3) world.
         direction: (3,) unit, the camera's z axis in the world (`rotation[2]`).
         way: "gradient", the exact directional derivative by forward mode (the field's
-            own `along(points, direction)` where it has one), or "finite_difference", a
+            own `along(points, direction)` where it has one; of what a base looks up
+            in the picture, a difference over 0.001), or "finite_difference", a
             step of 0.03 along the axis (released code), or "own", what the field's
             `front(points, direction)` says, which gives its value, too.
     Returns: (P,) bool. Raises: ValueError: an unknown way.

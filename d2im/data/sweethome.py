@@ -34,8 +34,8 @@ CREDITS = """# Credits
 
 Furniture from libraries of Sweet Home 3D, which models that were trained on it have
 seen (train and val of docs/sweethome3d.md). No mesh is in this package. For training
-each one was turned, scaled and mended, its hidden hollows were filled, and copies of
-some were stretched.
+each one was turned, scaled and mended, its hidden hollows were filled, and of
+those of train copies were stretched.
 """
 NOT_SQUARE = 1e-3  # of a rotation that is written with few digits
 
