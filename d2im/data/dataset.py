@@ -62,7 +62,6 @@ INDEX_COLUMNS = [*NEEDED_COLUMNS, *STATE_COLUMNS]
 # coarse body was made.
 REPAIR_COLUMNS = ["caps", "interior", "repair", "coarse"]
 COARSE = "none", "levels"
-SHAPE_COLUMNS = ["stretch"]  # of copies that are stretched, see `stretched`
 CREDIT_COLUMNS = ["title", "creator", "licence", "library"]  # of a furniture library
 REPAIRS = {"caps": ("auto", "close", "keep"), "interior": ("fill", "keep")}
 BEFORE = {"caps": "close", "interior": "keep"}  # where these columns are missing
@@ -615,7 +614,7 @@ def _stored_row(path):
                 raise ValueError("no row")
             found = np.lib.format.read_array(io.BytesIO(archive.read(info)))
         found = json.loads(str(found))
-        known = (*row, *REPAIR_COLUMNS, *SHAPE_COLUMNS, *CREDIT_COLUMNS)
+        known = (*row, *REPAIR_COLUMNS, "stretch", *CREDIT_COLUMNS)
         row |= {key: str(found[key]) for key in known if key in found}
         if not row["status"]:
             raise ValueError("no status")
