@@ -211,7 +211,7 @@ def blurred(mesh):
 
 def rows(scene, other, options):
     """(relief, body, map, error, visible measures) of all bodies and maps."""
-    made = []
+    made, bare = [], None
     fronts = {"none": 0 * scene.front, "model": scene.front}
     fronts |= {"shading": scene.shading(), "wrong picture": other.front}
     for name, mesh, field, degrees in bodies(scene, options.bodies):
@@ -222,15 +222,22 @@ def rows(scene, other, options):
             maps = torch.stack([front, torch.zeros_like(front)])
             found = replace(scene.found, displacement=maps, camera=camera)
             found = on_body(found, field, mesh)
-            error = found.sdf(scene.points).abs().mean().item()
-            measured = {}
-            if options.surfaces:
-                final = triangulate(found, options.resolution, base_mesh=False).mesh
-                seen = {"camera": scene.found.camera, "skip": ("emd", "iou")}
-                scores, _ = evaluate(final, scene.detailed, **seen)
-                measured = {m: scores[f"{m}_visible"].value for m in MEASURES}
-            made.append((scene.relief, name, kind, error, measured))
+            alone = kind == "none" and mesh is scene.coarse  # for any camera the same
+            values = (alone and bare) or scores(scene, found, options)
+            bare = values if alone else bare
+            made.append((scene.relief, name, kind, *values))
     return made
+
+
+def scores(scene, found, options):
+    """A result's error at the points that are seen, and its visible measures."""
+    error, measured = found.sdf(scene.points).abs().mean().item(), {}
+    if options.surfaces:
+        final = triangulate(found, options.resolution, base_mesh=False).mesh
+        seen = {"camera": scene.found.camera, "skip": ("emd", "iou")}
+        values, _ = evaluate(final, scene.detailed, **seen)
+        measured = {m: values[f"{m}_visible"].value for m in MEASURES}
+    return error, measured
 
 
 def table(body, found, surfaces):
