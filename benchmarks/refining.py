@@ -44,7 +44,7 @@ from d2im.sampling import HALF_BOX, signed_distance
 from d2im.surface.extract import NoSurface, extract_mesh
 from d2im.use.export import simplified
 from d2im.use.reconstruction import MODEL, predict, triangulate
-from d2im.use.refinement import FAINT, mesh_field, on_body
+from d2im.use.refinement import FAINT, on_body
 
 REST = 2 / 3  # of a volume: less is left of a thin thing than a body
 BODIES = ("true", "blurred", "decimated", "off 2", "off 5")
@@ -92,7 +92,8 @@ def main():
     told = f"{np.sum(seconds) / max(len(seconds) - 1, 1):.1f} core seconds a shape"
     print(f"{told}, with making it; errors and relief times 10,000")
     for body in options.bodies:
-        table(body, [r for r in results if r[1] == body], options.surfaces)
+        if found := [r for r in results if r[1] == body]:
+            table(body, found, options.surfaces)
 
 
 def listed_shapes():
@@ -158,6 +159,9 @@ class Scene:
 def bodies(scene, names):
     """(name, mesh, its field, degrees that the camera is off) of each."""
     coarse = scene.coarse
+    known = remembered(coarse)
+    if "whole" in coarse.metadata:
+        known = levelled_field(coarse, scene.detailed)
     for name in names:
         mesh = coarse
         if name == "blurred":
@@ -165,16 +169,35 @@ def bodies(scene, names):
                 continue
         elif name == "decimated":
             mesh = simplified(coarse, max(len(coarse.faces) // 3, 40))
-        field = mesh_field(mesh)
-        if mesh is coarse and "whole" in coarse.metadata:
-            field = levelled_field(coarse, scene.detailed)
+        field = remembered(mesh) if mesh is not coarse else known
         yield name, mesh, field, float(name[4:]) if name.startswith("off") else 0.0
+
+
+def remembered(mesh):
+    """`mesh_field`, but a point is measured once: all maps ask nearly the same ones."""
+    known = {}  # of a point's bytes: distance and gradient
+
+    def along(points, direction):
+        asked = np.ascontiguousarray(points.double().cpu().numpy())
+        keys = asked.view("V24").ravel().tolist()
+        new = [k for k, key in enumerate(keys) if key not in known]
+        if new:
+            rows = np.column_stack(signed_distance(mesh, asked[new]))
+            known.update(zip((keys[k] for k in new), rows, strict=True))
+        found = np.array([known[key] for key in keys]).reshape(-1, 4)
+        slope = found[:, 1:] @ direction.double().cpu().numpy()
+        return [torch.from_numpy(a).to(points) for a in (found[:, 0], slope)]
+
+    def field(points):
+        return along(points, points.new_zeros(3))[0]
+
+    field.along = along
+    return field
 
 
 def levelled_field(coarse, detailed):
     """A mesh's distance without its relief, with its derivative; `coarse_distance`."""
-    parts = mesh_field(detailed), mesh_field(coarse.metadata["whole"])
-    parts += (mesh_field(coarse),)
+    parts = [remembered(m) for m in (detailed, coarse.metadata["whole"], coarse)]
 
     def along(points, direction):
         values, slopes = zip(*(f.along(points, direction) for f in parts), strict=True)
