@@ -32,7 +32,7 @@ def main(arguments=None):
     except KeyboardInterrupt:
         return _failed("interrupted")
     except ModuleNotFoundError as error:
-        extra = "data" if command in (prepare, shapenet, sweethome) else "notebooks"
+        extra = "notebooks" if command is run else "data"
         return _failed(f"{error}: pip install 'd2im[{extra}]'")
     except ImportError as error:  # it says what to install
         return _failed(error)
@@ -79,7 +79,7 @@ def _refine(commands):
     add = _command(commands, refine, about)
     add("body", help="mesh file, in any unit and place")
     add("image", help="picture of it, or of an object of that shape")
-    about = ".glb, .obj, .ply, .stl or .3mf file, in the body's frame and unit"
+    about = ".glb, .obj, .ply, .stl or .3mf file, in the body's axes and unit"
     add("-o", "--out", required=True, help=about)
     add("--model", help="folder of a model (data/models/d2im-base)")
     _camera(add, "it is found by the body's outline")
@@ -112,13 +112,13 @@ def _results(add):
     about = "parts and closed cavities: large, all but specks, or all (large)"
     add("--keep", choices=["large", "all"], default="large", help=about)
     add("--faces", type=int, metavar="N", help="at most, by fast_simplification")
-    about = "longest side; it stands on the floor then (of .stl and .3mf 100)"
+    about = "longest side; it stands on the floor then (of pictures' .stl, .3mf 100)"
     add("--size-mm", type=float, metavar="MM", help=about)
     add("--maps", help="folder for the displacement maps, mask and camera")
-    add("--overlay", metavar="PNG", help="picture with the mesh drawn on it")
+    add("--overlay", metavar="PNG", help="picture with the final mesh drawn on it")
     add("--cut-out", metavar="PNG", help="the object, framed, with alpha")
     add("--camera-file", metavar="JSON", help="K, R, t; for Blender and three.js")
-    add("--turntable", metavar="GIF", help="the mesh turning around")
+    add("--turntable", metavar="GIF", help="the final mesh turning around")
 
 
 def reconstruct(
@@ -133,7 +133,7 @@ def reconstruct(
     single = SINGLE & {name for name, value in options.items() if value}
     if folder and single:
         single = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(single))
-        raise ValueError(f"{single} is for one picture; a folder holds an overlay each")
+        raise ValueError(f"{single} is for one picture; a folder has all overlays")
     if folder and (Path(out).is_file() or Path(out).suffix.lower()[1:] in KINDS):
         raise ValueError(f"several pictures go into a folder: -o FOLDER, not {out}")
     _check(Path(out) / f"index.{format}" if folder else out, **options)
@@ -148,7 +148,7 @@ def reconstruct(
     def work(picture):
         return use.reconstruct(network, picture, camera, **known)
 
-    how = "given" if not guessed else "fitted" if known["fit"] else "guessed"
+    how = "fitted" if known["fit"] else "guessed" if guessed else "given"
     if not folder:
         with _notes():
             found = work(pictures[0])
@@ -184,7 +184,7 @@ def _check(out, maps, keep, color, faces, size_mm, turntable, **options):
 
 
 def _reconstruct_all(pictures, out, work, how, kind, options):
-    """A mesh and an overlay of each picture, and a page of all."""
+    """Mesh, overlay and camera of each picture, and a page of all."""
     from .use.overlay import strip, write_sheet
 
     stems = [picture.stem for picture in pictures]
@@ -203,7 +203,9 @@ def _reconstruct_all(pictures, out, work, how, kind, options):
                 said.insert(0, _understood(found, how))
             shown = strip(found, options["keep"])
             name = out / f"{picture.stem}.{kind}"
-            _write(found, name, **options | {"overlay": over})
+            given = out / f"{picture.stem}-camera.json"
+            beside = {"overlay": over, "camera_file": given}
+            _write(found, name, **options | beside)
         except (ValueError, OSError, RuntimeError) as error:
             failed, shown = failed + 1, None
             said.append(f"failed: {one_line(error)}")
@@ -231,7 +233,7 @@ def refine(body, image, out, model, camera, camera_from, fit, strength, **option
         found = refine(network, body, image, camera, strength, known, fit=fit)
         print(_understood(found, how))
         alike = enumerate(rivals(found.fits), 1)
-        alike = [f"{k}: {_pose(fit.camera)}" for k, fit in alike]
+        alike = [f"{k}: {_pose(f.camera)} (score {f.score:.2f})" for k, f in alike]
         if len(alike) > 1:
             about = "the body looks alike from other sides, --fit N takes one: "
             print(f"note: {about}{', '.join(alike)}", file=sys.stderr)

@@ -15,6 +15,7 @@ from d2im.data.rendering import render
 from d2im.networks import CameraNet, D2IMNet
 from d2im.use.cameras import turn_between
 from d2im.use.editing import scale_detail
+from d2im.use.export import read_camera
 from d2im.use.pictures import load_image
 from d2im.use.reconstruction import reconstruct, triangulate
 
@@ -317,13 +318,14 @@ def test_a_failure_of_any_kind_is_a_row_of_the_page(
     assert "failed: out of memory" in page and page.count("<img ") == 1
 
 
-def test_a_guessed_camera_is_given_again_by_its_file(ball_model, tmp_path):
+def test_a_fitted_camera_is_given_again_by_its_file(ball_model, tmp_path, capsys):
     ball_model.save_pretrained(tmp_path / "model")
     Image.fromarray(picture()).save(tmp_path / "a.png")
     names = [str(tmp_path / n) for n in ("a.png", "a.ply", "b.ply", "c.json", "model")]
     arguments = ["reconstruct", names[0], "--model", names[4], "--resolution", "24"]
     given = ["--camera", "20", "10", "0.8", "--fit-camera", "--size-mm", "70"]
     assert main([*arguments, "-o", names[1], *given, "--camera-file", names[3]]) == 0
+    assert "camera fitted" in capsys.readouterr().out  # it is not the one given
     again = ["--camera-from", names[3], "--size-mm", "70"]
     assert main([*arguments, "-o", names[2], *again]) == 0
     a, b = (trimesh.load(name, force="mesh") for name in names[1:3])
@@ -341,7 +343,9 @@ def test_the_command_line_makes_a_page_of_many_pictures(ball_model, tmp_path, ca
     arguments += ["--camera", "20", "10", "1", "--resolution", "24"]
     assert main([*arguments, "--format", "stl"]) == 0
     made = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert made == ["good-overlay.png", "good.stl", "index.html"]
+    assert made == ["good-camera.json", "good-overlay.png", "good.stl", "index.html"]
+    camera, _ = read_camera(tmp_path / "out" / "good-camera.json", 64)
+    assert np.allclose(camera.pose, (20, 10, 1), atol=1e-4)
     assert "1 meshes, 1 failed" in capsys.readouterr().out
     page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     assert "not a readable image" in page and "object covers" in page

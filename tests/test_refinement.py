@@ -15,6 +15,8 @@ from d2im.fields import displaced_field, sphere
 from d2im.networks import D2IMNet
 from d2im.sampling import signed_distance
 from d2im.use.cameras import turn_between
+from d2im.use.export import read_camera
+from d2im.use.overlay import overlay
 from d2im.use.reconstruction import MODEL
 from d2im.use.refinement import (
     FAINT,
@@ -62,6 +64,19 @@ def test_the_models_back_is_taken_where_it_is_asked_for(outward):
     options = RefineOptions(framed=True, resolution=48, back="model")
     found = refine(outward, sphere(0.3), ball, CAMERA, options=options)
     assert found.mesh.bounds[0, 2] == pytest.approx(-0.3 + 0.03 - FAINT, abs=0.003)
+    back = found.displacement[1]
+    assert not back[~found.mask].any() and back.max() == pytest.approx(0.03 - FAINT)
+
+
+def test_a_result_writes_its_overlay_and_camera(outward, tmp_path):
+    ball = picture_of(trimesh.creation.icosphere(4, 0.3))
+    found = refine(outward, sphere(0.3), ball, CAMERA, options=FRAMED)
+    found.export_overlay(tmp_path / "over.png")
+    found.export_camera(tmp_path / "camera.json")
+    with Image.open(tmp_path / "over.png") as file:
+        assert np.array_equal(np.asarray(file), np.asarray(overlay(found)))
+    again, _ = read_camera(tmp_path / "camera.json", CAMERA.size)
+    assert np.allclose(again.pose, CAMERA.pose, atol=1e-4)
 
 
 def test_strength_scales_the_relief_and_none_is_the_body(outward):
@@ -246,6 +261,7 @@ def test_the_command_line_refines_a_body_in_its_own_frame(outward, tmp_path, cap
     said = capsys.readouterr()
     assert "object covers" in said.out and "camera found" in said.out
     assert "--fit N takes one: 1:" in said.err  # a box looks alike from behind
+    assert said.err.count("(score ") > 1
     found = trimesh.load(out, force="mesh")
     assert np.allclose(found.bounds, body.bounds, atol=0.5)
     with Image.open(over) as file:

@@ -334,7 +334,7 @@ def export_maps(prediction: Prediction, folder: str | Path, kind: str = "glb") -
         "scale": scale,
         "unit": "world; the object has radius 0.5, positive values add to the SDF",
         "sign": "positive is inward (a dent), negative outward (a bump)",
-        "beside the mask": "0; displacement.npy is as predicted there, too",
+        "beside the mask": "0 in the pictures; displacement.npy holds the maps whole",
         "frame": prediction.frame,
         "camera": {k: np.asarray(v).tolist() for k, v in vars(camera).items()},
         "height": {

@@ -17,7 +17,7 @@ import trimesh
 from ..camera import Camera
 from ..data.files import PACKAGE
 from ..surface.extract import extract_mesh
-from .export import export_maps, export_mesh, mesh_kind  # noqa: F401
+from .export import export_camera, export_maps, export_mesh, mesh_kind  # noqa: F401
 from .pictures import load_framed
 
 if TYPE_CHECKING:
@@ -103,6 +103,16 @@ class Reconstruction(Prediction):
     def export_maps(self, folder: str | Path, kind: str = "glb") -> None:
         """Write the maps and what they lie on; see `export.export_maps`."""
         export_maps(self, folder, kind)
+
+    def export_overlay(self, path: str | Path) -> None:
+        """Write the picture with the mesh on it; see `overlay.export_overlay`."""
+        from .overlay import export_overlay
+
+        export_overlay(self, path)
+
+    def export_camera(self, path: str | Path, kind: str = "glb") -> None:
+        """Write K, R and t, and for other programs; see `export.export_camera`."""
+        export_camera(self, path, kind)
 
 
 @torch.no_grad()

@@ -85,9 +85,11 @@ def refine(
         body: a mesh file or trimesh.Trimesh in any unit and place, or a field in the
             world frame (centred, within radius 0.5, y up, front toward +z).
         picture: of the object, see `pictures.load_image`.
-        camera: of the framed picture in the body's world frame; None finds it by
-            `cameras.fit_camera`.
-        strength: of the relief, 1 as predicted.
+        camera: of the picture framed for it, in the body's world frame; None finds it
+            by `cameras.fit_camera`, whose pictures are framed for another one: take
+            `fit` for one of its cameras.
+        strength: of the relief; 1 is as predicted, less what is too faint to tell
+            (0.001 of every height).
         fit: which of the cameras that `fit_camera` finds, 1 the best one; of a given
             `camera` there is no choice.
     Returns: Reconstruction whose base is the body, in the world frame; `export` writes
@@ -129,13 +131,16 @@ def refine(
 
 
 def on_body(prediction: Prediction, field: Field, mesh: trimesh.Trimesh) -> Prediction:
-    """A prediction whose base is a body, its front map where it counts there.
+    """A prediction whose base is a body, its maps where they count there.
+
+    The back, which nothing shows, fades at the picture's outline alone.
 
     Args: prediction: of the picture, with its mask. field, mesh: see `as_field`.
     """
     maps, camera, mask = prediction.displacement, prediction.camera, prediction.mask
     weight, depth = visible_weight(mesh, camera.resized(len(mask)), mask.numpy())
-    maps = torch.stack([maps[0] * torch.from_numpy(weight), maps[1]])
+    weights = np.stack([weight, _smooth(_within(mask.numpy()))]).astype(np.float32)
+    maps = maps * torch.from_numpy(weights)
     base = seen_field(field, camera, depth)
     parts = {"displacement": maps, "base_sdf": base, "device": "cpu", "way": "own"}
     parts["sdf"] = displaced_field(base, maps, camera, "own")
@@ -226,13 +231,18 @@ def visible_weight(
         wide = np.abs(depth[near] - depth[far]) > STEP
         step[near] |= wide
         step[far] |= wide
-    inside = np.pad(hit & mask & ~step, 1)  # the picture ends there, too
-    away = ndimage.distance_transform_edt(inside)[1:-1, 1:-1] / (FADE * camera.size)
+    away = _within(hit & mask & ~step)
     rays = camera.rays()[1] @ camera.rotation.T
     cosine = -(normals * rays).sum(-1) / np.linalg.norm(rays, axis=-1)
     low, high = TILT
     weight = _smooth(away) * _smooth((cosine - low) / (high - low))
     return weight.astype(np.float32), depth
+
+
+def _within(mask):
+    """How far a pixel is from what is not of a mask (H, W), in FADE of its side."""
+    inside = np.pad(mask, 1)  # the picture ends there, too
+    return ndimage.distance_transform_edt(inside)[1:-1, 1:-1] / (FADE * len(mask))
 
 
 def _smooth(values):
