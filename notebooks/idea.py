@@ -1,9 +1,9 @@
-"""Draw the idea in one look: a picture, its base, its map, and their sum, turning.
+"""Draw the idea in one look: pictures, their bases, maps, and their sums, turning.
 
     python notebooks/idea.py        # reports/gallery/idea.webp, as does `make gallery`
 
-A cabinet that the package's model never saw, its camera known; base and sum turn to and
-fro in step, so that what the map adds is seen to be relief and not shading.
+A cabinet and a chair that the package's model never saw, their camera known; bases and
+sums turn to and fro in step, so that what a map adds is seen to be relief, not shading.
 """
 
 import io
@@ -18,7 +18,8 @@ from d2im import Camera, D2IMNet, make_shape, plots, reconstruct, render
 from d2im.data.files import write_whole
 from d2im.use.reconstruction import MODEL
 
-PIECE = "cabinet", 10101  # of the split "test", with drawers, a door and knobs
+# Of the split "test": with drawers, a door and knobs; with grooves in its back.
+PIECES = ("cabinet", 10101), ("chair", 10102)
 CAMERA = dict(azimuth=25, elevation=18, ratio=0.9)
 SWING, FRAMES, MILLISECONDS = 40, 36, 90  # degrees to each side; a turn takes 3.2 s
 TITLES = "a picture", "coarse base $f_B$", "front map $f_D$", "$f_B + f_D$, a mesh"
@@ -34,31 +35,41 @@ def draw_idea(target: Path, frames: int = FRAMES) -> None:
     """
     model = D2IMNet.from_pretrained(MODEL).eval()
     eye = Camera(**CAMERA, size=model.image_size)
-    view = render(make_shape(*PIECE).detailed, eye, np.random.default_rng(0))
-    found = reconstruct(model, view.image, eye)
-    fig, axes = plt.subplots(1, 4, figsize=(8.3, 2.35), layout="constrained")
-    plots.draw_image(axes[0], view.image)
-    colors = plots.draw_map(axes[2], found.displacement[0], view.mask, LIMIT)
-    bodies = {1: found.base_mesh, 3: found.mesh}
-    turning = {k: plots.draw_image(axes[k], view.image) for k in bodies}
-    for ax, title in zip(axes, TITLES, strict=True):
+    shape = {
+        "nrows": len(PIECES),
+        "ncols": 4,
+        "figsize": (8.3, 2.1 * len(PIECES) + 0.4),
+    }
+    fig, axes = plt.subplots(**shape, layout="constrained")
+    turning = []  # what is drawn of a body, and the body
+    for row, piece in zip(axes, PIECES, strict=True):
+        view = render(make_shape(*piece).detailed, eye, np.random.default_rng(0))
+        found = reconstruct(model, view.image, eye)
+        plots.draw_image(row[0], view.image)
+        colors = plots.draw_map(row[2], found.displacement[0], view.mask, LIMIT)
+        plots.zoom(row[[0, 2]])  # to the object, in all four alike
+        for ax, body in ((row[1], found.base_mesh), (row[3], found.mesh)):
+            turning.append((plots.draw_image(ax, view.image), body))
+            ax.set(xlim=row[0].get_xlim(), ylim=row[0].get_ylim())
+    for ax, title in zip(axes[0], TITLES, strict=True):
         ax.set_title(title, fontsize=12)
-    for ax, sign in zip(axes, SIGNS, strict=False):
-        ax.text(1.02, 0.5, sign, fontsize=22, transform=ax.transAxes, ha="center")
     look = dict(orientation="horizontal", shrink=0.7, ticks=[-LIMIT, 0, LIMIT])
-    bar = fig.colorbar(colors, ax=axes[2], **look)
+    bar = fig.colorbar(colors, ax=axes[-1, 2], **look)
     bar.set_ticklabels(["stands out", "0", "goes in"], fontsize=9)
-    plots.zoom(axes[[0, 2]])  # to the object, in all four alike
-    for k in bodies:
-        axes[k].set(xlim=axes[0].get_xlim(), ylim=axes[0].get_ylim())
     fig.canvas.draw()
     fig.set_layout_engine("none")  # or the panels tremble
+    for row in axes:
+        middle = row[0].get_position()
+        for sign, one, other in zip(SIGNS, axes[0, :3], axes[0, 1:], strict=True):
+            x = (one.get_position().x1 + other.get_position().x0) / 2
+            y = (middle.y0 + middle.y1) / 2
+            fig.text(x, y, sign, fontsize=22, ha="center", va="center")
     shots = []
     for at in np.sin(2 * np.pi * np.arange(frames) / frames):
         turned = CAMERA | dict(azimuth=CAMERA["azimuth"] + SWING * at)
-        for k, body in bodies.items():
+        for drawn, body in turning:
             picture = plots.shade(body, Camera(**turned, size=model.image_size))
-            turning[k].set_data(np.moveaxis(picture, 0, -1))
+            drawn.set_data(np.moveaxis(picture, 0, -1))
         page = io.BytesIO()
         fig.savefig(page, format="png", dpi=150)
         shots.append(Image.open(page, formats=["PNG"]).convert("RGB"))
