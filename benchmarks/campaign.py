@@ -482,7 +482,7 @@ def pack(options, out):
             ours.append(f"; L_B at the quantile {quantile:g}")
         ours.append("; their colours changed" * options.recolor)
         learned = trained.get("learn", "all")
-        ours.append(f"; its {learned} alone taught" * (learned != "all"))
+        ours.append(f"; in this run its {learned} alone taught" * (learned != "all"))
         plain = len(read_index(out / "plain")) if name == "d2im-relief" else 0
         real = read_index(out / "furniture-train") if options.libraries else []
         copies = sum(bool(row.get("stretch")) for row in real)

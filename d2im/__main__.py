@@ -32,7 +32,8 @@ def main(arguments=None):
     except KeyboardInterrupt:
         return _failed("interrupted")
     except ModuleNotFoundError as error:
-        extra = "notebooks" if command is run else "data"
+        noted = command is run or (command is benchmark and given["model"])
+        extra = "notebooks" if noted else "data"
         return _failed(f"{error}: pip install 'd2im[{extra}]'")
     except ImportError as error:  # it says what to install
         return _failed(error)
@@ -133,12 +134,15 @@ def reconstruct(
     single = SINGLE & {name for name, value in options.items() if value}
     if folder and single:
         single = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(single))
-        raise ValueError(f"{single} is for one picture; a folder has all overlays")
+        raise ValueError(f"{single} is for one picture; it makes its own files")
     if folder and (Path(out).is_file() or Path(out).suffix.lower()[1:] in KINDS):
         raise ValueError(f"several pictures go into a folder: -o FOLDER, not {out}")
     _check(Path(out) / f"index.{format}" if folder else out, **options)
     network = D2IMNet.from_pretrained(model or use.MODEL)
     pictures = find_pictures(images)
+    own = {(Path(out) / f"{p.stem}-camera.json").resolve() for p in pictures}
+    if folder and camera_from and Path(camera_from).resolve() in own:
+        raise ValueError(f"{camera_from} would be written over: choose another folder")
     camera, framed_for = _given(camera, camera_from, network.image_size)
     if guessed := camera is None:
         camera = CameraNet.from_pretrained(camera_model or use.CAMERA_MODEL).camera
@@ -273,8 +277,9 @@ def _understood(found, how):
     if how == "given":
         return text
     if how != "guessed":  # it may roll, and look beside the object's middle
-        text += " (in full by --camera-file, which --camera-from reads)"
-    return f"{text}, give --camera if that is wrong"
+        text += " (in full in a camera file, which --camera-from reads)"
+    wrong = "leave out --fit-camera" if how == "fitted" else "give --camera"
+    return f"{text}, {wrong} if that is wrong"
 
 
 def _write(found, out, mesh, maps, overlay, cut_out, camera_file, turntable, **options):

@@ -22,6 +22,7 @@ from d2im.data.rendering import Renderer
 from d2im.fields import sphere
 from d2im.sampling import signed_distance
 from d2im.use.reconstruction import Prediction, Reconstruction
+from d2im.use.refinement import mesh_field
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = sorted(path.name for path in FOLDER.glob("*.py") if path.name != "common.py")
@@ -278,6 +279,26 @@ def test_two_models_of_one_name_are_scored_apart(common, monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", [*argv, "--models", *folders])
     script.main()
     assert [*given[0]] == folders
+
+
+def test_a_remembered_field_asks_each_point_once(refining, monkeypatch):
+    mesh, asked = trimesh.creation.icosphere(3, 0.3), []
+
+    def counted(mesh, points):
+        asked.append(len(points))
+        return signed_distance(mesh, points)
+
+    monkeypatch.setattr(refining, "signed_distance", counted)
+    points = torch.rand((50, 3), generator=torch.Generator().manual_seed(0)) - 0.5
+    ours, known = refining.remembered(mesh), mesh_field(mesh)
+    along = torch.tensor([0.0, 0.6, 0.8])
+    assert torch.equal(ours(points[:30]), known(points[:30]))
+    for one, other in zip(
+        ours.along(points, along), known.along(points, along), strict=True
+    ):
+        assert torch.equal(one, other)
+    assert torch.equal(ours(points.flip(0)), known(points.flip(0)))
+    assert asked == [30, 20]
 
 
 def test_a_levelled_field_is_the_coarse_distance_with_its_derivative(refining):

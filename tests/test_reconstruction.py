@@ -367,8 +367,39 @@ def test_the_command_line_makes_a_page_of_many_pictures(ball_model, tmp_path, ca
     (tmp_path / "photos" / "bad.jpg").unlink()
     assert main(arguments) == 2
     assert "no picture could be used" in capsys.readouterr().err
+    given = tmp_path / "out" / "good-camera.json"
+    before = given.read_bytes()
+    Image.fromarray(picture()).save(tmp_path / "photos" / "good.png")
+    again = [a for a in arguments if a not in ("--camera", "20", "10", "1")]
+    assert main([*again, "--camera-from", str(given), "--fit-camera"]) == 2
+    assert "would be written over" in capsys.readouterr().err
+    assert given.read_bytes() == before
     assert main([*arguments, "--turntable", "a.gif"]) == 2
     assert "--turntable is for one picture" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "asked", "extra"),
+    [
+        (["benchmark", "model"], "d2im.show.run.run", "notebooks"),
+        (["benchmark"], "d2im.evaluate.benchmark.check_list", "data"),
+        (
+            ["reconstruct", "a.png", "-o", "a.glb"],
+            "d2im.use.pictures.find_pictures",
+            "data",
+        ),
+    ],
+)
+def test_a_missing_package_is_asked_for_by_its_extra(
+    words, asked, extra, monkeypatch, tmp_path, capsys
+):
+    def lacking(*_, **__):
+        raise ModuleNotFoundError("No module named 'igl'")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(asked, lacking)
+    assert main(words) == 1
+    assert f"pip install 'd2im[{extra}]'" in capsys.readouterr().err
 
 
 def test_the_command_line_says_what_it_understood(ball_model, tmp_path, capsys):

@@ -104,14 +104,19 @@ class Reconstruction(Prediction):
         """Write the maps and what they lie on; see `export.export_maps`."""
         export_maps(self, folder, kind)
 
-    def export_overlay(self, path: str | Path) -> None:
+    def export_overlay(self, path: str | Path, keep: str = "large") -> None:
         """Write the picture with the mesh on it; see `overlay.export_overlay`."""
         from .overlay import export_overlay
 
-        export_overlay(self, path)
+        export_overlay(self, path, keep)
 
     def export_camera(self, path: str | Path, kind: str = "glb") -> None:
-        """Write K, R and t, and for other programs; see `export.export_camera`."""
+        """Write K, R and t, and for other programs; see `export.export_camera`.
+
+        It is in the frame of a body of one's own as `export` writes it, or of a
+        picture's GLB or OBJ; of a file with another size or another upper side, give
+        `export.export_camera` the `to_world` that `export.export_mesh` returns.
+        """
         export_camera(self, path, kind)
 
 
