@@ -35,12 +35,9 @@ def draw_idea(target: Path, frames: int = FRAMES) -> None:
     """
     model = D2IMNet.from_pretrained(MODEL).eval()
     eye = Camera(**CAMERA, size=model.image_size)
-    shape = {
-        "nrows": len(PIECES),
-        "ncols": 4,
-        "figsize": (8.3, 2.1 * len(PIECES) + 0.4),
-    }
-    fig, axes = plt.subplots(**shape, layout="constrained")
+    rows = len(PIECES)
+    size = 8.3, 2.1 * rows + 0.4
+    fig, axes = plt.subplots(rows, 4, figsize=size, layout="constrained")
     turning = []  # what is drawn of a body, and the body
     for row, piece in zip(axes, PIECES, strict=True):
         view = render(make_shape(*piece).detailed, eye, np.random.default_rng(0))
@@ -59,10 +56,10 @@ def draw_idea(target: Path, frames: int = FRAMES) -> None:
     fig.canvas.draw()
     fig.set_layout_engine("none")  # or the panels tremble
     for row in axes:
-        middle = row[0].get_position()
+        place = row[0].get_position()
+        y = (place.y0 + place.y1) / 2
         for sign, one, other in zip(SIGNS, axes[0, :3], axes[0, 1:], strict=True):
             x = (one.get_position().x1 + other.get_position().x0) / 2
-            y = (middle.y0 + middle.y1) / 2
             fig.text(x, y, sign, fontsize=22, ha="center", va="center")
     shots = []
     for at in np.sin(2 * np.pi * np.arange(frames) / frames):
