@@ -278,8 +278,8 @@ def _understood(found, how):
         return text
     if how != "guessed":  # it may roll, and look beside the object's middle
         text += " (in full in a camera file, which --camera-from reads)"
-    wrong = "leave out --fit-camera" if how == "fitted" else "give --camera"
-    return f"{text}, {wrong} if that is wrong"
+    other = "another --camera, or no --fit-camera," if how == "fitted" else "--camera"
+    return f"{text}, give {other} if that is wrong"
 
 
 def _write(found, out, mesh, maps, overlay, cut_out, camera_file, turntable, **options):
