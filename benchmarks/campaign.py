@@ -131,9 +131,10 @@ def train_one(options, out, name, seed, resident=None):
         held_out.append(out / "furniture-val")
         data["mirror"] = True
     data["recolor"] = options.recolor
+    if name in ("d2im-relief", "imnet"):
+        changes = changes | {"base_quantile": options.quantile}
     if name == "d2im-relief":
-        own = {"learn": options.learn, "base_quantile": options.quantile}
-        changes = changes | own
+        changes = changes | {"learn": options.learn}
     shapes = ShapeDataset(folders, **data)
     held_out = ShapeDataset(held_out, "val", points=options.points)
     first, *_ = started(options, f"{name}-{seed}")
@@ -614,7 +615,7 @@ def main():
     about = "of models with L_rel: base or maps apart"
     ways = ["all", "base", "maps"]
     parser.add_argument("--learn", default="all", choices=ways, help=about)
-    about = "of its base's loss, see losses.base_loss (0: squares)"
+    about = "of their base's and IM-NET's loss, see losses.base_loss (0: squares)"
     parser.add_argument("--quantile", type=float, default=0.0, help=about)
     about = "change the colours of what is trained on"
     parser.add_argument("--recolor", action="store_true", help=about)

@@ -201,6 +201,8 @@ def test_a_campaigns_trainings_share_what_they_train_on(
     campaign.train_one(options, tmp_path, "d2im-relief", 0)
     config = given[1][0][3]
     assert config.base_quantile == 0.4 and config.relief_weight == 60
+    campaign.train_one(options, tmp_path, "imnet", 0)
+    assert given[2][0][3].base_quantile == 0.4
 
 
 def test_a_campaigns_command_names_no_persons_disk(campaign, monkeypatch):

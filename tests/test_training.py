@@ -439,10 +439,17 @@ def test_l_vis_teaches_the_maps_alone(data):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"relief_weight": 1.0}, {"relief_weight": 1.0, "learn": "base"}]
+    ("kind", "changes"),
+    [
+        (IMNet, {}),
+        (D2IMNet, {}),
+        (D2IMNet, {"relief_weight": 1.0}),
+        (D2IMNet, {"relief_weight": 1.0, "learn": "base"}),
+    ],
 )
-def test_a_base_learns_the_quantile_that_is_asked_for(data, changes):
-    model, batch = D2IMNet(**TINY, mobile_size=32).eval(), a_batch(data)
+def test_a_base_learns_the_quantile_that_is_asked_for(data, kind, changes):
+    sizes = {name: TINY[name] for name in kind.SIZES if name in TINY}
+    model, batch = kind(**sizes, mobile_size=32).eval(), a_batch(data)
     terms = [
         batch_losses(model, batch, replace(CONFIG, base_quantile=q, **changes))["base"]
         for q in (0.0, 0.3, 0.7)

@@ -75,7 +75,7 @@ class TrainingConfig:
     weight_decay: float = 1e-5
     clip_norm: float = 100.0  # for a bad step only: at 1, learning took a third longer
     laplacian_weight: float = 1.0  # λ
-    base_quantile: float = 0.0  # of a D2IMNet's L_B, see `losses.base_loss`
+    base_quantile: float = 0.0  # of L_B, see `losses.base_loss`
     visible_weight: float = 0.0  # of L_vis, which the paper does not have
     relief_weight: float = 0.0  # of L_rel, for L_sdf and L_vis; base learns F_coarse
     patch_share: float = 0.0  # of pictures with another's patch in them; with L_rel

@@ -56,7 +56,7 @@ def batch_losses(
         return disn_losses(model, batch)
     if isinstance(model, D2IMNet):
         return d2im_losses(model, batch, config)
-    return imnet_losses(model, batch)
+    return imnet_losses(model, batch, config)
 
 
 def camera_losses(model: CameraNet, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -66,11 +66,14 @@ def camera_losses(model: CameraNet, batch: dict[str, Tensor]) -> dict[str, Tenso
         return {"camera": losses.camera_loss(found, batch["camera"], batch["points"])}
 
 
-def imnet_losses(model: IMNet, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+def imnet_losses(
+    model: IMNet, batch: dict[str, Tensor], config: TrainingConfig
+) -> dict[str, Tensor]:
     """Of an IMNet: base."""
     code, _ = model.encode(batch["image"])
     base = model.base_decoder(code, batch["points"])
-    return {"base": losses.base_loss(base, batch["sdf"] * SDF_SCALE)}
+    sdf = batch["sdf"] * SDF_SCALE
+    return {"base": losses.base_loss(base, sdf, config.base_quantile)}
 
 
 def disn_losses(model: DISN, batch: dict[str, Tensor]) -> dict[str, Tensor]:
