@@ -3,14 +3,16 @@
     python benchmarks/sheet.py FOLDER photo.png --rendered 5 --out sheet.png
     python benchmarks/sheet.py --rendered 20 --refine --out sheet.webp
     python benchmarks/sheet.py FOLDER --data data/real --shapes 20
+    python benchmarks/sheet.py --icons FILES.sh3f --shapes 20 --fit-camera
 
 A row a picture: as it is given; cut out and framed; the overlay; the result from the
 same side, and turned by 60° and 180°; the base. Of prepared examples (--data) the
 camera is known. Elsewhere it is the camera network's guess, with --fit-camera moved
 until the base's outline is the picture's. Rendered are shapes that no model was trained
 on, of families that are, and of those that never are, in turn; --refine takes the
-coarse body of each and finds the camera by that. Printed are the camera and the IoU of
-the object's mask in the picture with that of the result.
+coarse body of each and finds the camera by that. Icons are those that Sweet Home 3D's
+libraries show of pieces that no model was trained on. Printed are the camera and the
+IoU of the object's mask in the picture with that of the result.
 """
 
 import common
@@ -18,6 +20,7 @@ import common
 # ruff: isort: split
 import tempfile
 import warnings
+import zipfile
 from itertools import chain
 from pathlib import Path
 
@@ -30,6 +33,7 @@ from d2im.data.dataset import ShapeDataset
 from d2im.data.files import one_line
 from d2im.data.rendering import Renderer, render
 from d2im.data.shapes import make_shape, split_pairs
+from d2im.data.sweethome import fixed_list, read_library
 from d2im.evaluate.benchmark import spread
 from d2im.networks import CameraNet, D2IMNet
 from d2im.use.overlay import SIDE, strip, turned
@@ -47,7 +51,10 @@ def main():
     parser.add_argument("pictures", nargs="*", help="files, or folders of them")
     parser.add_argument("--rendered", type=int, default=0, metavar="COUNT")
     parser.add_argument("--data", nargs="+", default=[], help="prepared examples")
-    parser.add_argument("--shapes", type=int, help="of each folder, spread (all)")
+    about = "Sweet Home 3D's libraries, for their icons"
+    parser.add_argument("--icons", nargs="+", default=[], metavar="FILE", help=about)
+    about = "of each folder, and icons, spread (all)"
+    parser.add_argument("--shapes", type=int, help=about)
     parser.add_argument("--model", default=str(MODEL), help="folder")
     parser.add_argument("--camera-model", default=str(CAMERA_MODEL), help="folder")
     parser.add_argument("--fit-camera", action="store_true")
@@ -73,6 +80,8 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         for path, shape in rendered(options.rendered, Path(folder)):
             rows.append(row(path, lambda p, s=shape: work(p, s.coarse)))
+        for path in icons(options.icons, options.shapes, Path(folder)):
+            rows.append(row(path, work))
         for data in options.data:
             for path, image, camera in prepared(data, options.shapes, Path(folder)):
                 rows.append(row(path, seen(image, camera)))
@@ -103,6 +112,18 @@ def rendered(count, folder):
         path = folder / f"{family}-{seed}.png"
         Image.fromarray((255 * pixels).round().astype(np.uint8)).save(path)
         yield path, shape
+
+
+def icons(files, count, folder):
+    """Picture files of pieces of the libraries' test set, as their makers drew them."""
+    test = set(fixed_list()["test"])
+    pieces = [p for file in files for p in read_library(file)]
+    pieces = [p for p in pieces if p.icon and p.name in test]
+    for piece in (pieces[k] for k in spread(len(pieces), count or 0)):
+        path = folder / f"{piece.name}{Path(piece.icon).suffix}"
+        with zipfile.ZipFile(piece.archive) as archive:
+            path.write_bytes(archive.read(piece.icon))
+        yield path
 
 
 def prepared(data, count, folder):

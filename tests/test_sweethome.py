@@ -4,6 +4,7 @@ import json
 import re
 import struct
 import zipfile
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,17 @@ def test_pieces_that_gave_no_example_are_not_credited(tmp_path, capsys):
     assert main(["prepare", "sweethome3d", "--credits", "-o", str(tmp_path)]) == 0
     told = capsys.readouterr().out
     assert "1 pieces" in told and "(`made`)" in told and "(`failed`)" not in told
+
+
+def test_a_sheet_shows_the_icons_of_the_test_set(short_list, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    icon = {"icon": "/i/a%20b.png"}
+    file = library(
+        tmp_path / "own.sh3f", ["train", "test"], [("i/a b.png", b"x")], **icon
+    )
+    (path,) = import_module("sheet").icons([file], None, tmp_path)
+    assert path.name == "Own__Anné-test.png" and path.read_bytes() == b"x"
+    assert [piece.icon for piece in read_library(file)] == ["", "i/a b.png"]
 
 
 def test_all_pieces_of_other_libraries_are_taken(short_list, tmp_path):

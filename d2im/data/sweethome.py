@@ -52,6 +52,7 @@ class Piece:
     library: str
     archive: Path  # the .sh3f file
     model: str  # a member of it
+    icon: str  # a member, its picture, or ""
     rotation: str  # "", or a matrix row by row, from the file's frame to the world's
 
 
@@ -105,6 +106,7 @@ def _piece(path, values, number):
         library,
         path,
         model,
+        unquote(own("icon")).lstrip("/"),
         own("modelRotation"),
     )
 
