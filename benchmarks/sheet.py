@@ -21,6 +21,7 @@ import common
 import tempfile
 import warnings
 import zipfile
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
@@ -121,9 +122,9 @@ def icons(files, count, folder):
     pieces = [p for p in pieces if p.icon and p.name in test]
     for piece in (pieces[k] for k in spread(len(pieces), count or 0)):
         path = folder / f"{piece.name}{Path(piece.icon).suffix}"
-        with zipfile.ZipFile(piece.archive) as archive:
+        with zipfile.ZipFile(piece.archive) as archive, suppress(KeyError):
             path.write_bytes(archive.read(piece.icon))
-        yield path
+        yield path  # its row says so where there is none
 
 
 def prepared(data, count, folder):

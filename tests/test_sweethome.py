@@ -109,13 +109,19 @@ def test_pieces_that_gave_no_example_are_not_credited(tmp_path, capsys):
 
 def test_a_sheet_shows_the_icons_of_the_test_set(short_list, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
-    icon = {"icon": "/i/a%20b.png"}
-    file = library(
-        tmp_path / "own.sh3f", ["train", "test"], [("i/a b.png", b"x")], **icon
-    )
-    (path,) = import_module("sheet").icons([file], None, tmp_path)
+    files = [
+        library(tmp_path / f"{part}.sh3f", [part], [("i/a b.png", b"x")], icon=icon)
+        for part, icon in {"train": "/i/a%20b.png", "test": "/i/a%20b.png"}.items()
+    ]
+    icons = import_module("sheet").icons
+    (path,) = icons(files, None, tmp_path)
     assert path.name == "Own__Anné-test.png" and path.read_bytes() == b"x"
-    assert [piece.icon for piece in read_library(file)] == ["", "i/a b.png"]
+    (piece,) = read_library(files[1])
+    assert piece.icon == "i/a b.png"
+    path.unlink()
+    lost = library(tmp_path / "test.sh3f", ["test"], icon="/i/lost.png")
+    assert [path.exists() for path in icons([lost], None, tmp_path)] == [False]
+    assert not list(icons([library(tmp_path / "test.sh3f", ["test"])], None, tmp_path))
 
 
 def test_all_pieces_of_other_libraries_are_taken(short_list, tmp_path):
