@@ -109,10 +109,8 @@ def test_pieces_that_gave_no_example_are_not_credited(tmp_path, capsys):
 
 def test_a_sheet_shows_the_icons_of_the_test_set(short_list, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
-    files = [
-        library(tmp_path / f"{part}.sh3f", [part], [("i/a b.png", b"x")], icon=icon)
-        for part, icon in {"train": "/i/a%20b.png", "test": "/i/a%20b.png"}.items()
-    ]
+    given = {"members": [("i/a b.png", b"x")], "icon": "/i/a%20b.png"}
+    files = [library(tmp_path / f"{k}.sh3f", [k], **given) for k in ("train", "test")]
     icons = import_module("sheet").icons
     (path,) = icons(files, None, tmp_path)
     assert path.name == "Own__Anné-test.png" and path.read_bytes() == b"x"
