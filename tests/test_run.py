@@ -793,8 +793,9 @@ def test_a_full_disk_is_one_line_and_leaves_whole_files(tmp_path, limit, size, n
     full = f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, 2 * ({limit},))"
     again = command(tmp_path, "01", "--name", "a", "-p", "size", str(size), before=full)
     said = again.communicate(timeout=120)[1]
-    # A kernel's history thread may say, too, that it has no room.
-    lines = [line for line in said.splitlines() if "history" not in line.lower()]
+    # A kernel may say on its own that its history has no room or its end was slow.
+    kernel = re.compile("history|IOStream", re.IGNORECASE)
+    lines = [line for line in said.splitlines() if not kernel.search(line)]
     assert again.returncode == 1 and len(lines) == 1, said
     assert lines[0].startswith("error: ") and f"{name} was not written" in lines[0]
     assert [entry["notebook"] for entry in record(folder)["notebooks"]] == ["01_a"]
