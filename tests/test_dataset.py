@@ -173,6 +173,46 @@ def test_examples_of_other_settings_are_not_mixed(tmp_path):
         prepare([("chair", 0)], tmp_path, **{**SMALL, "count": 3000})
 
 
+def test_settings_that_made_no_example_bind_nobody(tmp_path):
+    with pytest.raises(OSError, match="an example takes"):
+        prepare([("chair", 0)], tmp_path, **{**SMALL, "size": 10**8})
+    (row,) = prepare([("chair", 0)], tmp_path, **SMALL)
+    assert row["status"] == "ok"
+
+
+def test_another_split_of_what_is_made_is_said(tmp_path, capsys):
+    prepare([("chair", 0), ("chair", 1)], tmp_path, split="val", **SMALL)
+    assert capsys.readouterr().err == ""
+    rows = prepare([("chair", 0), ("chair", 1), ("chair", 2)], tmp_path, **SMALL)
+    assert [row["split"] for row in rows] == ["val", "val", "train"]
+    said = f"{tmp_path}: 2 made before keep their split (chair-000000 in val, ...)"
+    assert capsys.readouterr().err.strip() == said
+
+
+def test_one_relative_path_in_two_folders_is_two_shapes(tmp_path, monkeypatch):
+    made = {}
+    for name in "ab":
+        boxes(tmp_path / name / "in", *["chair.ply", "chair.stl"][: 1 + (name == "b")])
+        monkeypatch.chdir(tmp_path / name)
+        made[name] = prepare("in", tmp_path / "out", **SMALL)
+    ids_ = [row["id"] for rows in made.values() for row in rows]
+    assert len(set(ids_)) == 3 and len(read_index(tmp_path / "out")) == 3
+    assert made["a"][0]["source"] == str(tmp_path / "a/in/chair.ply")
+
+
+def test_relative_paths_of_an_index_of_before_are_followed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    boxes(tmp_path / "in", "chair.ply")
+    prepare("in", "out", **SMALL)
+    index = tmp_path / "out/index.csv"
+    index.write_text(index.read_text().replace(f"{tmp_path}/in", "in"))
+    assert read_index("out")[0]["source"] == "in/chair.ply"
+    before = stamp(tmp_path / "out", "chair")
+    (row,) = prepare("in", "out", **SMALL)
+    assert row["source"] == str(tmp_path / "in/chair.ply")
+    assert stamp(tmp_path / "out", "chair") == before
+
+
 def test_meshes_of_one_stem_do_not_overwrite_each_other(tmp_path):
     box = trimesh.creation.box()
     for name in ("a.ply", "a.stl"):

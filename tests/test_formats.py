@@ -17,7 +17,7 @@ import pytest
 import trimesh
 from PIL import Image
 
-from d2im.data.facets import Unreadable, numbers, triangulate
+from d2im.data.facets import NO_COLOR, Unreadable, numbers, triangulate
 from d2im.data.formats import SUFFIXES, read_surface
 from d2im.data.mesh import load_mesh
 
@@ -226,6 +226,32 @@ def test_vertex_colours_of_an_obj_are_read(tmp_path):
         assert np.allclose(surface.color, BLUE)
 
 
+@pytest.mark.parametrize(
+    "color, seen",
+    [
+        ("1.0001 0.2 0.1", [1, 0.2, 0.1]),  # rounded
+        ("3 0.5 0.1", [1, 0.5, 0.1]),  # it shines
+        ("2 0 1", [2 / 255, 0, 1 / 255]),
+        ("200.5 20 10", [200.5 / 255, 20 / 255, 10 / 255]),
+        ("0.2 0.4 0.6 1", [0.2, 0.4, 0.6]),  # alpha
+        ("1 0.4 0.6 1", [1, 0.4, 0.6]),
+        ("1 0.2 0.4 0.6", [0.2, 0.4, 0.6]),  # w before them
+    ],
+)
+def test_colours_of_any_size_and_place_are_read(tmp_path, color, seen):
+    text = U_OBJ.replace(".0\n", f".0 {color}\n")
+    surface = read_surface(written(tmp_path / "c.obj", text))
+    assert np.allclose(surface.color, seen)
+
+
+def test_a_bare_part_leaves_the_others_their_colours(tmp_path):
+    bare = "v 5 0 0\nv 6 0 0\nv 6 1 0\nf 17 18 19\n"
+    text = U_OBJ.replace(".0\n", ".0 0 0 1\n") + bare
+    surface = read_surface(written(tmp_path / "c.obj", text))
+    assert np.allclose(surface.color[:-1], BLUE)
+    assert np.allclose(surface.color[-1], NO_COLOR)
+
+
 def picture(path=None, wide=4, kind="PNG"):
     """Red on its left half, blue on its right."""
     image = np.zeros((2, wide, 3), dtype=np.uint8)
@@ -290,6 +316,25 @@ def test_a_material_name_may_hold_a_hash_and_a_blank(tmp_path):
     written(tmp_path / "a.mtl", "newmtl Material #25\nKd 0 0 1\n")
     surface = read_surface(worn_obj(tmp_path / "u.obj", name="Material #25"))
     assert np.allclose(surface.color, BLUE)
+
+
+@pytest.mark.parametrize(
+    "color, seen, note",
+    [
+        ("0 0 1 # blue", BLUE, ""),
+        ("0.5", [0.5, 0.5, 0.5], ""),
+        ("1.0001 0.2 0.1", [1, 0.2, 0.1], ""),
+        ("0,5 0,5 0,5", None, "colour '0,5 0,5 0,5': not read"),
+        ("xyz 1 1 1", None, "colour 'xyz 1 1 1': not read"),
+        ("1 2", None, "colour '1 2': not read"),
+    ],
+)
+def test_a_materials_colour_is_read_or_named(tmp_path, color, seen, note):
+    written(tmp_path / "a.mtl", f"newmtl paint\nKd {color}\n")
+    surface = read_surface(worn_obj(tmp_path / "u.obj"))
+    assert np.allclose(solid(surface), [U_AREA, U_VOLUME])
+    assert surface.color is None if seen is None else np.allclose(surface.color, seen)
+    assert surface.lost()["notes"] == ((note,) if note else ())
 
 
 def test_the_report_counts_pictures_and_materials_that_are_not_there(tmp_path):
@@ -873,6 +918,24 @@ def test_texture_factor_and_vertex_colour_are_multiplied(tmp_path):
     assert np.allclose(surface.color, [0, 0, 0.5], atol=0.01)
 
 
+@pytest.mark.parametrize("light", [1.0, 0.5])
+def test_vertices_of_one_colour_leave_the_texture_to_be_worn(tmp_path, light):
+    g = worn_gltf(base_color())
+    g.primitive()["attributes"]["COLOR_0"] = g.array(np.full((8, 3), light, "f4"))
+    surface = read_surface(g.write(tmp_path / "c.glb"))
+    (paint,) = surface.worn
+    assert np.allclose(paint.tint, light)
+
+
+def test_primitives_that_wear_one_picture_share_it(tmp_path):
+    g = worn_gltf(base_color())
+    g.tree["meshes"][0]["primitives"] *= 3
+    g.tree["textures"] *= 2
+    surface = read_surface(g.write(tmp_path / "c.gltf"))
+    first, *others = (paint.texture.source for paint in surface.worn)
+    assert len(others) == 2 and all(other is first for other in others)
+
+
 def test_a_texture_of_a_kind_that_is_not_read_is_reported(tmp_path):
     g = worn_gltf(
         base_color(), texture={"extensions": {"KHR_texture_basisu": {"source": 0}}}
@@ -893,6 +956,9 @@ def test_a_small_file_may_not_fill_the_memory(tmp_path):
     far.tree["accessors"].append(
         {"componentType": 5126, "type": "VEC3", "count": 10**9}
     )
+    again = Gltf().cube(np.tile(CUBE_FACES, (3000, 1)))  # 36,000 faces, stored once
+    again.tree["meshes"][0]["primitives"] *= 60
+    refused(again.write(tmp_path / "again.glb"), "56 parts or more of 2,")
     own = {"attributes": {"TRANSLATION": 2}}
     far.tree["nodes"][0]["extensions"] = {"EXT_mesh_gpu_instancing": own}
     start = time.process_time()

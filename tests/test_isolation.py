@@ -1,10 +1,12 @@
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from d2im.data import isolation
 from d2im.data.isolation import close_idle, fair_memory_gb, run_isolated
 
 
@@ -101,3 +103,43 @@ def test_a_memory_limit_ends_with_its_job():
         )
         assert soft == (most if limit is None else limit * 1e9)
     assert run_isolated(os.getpid) == worker
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), 1e12])
+def test_a_time_limit_beyond_a_lifetime_is_none(timeout):
+    assert run_isolated(divmod, 7, 3, timeout=timeout) == (2, 1)
+
+
+def late_note(path):
+    """Write a file as an example is written: after a while, if it still may."""
+    Path(path).with_suffix(".begun").touch()
+    time.sleep(0.1)
+    while os.getppid() == isolation._parent:
+        time.sleep(0.01)
+    isolation.end_if_orphaned()
+    Path(path).touch()
+
+
+def nap(path):
+    Path(path).with_suffix(".begun").write_text(str(os.getpid()))
+    time.sleep(600)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a parent's number stays there")
+@pytest.mark.parametrize("job", [late_note, nap])
+def test_a_worker_ends_with_its_killed_parent_and_writes_nothing(tmp_path, job):
+    code = "import sys; from d2im.data.isolation import run_isolated\n"
+    code += f"from tests.test_isolation import {job.__name__} as job\n"
+    code += f"run_isolated(job, {str(tmp_path / 'x.note')!r}, timeout=60)"
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[1],
+        stderr=subprocess.PIPE,
+    )
+    begun = tmp_path / "x.begun"
+    while not begun.exists():
+        assert parent.poll() is None
+        time.sleep(0.05)
+    parent.kill()
+    parent.communicate(timeout=30)  # the worker has its end of the pipe, too
+    assert not (tmp_path / "x.note").exists()

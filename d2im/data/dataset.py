@@ -42,7 +42,7 @@ from tqdm import tqdm
 from ..camera import Camera, random_camera
 from ..sampling import sample_sdf, weighted_draw
 from .files import write_whole
-from .isolation import close_idle, fair_memory_gb, run_isolated
+from .isolation import close_idle, end_if_orphaned, fair_memory_gb, run_isolated
 from .locks import hold
 
 if TYPE_CHECKING:
@@ -138,8 +138,9 @@ class Effort:
     memory_gb: float | None = None  # that it may use (Linux); None: a share of all
 
     def __post_init__(self):
-        if self.memory_gb is not None and not self.memory_gb > 0:
-            raise ValueError(f"memory_gb must be above 0, got {self.memory_gb}")
+        for name in ("timeout", "memory_gb"):
+            if (limit := getattr(self, name)) is not None and not limit > 0:
+                raise ValueError(f"{name} must be above 0, got {limit}")
 
 
 def check_repair(caps: str, interior: str) -> None:
@@ -337,7 +338,7 @@ def _npy_header(raw):
 
 
 def prepare(
-    source: str | Path | Iterable,
+    source: str | Path | Iterable | Callable,
     out: str | Path,
     config: ExampleConfig | None = None,
     *,
@@ -358,7 +359,8 @@ def prepare(
     `joblib.parallel_config(backend="dask")` around it: a cluster.
 
     Args: source: (family, seed) pairs, or a folder of meshes, or a list of mesh paths,
-            or of dicts that rows begin with, see `sweethome.listed_items`.
+            or of dicts that rows begin with, see `sweethome.listed_items`, or a
+            function that gives these, called once `out` is known to take them.
         out: folder for the examples and `index.csv`.
         split: recorded in the index: "train", "val", "test" or "unseen".
         config, changes: ExampleConfig, by default the usual one, but for `changes`
@@ -373,7 +375,7 @@ def prepare(
     Returns: the rows of the index that belong to `source`, as dicts.
     Raises: FileNotFoundError: no such folder. ValueError: it has no mesh, `out` holds
         examples made with other settings or a damaged index, another call writes to
-        it, count, views or size is below 1, or memory_gb is not above 0.
+        it, count, views or size is below 1, timeout or memory_gb is not above 0.
         OSError: `out` cannot be written, or its disk is full.
     """
     config, out = replace(config or ExampleConfig(), **changes), Path(out)
@@ -390,8 +392,14 @@ def _prepare(source, out, config, split, effort, alone):
     known = {row["id"]: row for row in read_index(out)}
     stored = unlisted_rows(out, known)
     rows = [*stored.values(), *known.values()]
+    for row in rows:  # of before, when paths stood there as they were given
+        row["source"] = _whole_path(row.get("source"))
+    settings = out / "settings.json", config.stored(), config.poses
+    if callable(source):  # it writes: only into a folder that takes these examples
+        keep_settings(*settings)
+        source = source()
     items = _items(source, config.up, config.yaw, rows, config.of_meshes())
-    keep_settings(out / "settings.json", config.stored(), poses=config.poses)
+    keep_settings(*settings)
     jobs = {}
     for item in items:
         name, path = item["id"], out / f"{item['id']}.npz"
@@ -405,7 +413,13 @@ def _prepare(source, out, config, split, effort, alone):
     work_through(out, known, jobs.values(), _make_one, split, need, effort)
     if left := _leftovers(out, known):
         print(left, file=sys.stderr)
-    return [known[item["id"]] for item in items]
+    made = [known[item["id"]] for item in items]
+    asked = [item.get("split") or split for item in items]
+    if other := [r for r, s in zip(made, asked, strict=True) if r["split"] != s]:
+        there = f"{other[0]['id']} in {other[0]['split']}"
+        kept = f"{out}: {len(other)} made before keep their split ({there}"
+        print(f"{kept}{', ...' * (len(other) > 1)})", file=sys.stderr)
+    return made
 
 
 def drop_stale(out: Path) -> None:
@@ -581,7 +595,7 @@ def keep_settings(
 
     Args: poses: as older folders have them in words, by their repr.
     """
-    if path.is_file():
+    if path.is_file() and any(path.parent.glob("*.npz")):
         try:
             there = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
@@ -750,6 +764,11 @@ def _follow_moved(items, rows):
             row["source"] = here
 
 
+def _whole_path(source):
+    """A mesh file's path, one for all folders that one may work in; "" is none."""
+    return os.path.abspath(source) if source else ""
+
+
 def _items(source, up, yaw, rows=(), repair=None):
     """What to prepare, as dicts with an id, from pairs, a folder or mesh paths.
 
@@ -766,6 +785,8 @@ def _items(source, up, yaw, rows=(), repair=None):
         source = list(source)
         if source and isinstance(source[0], dict):
             items = [{**(repair or {}), **item} for item in source]
+            for item in items:
+                item["source"] = _whole_path(item["source"])
             _follow_moved(items, rows)
             return items
         if source and not isinstance(source[0], str | os.PathLike):
@@ -789,7 +810,7 @@ def _items(source, up, yaw, rows=(), repair=None):
     items = [
         {
             "id": safe_id(name),
-            "source": str(path),
+            "source": _whole_path(path),
             "up": up,
             "yaw": yaw,
             **(repair or {}),
@@ -881,6 +902,7 @@ def _make_one(row, path, config):
     row |= state | {"status": "ok", "faces": len(detailed.faces)}
     if "report" in detailed.metadata:
         row["repair"] = str(detailed.metadata["report"])
+    end_if_orphaned()
     # The file carries its row, so that a killed run finds it again without its index.
     write_example(path, {**example, "row": np.array(json.dumps(row, default=_plain))})
     return row

@@ -204,8 +204,13 @@ def _read_off(data, beside):
 
 
 def _unit(color):
-    """Colours in [0, 1]: a file that goes above counts to 255."""
-    return color / 255 if color.max(initial=0) > 1 else color
+    """Colours in [0, 1]: of whole numbers above 1, or far above, a file counts to 255.
+
+    A little above stands what was rounded, or shines.
+    """
+    most = color.max(initial=0)
+    whole = most > 1 and (color == np.round(color)).all()
+    return color / 255 if whole or most > 16 else color.clip(max=1)
 
 
 def _ranges(starts, sizes):
@@ -383,7 +388,10 @@ def _ply_color(columns, kinds):
         if set(names) <= columns.keys():
             color = np.stack([columns[n] for n in names], axis=1).astype(float)
             kind = np.dtype(kinds[names[0]])
-            return color / np.iinfo(kind).max if kind.kind in "iu" else _unit(color)
+            if kind.kind not in "iu":
+                return _unit(color)
+            bytes_ = color.max(initial=0) <= 255  # in a wider type, too
+            return color / (255 if bytes_ else np.iinfo(kind).max)
     return None
 
 
@@ -505,7 +513,7 @@ class _ObjLines:
 
 
 def _obj_vertices(lines):
-    """Vertices (V, 3), and colours where most have such."""
+    """Vertices (V, 3), and colours (V, 3), nan where one has none; or None."""
     values, width, at = numbers(lines.text("v")), lines.sizes["v"], lines.at["v"]
     if len(width) and width.min() < 3:
         short = at[width.argmin()] + 1
@@ -513,8 +521,12 @@ def _obj_vertices(lines):
     first = np.cumsum(width) - width
     vertices = values[first[:, None] + np.arange(3)]
     color = None
-    if len(at) and (width >= 6).all():  # x y z r g b, or w before them
-        color = _unit(values[(first + 3 + (width == 7))[:, None] + np.arange(3)])
+    if (has := width >= 6).any():  # x y z r g b, with w before them or alpha after
+        place = first[has] + 3
+        if (width[has] == 7).all() and (values[place] == 1).all():
+            place += (values[place + 3] != 1).any()
+        color = np.full((len(width), 3), np.nan)
+        color[has] = _unit(values[place[:, None] + np.arange(3)])
     return vertices, color
 
 
@@ -597,9 +609,11 @@ def _read_mtl(name, beside, library):
             elif own is None:
                 continue
             elif key == b"kd":
-                color = re.split(rb"\s+#", rest)[0].split()
-                if len(color) == 3:
-                    own["color"] = _unit(numbers(rest))
+                try:
+                    color = _unit(numbers(re.split(rb"\s+#", rest)[0]))
+                    own["color"] = np.broadcast_to(color, 3)  # of one number: grey
+                except ValueError:
+                    own["odd"] = rest.decode("utf-8", "replace")
             elif key == b"map_kd":
                 own["texture"] = _mtl_texture(rest, path.parent, beside)
 
@@ -644,6 +658,8 @@ def _obj_colors(surface, names, library, uvs, worn):
                 surface.materials.add(name.decode("utf-8", "replace"))
             continue
         color[faces] = own.get("color", np.nan)
+        if "odd" in own:
+            surface.notes.append(f"colour {own['odd'][:40]!r}: not read")
         if "texture" in own and len(uvs):
             texture, scale, offset = own["texture"]
             has = faces[(worn[faces] >= 0).all(axis=1)]

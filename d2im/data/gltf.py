@@ -79,6 +79,7 @@ class _Tree:
     def __init__(self, tree, blob, size, beside):
         self.tree, self.blob, self.beside = tree, blob, beside
         self.size, self.buffers = size, {}
+        self.pictures = {}  # names and sources of images
         self.skins = {}  # what takes a vertex to each joint's place (J, 4, 4)
         self.lost, self.left = {}, {}  # pictures, and primitives of no face
 
@@ -200,6 +201,7 @@ class _Tree:
         """The faces of all primitives, as often as nodes show them."""
         pieces, colors, paints, parts = [], [], [], []
         at = first = stored = 0
+        seen = set()  # the accessors of what counts as stored
         for (mesh, skin, weights), matrices in self.placed().items():
             turned = np.linalg.det(matrices[:, :3, :3]) < 0
             for own in self.item("meshes", mesh)["primitives"]:
@@ -208,7 +210,9 @@ class _Tree:
                     continue
                 vertices, faces, color, worn = read
                 times, count = len(matrices), len(faces)
-                stored += count
+                if (key := _stored_as(own)) not in seen:
+                    stored += count
+                    seen.add(key)
                 self.refuse_crowd(len(parts) + times, first + times * count, stored)
                 moved = vertices @ matrices[:, :3, :3].swapaxes(1, 2)
                 moved += matrices[:, None, :3, 3]
@@ -408,6 +412,15 @@ class _Tree:
             if given:
                 self.lost[f"texture in {', '.join(given)}"[:80]] = "not read"
             return None
+        if number not in self.pictures:  # once: parts that share it share its bytes
+            self.pictures[number] = self.picture(number)
+        name, source = self.pictures[number]
+        sampler = self.item("samplers", own["sampler"]) if "sampler" in own else {}
+        wrap = tuple(WRAPS.get(sampler.get(f"wrap{k}"), "repeat") for k in "ST")
+        return Texture(name, source, wrap)
+
+    def picture(self, number):
+        """The name and the file or bytes of an image by its number."""
         image = self.item("images", number)
         if "uri" in image:
             source = self.resource(image["uri"])
@@ -416,9 +429,13 @@ class _Tree:
             data, start, length, _ = self.view(image["bufferView"])
             source, name = data[start : start + length], ""
         name = name or f"image {number} {image.get('name', '')}".strip()
-        sampler = self.item("samplers", own["sampler"]) if "sampler" in own else {}
-        wrap = tuple(WRAPS.get(sampler.get(f"wrap{k}"), "repeat") for k in "ST")
-        return Texture(name[:80], source, wrap)
+        return name[:80], source
+
+
+def _stored_as(primitive):
+    """Which accessors or which packed bytes hold a primitive's faces."""
+    packed = primitive.get("extensions", {}).get(DRACO, {}).get("bufferView")
+    return primitive.get("indices"), primitive["attributes"]["POSITION"], packed
 
 
 def _normalised(values, accessor):

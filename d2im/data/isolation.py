@@ -15,6 +15,7 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 FEWEST_GB, MOST_GB = 1.0, 4.0  # of a job: about 0.7 and 4 million faces
 THREAD_GB = 0.05  # that a thread for each core reserves, used or not: it counts as data
+_parent = None  # of a worker, its number
 _idle = queue.LifoQueue()  # workers of this process that wait for a job
 
 
@@ -75,7 +77,8 @@ def run_isolated(
             env={"IGL_NUM_THREADS": "1", **os.environ, "PYTHONPATH": path},
         )
     late = threading.Event()
-    timer = threading.Timer(timeout or 1e9, lambda: (late.set(), worker.kill()))
+    wait = min(timeout or math.inf, threading.TIMEOUT_MAX)
+    timer = threading.Timer(wait, lambda: (late.set(), worker.kill()))
     timer.daemon = True
     timer.start()
     job = function.__module__, function.__qualname__, arguments, timeout, memory_gb
@@ -123,8 +126,26 @@ def _close(worker):
     worker.wait()
 
 
+def end_if_orphaned() -> None:
+    """End this process where it is a worker whose parent has been killed.
+
+    The parent's folders are nobody's now: another run may hold them.
+    """
+    if _parent is not None and os.getppid() != _parent:
+        os._exit(1)
+
+
+def _watch_parent():
+    while True:
+        end_if_orphaned()
+        time.sleep(0.5)
+
+
 def _serve():
     """What a worker does: answer jobs until its parent is gone."""
+    global _parent
+    _parent = os.getppid()  # on Windows it stays
+    threading.Thread(target=_watch_parent, daemon=True).start()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not get among the answers
     while True:
@@ -132,7 +153,8 @@ def _serve():
             module, name, arguments, timeout, memory_gb = pickle.load(sys.stdin.buffer)
         except EOFError:
             return
-        if timeout:  # also when the parent, and so its timer, has been killed
+        # Also when the parent, and so its timer, has been killed.
+        if timeout and timeout + 5 < threading.TIMEOUT_MAX:
             faulthandler.dump_traceback_later(timeout + 5, exit=True, file=sys.stderr)
         try:
             if sys.platform == "linux":  # elsewhere it is not there or not kept

@@ -81,7 +81,12 @@ class Renderer:
         if worn:
             from .facets import rendered_texture  # likewise
 
-            self.textures = [(rendered_texture(*own), own[0].wrap) for own in worn]
+            read = {}  # parts may share a picture
+            for texture, tint in worn:
+                key = texture, np.asarray(tint, float).tobytes()
+                if key not in read:
+                    read[key] = rendered_texture(texture, tint), texture.wrap
+                self.textures.append(read[key])
             self.worn = mesh.face_attributes["worn"]
             self.uv = mesh.face_attributes["uv"].reshape(-1, 2, 4)
         self.scene = ray_scene(vertices[faces])

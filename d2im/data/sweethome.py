@@ -231,6 +231,11 @@ def listed_items(
     Raises: FileNotFoundError, ValueError: as `read_library`; two libraries of one name,
         two pieces of one name, or an unknown split.
     """
+    return _unpacked(_listed(files, split), out)
+
+
+def _listed(files, split):
+    """What the fixed list takes of libraries: (piece, how its row begins)."""
     if split not in (*SPLITS, "all"):
         raise ValueError(f"split must be {', '.join(SPLITS)} or all, not {split!r}")
     files = [Path(path) for path in files]
@@ -253,13 +258,21 @@ def listed_items(
         item = {"id": piece.name, "family": piece.family, "split": part, "up": "y"}
         item["yaw"] = float(fixed["turns"].get(piece.name, 0))
         item |= {name: getattr(piece, name) for name in CREDIT_COLUMNS}
-        try:
-            item["source"] = str(unpack(piece, Path(out) / "meshes"))
-        except ValueError as error:
-            item |= {"source": "", "reason": str(error)}
-        items.append(item)
+        items.append((piece, item))
     if not items:
         raise ValueError(f"no piece of {', '.join(map(str, files))} is in {split!r}")
+    return items
+
+
+def _unpacked(listed, out):
+    """How their rows begin, once the pieces' models lie in `meshes`."""
+    items = []
+    for piece, item in listed:
+        try:
+            source = {"source": str(unpack(piece, Path(out) / "meshes"))}
+        except ValueError as error:
+            source = {"source": "", "reason": str(error)}
+        items.append(item | source)
     return items
 
 
@@ -280,8 +293,12 @@ def prepare_sweethome(
         "licence" and "library".
     Raises: as `listed_items` and `prepare`.
     """
-    items = listed_items(files, out, split)
-    items += stretched([i for i in items if i["split"] == "train"], copies)
+    listed = _listed(files, split)
+
+    def items():
+        all_ = _unpacked(listed, out)
+        return all_ + stretched([i for i in all_ if i["split"] == "train"], copies)
+
     return prepare(items, out, config, **options)
 
 
