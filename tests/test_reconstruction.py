@@ -1,5 +1,6 @@
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from d2im.use.cameras import turn_between
 from d2im.use.editing import scale_detail
 from d2im.use.export import read_camera
 from d2im.use.pictures import load_image
-from d2im.use.reconstruction import reconstruct, triangulate
+from d2im.use.reconstruction import Reconstruction, reconstruct, triangulate
 
 from .conftest import TINY
 from .test_pictures import picture
@@ -70,11 +71,23 @@ def test_base_and_final_mesh_are_the_zero_sets_of_f_b_and_f(ball_model):
 def test_the_final_mesh_rises_from_feet_on_the_base(ball_model):
     found = reconstruct(ball_model, torch.ones(3, 32, 32), CAMERA, resolution=48)
     feet, added = found.rise()
-    # off the edges of an octahedron its distance is linear: one step leads to 0
+    # off the edges of an octahedron its distance is linear: a step leads to 0
     off = np.abs(feet).sum(1) - 0.3
     assert np.median(np.abs(off)) < 1e-5 < np.median(np.abs(added))
     points = torch.tensor(found.mesh.vertices).float()
     assert np.allclose(added, -found.base_sdf(points).detach(), atol=1e-6)
+
+
+def test_feet_find_a_curved_base():
+    ball = trimesh.creation.icosphere(2, 0.36)
+
+    def base(p):  # not linear: one step ends at 0.003, two at 0.00002
+        return p.square().sum(-1) - 0.09
+
+    body = SimpleNamespace(mesh=ball, device="cpu", base_sdf=base)
+    feet, added = Reconstruction.rise(body)
+    assert np.allclose(np.linalg.norm(feet, axis=1), 0.3, atol=1e-5)
+    assert np.allclose(added, 0.09 - 0.36**2, atol=1e-6)
 
 
 def test_the_models_mode_is_left_as_it_was(ball_model):

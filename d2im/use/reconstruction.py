@@ -84,17 +84,23 @@ class Reconstruction(Prediction):
     def rise(self) -> tuple[np.ndarray, np.ndarray]:
         """How the final mesh stands on the base: its vertices' feet, and f_D at them.
 
-        F = 0 there, so f_D = -f_B, and a step against the gradient of f_B leads down.
+        F = 0 there, so f_D = -f_B; Newton's steps along the gradient of f_B lead down.
 
-        Returns: (N, 3) world, on the base but for that step's error; (N,) world units.
+        Returns: (N, 3) world, on the base but for the last step's error; (N,) world
+            units.
         """
         points = torch.tensor(self.mesh.vertices, dtype=torch.float32)
         points, steps = points.to(self.device), STEP * torch.eye(3, device=self.device)
-        base = self.base_sdf(points)
-        ends = [self.base_sdf(points + s) - self.base_sdf(points - s) for s in steps]
-        slope = torch.stack(ends, 1) / (2 * STEP)
-        down = base[:, None] * slope / slope.square().sum(1, keepdim=True).clamp(0.1)
-        return (points - down).cpu().numpy(), -base.cpu().numpy()
+        added = -self.base_sdf(points)
+        for _ in range(3):  # after one a raised frame is still to be seen
+            base = self.base_sdf(points)
+            ends = [
+                self.base_sdf(points + s) - self.base_sdf(points - s) for s in steps
+            ]
+            slope = torch.stack(ends, 1) / (2 * STEP)
+            rate = base / slope.square().sum(1).clamp(0.1)
+            points = points - rate[:, None] * slope
+        return points.cpu().numpy(), added.cpu().numpy()
 
     def export(self, path: str | Path, which: str = "final", **options) -> None:
         """Write a mesh, whole or not at all; see `export.export_mesh`."""
