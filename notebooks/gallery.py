@@ -109,7 +109,8 @@ def training_curves(target):
         ax.legend(fontsize=7, loc="upper right")
     fig.savefig(target, dpi=100)
     target.write_bytes(fitting(".png", partial(small, target.read_bytes())))
-    caption = "The losses of the package's models by step"
+    caption = "The losses of the package's models by step; of d2im-base the last two "
+    caption += "of its base's trainings alone, its maps' not at all"
     return f"## How they were trained\n\n![{caption}]({target.name})\n"
 
 

@@ -20,7 +20,7 @@ from d2im.use.reconstruction import MODEL
 
 # Of the split "test": with drawers, a door and knobs; with grooves in its back.
 PIECES = ("cabinet", 10101), ("chair", 10102)
-CAMERA = dict(azimuth=25, elevation=18, ratio=0.9)
+CAMERA = dict(azimuth=25, elevation=10, ratio=0.9)
 SWING, FRAMES, MILLISECONDS = 40, 36, 90  # degrees to each side; a turn takes 3.2 s
 TITLES = "a picture", "coarse base $f_B$", "front map $f_D$", "$f_B + f_D$, a mesh"
 SIGNS = "→", "+", "="
