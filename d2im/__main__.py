@@ -137,7 +137,8 @@ def reconstruct(
         raise ValueError(f"{single} is for one picture; it makes its own files")
     if folder and (Path(out).is_file() or Path(out).suffix.lower()[1:] in KINDS):
         raise ValueError(f"several pictures go into a folder: -o FOLDER, not {out}")
-    _check(Path(out) / f"index.{format}" if folder else out, **options)
+    read = [] if folder else [images[0], camera_from]  # several: see below
+    _check(Path(out) / f"index.{format}" if folder else out, read, **options)
     network = D2IMNet.from_pretrained(model or use.MODEL)
     pictures = find_pictures(images)
     own = {(Path(out) / f"{p.stem}-camera.json").resolve() for p in pictures}
@@ -173,18 +174,22 @@ def _given(camera, camera_from, size):
     return (Camera(*camera, size) if camera else None), None
 
 
-def _check(out, maps, keep, color, faces, size_mm, turntable, **options):
-    """Say before the work which file cannot be written."""
+def _check(out, read, maps, keep, color, faces, size_mm, turntable, **options):
+    """Say before the work which file cannot be written, or is one of those read."""
     from .data.files import check_writable
-    from .use.export import check_export
+    from .use.export import MAP_FILES, check_export
 
     check_export(out, keep, color, faces, size_mm)
     if turntable and Path(turntable).suffix.lower() != ".gif":
         raise ValueError(f"a turntable is written as .gif, not {turntable}")
     files = [out, turntable, *(options[name] for name in BESIDE)]
-    files += [Path(maps) / "displacement.json"] if maps else []
-    for file in filter(None, files):
-        check_writable(Path(file))
+    files += [Path(maps) / name for name in MAP_FILES] if maps else []
+    taken = {Path(file).resolve(): f"{file} is read" for file in filter(None, read)}
+    for file in map(Path, filter(None, files)):
+        if why := taken.get(file.resolve()):
+            raise ValueError(f"{why} and would be written over: choose another name")
+        taken[file.resolve()] = f"{file} is made twice"
+        check_writable(file)
 
 
 def _reconstruct_all(pictures, out, work, how, kind, options):
@@ -227,7 +232,7 @@ def refine(body, image, out, model, camera, camera_from, fit, strength, **option
     from .use.reconstruction import MODEL
     from .use.refinement import RefineOptions, refine
 
-    _check(out, **options)
+    _check(out, [body, image, camera_from], **options)
     network = D2IMNet.from_pretrained(model or MODEL)
     camera, framed_for = _given(camera, camera_from, network.image_size)
     known = {name: options.pop(name) for name in REFINED}

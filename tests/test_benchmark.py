@@ -10,13 +10,14 @@ import trimesh
 
 from d2im import benchmark, metrics
 from d2im.camera import Camera
-from d2im.data.dataset import ShapeDataset
+from d2im.data.dataset import ShapeDataset, prepare, read_example
 from d2im.data.readers import read_disn, write_set
 from d2im.data.rendering import Renderer
 from d2im.data.shapes import SPLITS, make_shape
 from d2im.evaluate import tables
 from d2im.networks import CameraNet
 from d2im.sampling import signed_distance
+from d2im.use.reconstruction import predict
 
 from . import test_readers
 
@@ -490,3 +491,16 @@ def test_a_missing_folder_and_a_camera_network_are_no_methods(tmp_path):
 )
 def test_some_of_a_list_are_spread_evenly_over_it(count, wanted, places):
     assert benchmark.spread(count, wanted) == [*places]
+
+
+def test_one_view_has_no_other_to_transfer_to(tmp_path, tiny_model):
+    (row,) = prepare([("cabinet", 3)], tmp_path, views=1, size=32, count=500)
+    example = read_example(tmp_path / f"{row['id']}.npz")
+    model = tiny_model.eval()
+    image = example["image_0"] / np.float32(255)
+    found = predict(model, image, Camera.from_array(example["camera_0"]))
+    shape = make_shape("cabinet", 3)
+    given = model, found, example, 0, shape.detailed, shape.coarse
+    scores = benchmark.field_scores(*given)
+    assert "displacement_correlation" in scores
+    assert not [name for name in scores if name.startswith("transfer")]

@@ -12,6 +12,7 @@ import sys
 import time
 import warnings
 from contextlib import suppress
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -39,6 +40,28 @@ def data(tiny_data):
 def run(data, out, config=CONFIG, **options):
     torch.manual_seed(0)
     return train(D2IMNet(**TINY), data, out, config, **options)
+
+
+def test_the_moments_come_back_in_the_weights_layout(data, tmp_path):
+    config = replace(CONFIG, precision="bf16")  # channels last, as on a GPU
+    list(islice(run(data, tmp_path, config), 3))
+    loaded = []
+
+    def load_state_dict(optimizer, state):
+        loaded.append((optimizer.param_groups, state["state"]))
+        return load(optimizer, state)
+
+    load = torch.optim.Adam.load_state_dict
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.Adam, "load_state_dict", load_state_dict)
+        list(run(data, tmp_path, config))
+    ((groups, slots),) = loaded
+    learned = [p for group in groups for p in group["params"]]
+    last = [p.is_contiguous(memory_format=torch.channels_last) for p in learned]
+    assert any(p.ndim == 4 and wide for p, wide in zip(learned, last, strict=True))
+    for index, slot in slots.items():
+        for name in ("exp_avg", "exp_avg_sq"):
+            assert slot[name].stride() == learned[index].stride()
 
 
 def steps(records):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from d2im import editing
 from d2im.camera import Camera
@@ -171,3 +172,19 @@ def test_paste_and_reconstruct_shows_the_model_the_pasted_picture(tiny_model):
     pasted = editing.paste(source, target, (0, 0, 32, 32), corners)
     assert torch.equal(found.image, pasted)
     assert len(found.mesh.faces) > 100
+
+
+def test_a_paste_is_framed_for_the_distance_that_is_said(tiny_model, tmp_path):
+    tiny_model.eval()
+    for name, color in {"a": (200, 0, 0, 255), "b": (0, 0, 200, 255)}.items():
+        image = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
+        image.paste(Image.new("RGBA", (30, 30), color), (17, 17))
+        image.save(tmp_path / f"{name}.png")
+    pictures = tmp_path / "a.png", tmp_path / "b.png"
+    camera, covers = Camera(20, 10, 1, 32), []
+    place = (12, 12, 20, 20), [(12, 12), (20, 12), (20, 20), (12, 20)]
+    for ratio in (0.7, 1.4):
+        seen = dict(camera=camera, resolution=24, framed_for=Camera(20, 10, ratio, 32))
+        made = editing.paste_and_reconstruct(tiny_model, *pictures, *place, **seen)
+        covers.append((made.image < 0.99).any(0).float().mean().item())
+    assert covers[0] > 2 * covers[1]

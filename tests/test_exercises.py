@@ -51,7 +51,10 @@ def test_an_exercises_own_answer_is_right_in_any_case(name):
 @pytest.mark.parametrize(
     ("name", "answer"),
     [
-        *[("period", a) for a in (4.1, "4", "4.0", "4,0", "×4", "4 times", "about 4")],
+        *[
+            ("period", a)
+            for a in ("4.", " 4. ", 4.1, "4", "4.0", "4,0", "×4", "4 times", "about 4")
+        ],
         *[("period", a) for a in (np.float32(4), torch.tensor(4.0), np.array([4])[0])],
         *[("tilt", a) for a in ("1/4", "25 %", ".25", "A quarter", "0,25")],
         *[("half a wave", a) for a in ("26.6°", "27 degrees", 26, "26.57 deg")],
@@ -69,7 +72,10 @@ def test_a_right_answer_passes_in_its_spellings(name, answer):
     ("name", "answer"),
     [
         *[("period", a) for a in (2, "5", "4 or 5", "four-ish", "1/0", math.nan, [4])],
-        *[("period", a) for a in (True, "nan", -4, "-4", "4 %", {}, 4j, "inf")],
+        *[
+            ("period", a)
+            for a in (".4", ".4 times", True, "nan", -4, "-4", "4 %", {}, 4j, "inf")
+        ],
         *[("bound", a) for a in (True, 1.1, "amplitudes")],
         *[("ridge", a) for a in ("negative", "positive or negative", 1, True)],
         *[("wrong camera", a) for a in ("yes", True, 0)],

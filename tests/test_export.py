@@ -13,6 +13,7 @@ from d2im.data.files import check_writable
 from d2im.data.rendering import Renderer
 from d2im.fields import displaced_field, sphere
 from d2im.use.export import (
+    MAP_FILES,
     camera_file,
     check_export,
     export_camera,
@@ -247,6 +248,11 @@ def test_a_missing_package_is_named(ball, monkeypatch):
         check_export("never.3mf")
     with pytest.raises(ImportError, match=r"lxml.*d2im\[makers\]"):
         ball.export("never.3mf")
+
+
+def test_all_files_of_maps_are_known_by_name(ball, tmp_path):
+    ball.export_maps(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {*MAP_FILES}
 
 
 def test_a_height_map_is_read_back_by_its_sidecars_words(ball, tmp_path):

@@ -1,5 +1,6 @@
 import json
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -251,6 +252,29 @@ def test_the_command_line_says_what_it_noticed_in_a_picture(
     said = capsys.readouterr().err
     assert said.startswith("note: ") and "border (bottom)" in said
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "outputs, said",
+    [
+        ("-o a.glb --cut-out picture.png", "picture.png is read"),
+        ("-o a.glb --maps .", "picture.png is read"),
+        ("-o a.glb --camera-from c.json --camera-file ./c.json", "c.json is read"),
+        ("-o a.glb --overlay b.png --cut-out ./b.png", "b.png is made twice"),
+        ("-o a.glb --maps m --camera-file m/camera.json", "camera.json is made twice"),
+    ],
+)
+def test_a_command_does_not_write_over_what_it_reads(
+    tmp_path, monkeypatch, capsys, outputs, said
+):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(picture()).save("picture.png")
+    before = Path("picture.png").read_bytes()
+    assert main(["reconstruct", "picture.png", *outputs.split()]) == 2
+    error = capsys.readouterr().err
+    assert f"{said} and would be written over: choose another name" in error
+    assert Path("picture.png").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["picture.png"]
 
 
 def test_the_command_line_takes_the_camera_from_a_net(

@@ -56,7 +56,7 @@ def test_the_relief_moves_what_is_seen_and_leaves_the_back(outward):
     back = np.linalg.norm(found.mesh.vertices, axis=1)[z < -0.02]
     assert np.allclose(back, 0.3, atol=0.003)
     assert found.mesh.is_watertight and found.camera is CAMERA
-    assert found.to_world is None  # a field is of the world's frame
+    assert np.array_equal(found.to_world, np.eye(4))  # a field's frame is the world's
 
 
 def test_the_models_back_is_taken_where_it_is_asked_for(outward):
@@ -279,3 +279,12 @@ def test_the_command_line_refines_a_body_in_its_own_frame(outward, tmp_path, cap
     assert 0 < pixels.min() and np.ptp(pixels, axis=0).max() > 16 and pixels.max() < 32
     assert main([*arguments, "--fit", "90"]) == 2
     assert "there is no fit 90" in capsys.readouterr().err
+
+
+def test_a_body_is_not_written_over(tmp_path, capsys):
+    trimesh.creation.box().export(tmp_path / "body.glb")
+    before = (tmp_path / "body.glb").read_bytes()
+    body, photo = str(tmp_path / "body.glb"), str(tmp_path / "photo.png")
+    assert main(["refine", body, photo, "-o", body]) == 2
+    assert "body.glb is read and would be written over" in capsys.readouterr().err
+    assert (tmp_path / "body.glb").read_bytes() == before

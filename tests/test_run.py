@@ -495,6 +495,46 @@ def test_seeds_are_an_axis_of_a_sweep_for_what_trains_with_mean_and_deviation(tm
         at(tmp_path, run.sweep, ["02"], files, seeds=[1], name="t")
 
 
+def test_seeds_go_to_a_notebook_given_by_its_path(tmp_path):
+    source = OUTPUTS + "write_outputs(out, summary={'score': seed})"
+    path = write(tmp_path / "x", "own", 'out = ""\nsteps = 1\nseed = 0', source)
+    folder = at(tmp_path, run.sweep, [str(path)], [], seeds=[4, 6], name="s")
+    means = list(csv.DictReader((folder / "seeds.csv").read_text().splitlines()))
+    assert [float(row["score mean"]) for row in means] == [5]
+
+
+def test_a_notebook_of_before_gets_nothing_of_a_later_one(tmp_path):
+    write(tmp_path, "03_t", 'out = ""\ndata = "own"', OUTPUTS + "write_outputs(out)")
+    write(
+        tmp_path,
+        "05_e",
+        'out = ""\ndata = ""',
+        OUTPUTS + "write_outputs(out, data='notebooks')",
+    )
+    at(tmp_path, run.run_notebooks, ["03", "05"], name="a")
+    folder = at(tmp_path, run.run_notebooks, ["03"], name="a")
+    assert parameters(folder, "03_t")["data"] == "own"
+    folder = at(tmp_path, run.run_notebooks, ["05", "03"], name="b")  # in this order
+    assert parameters(folder, "03_t")["data"] == "notebooks"
+
+
+def test_a_list_of_no_folders_is_refused_before_a_run(tmp_path):
+    write(tmp_path, "05_e", 'out = ""\nothers = []', OUTPUTS + "write_outputs(out)")
+    given = {"values": {"others": [1, 2]}, "name": "a"}
+    with pytest.raises(ValueError, match=r"05_e: others names folders, not \[1, 2\]"):
+        at(tmp_path, run.run_notebooks, ["05"], **given)
+    assert not (tmp_path / "reports").exists()
+
+
+def test_another_folder_takes_the_checkouts_notebooks(tmp_path):
+    found = at(tmp_path, run.find_notebook, "03")
+    assert found == run.PACKAGE.parent / "notebooks/03_train.ipynb"
+    params = at(tmp_path, run.read_params, "notebooks/params/benchmark.yaml")
+    assert "05_evaluate" in params
+    write(tmp_path, "03_own", 'out = ""')
+    assert at(tmp_path, run.find_notebook, "03").parent == tmp_path / "notebooks"
+
+
 def test_ctrl_c_leaves_a_page_a_row_and_time_to_save(tmp_path):
     cell = """
         import pathlib, time

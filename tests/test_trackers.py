@@ -1,6 +1,10 @@
 """Records reach a tracker, and the training does not notice."""
 
+import sys
 from dataclasses import replace
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -38,6 +42,32 @@ def test_tensorboard_gets_curves_and_maps_and_the_training_is_the_same(
         (r["step"], pytest.approx(r["loss"], rel=1e-6)) for r in records[""]
     ]
     assert [image.step for image in log.Images("front map")] == [2, 4]
+
+
+def test_wandb_is_given_what_it_takes(tiny_data, tmp_path, monkeypatch):
+    logged_, places = [], []
+
+    class Run:
+        def log(self, values, step=None, **_):
+            logged_.append((step, *values))
+
+        def finish(self):
+            places.append("finished")
+
+    def init(project=None, *, dir=None, config=None):  # as wandb's, no other keyword
+        assert Path(dir).is_dir()
+        places.append((project, dir))
+        return Run()
+
+    fake = ModuleType("wandb")
+    fake.init, fake.__spec__ = init, ModuleSpec("wandb", None)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    data = ShapeDataset(tiny_data, points=64)
+    model, folder = D2IMNet(**TINY), tmp_path / "run/logs"
+    loop = train(model, data, tmp_path / "run", CONFIG)
+    list(logged(loop, model, data, folder, "wandb"))
+    assert places == [("run", str(folder)), "finished"]
+    assert [step for step, *names in logged_ if "loss" in names] == [1, 2, 3, 4]
 
 
 def test_a_strip_shows_each_picture_over_its_map_red_outward(tiny_data):

@@ -117,6 +117,12 @@ def test_a_resumed_run_goes_on_bit_for_bit(data, tmp_path):
     assert [r["step"] for r in read_records(tmp_path / "broken")] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.parametrize("wrong", ["steps", "batch_size", "checkpoint_every"])
+def test_settings_that_cannot_be_are_named(wrong):
+    with pytest.raises(ValueError, match=f"{wrong} must be [01] or more, not -1"):
+        replace(CONFIG, **{wrong: -1})
+
+
 RARE = replace(CONFIG, checkpoint_every=100)  # none before the end
 
 

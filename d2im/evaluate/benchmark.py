@@ -268,11 +268,17 @@ def field_scores(
     truth: trimesh.Trimesh,
     coarse: trimesh.Trimesh | None,
 ) -> dict[str, float]:
-    """Decomposition and, of a known coarse body, disentanglement, by the next view."""
+    """Decomposition and, of a known coarse body, disentanglement, by the next view.
+
+    The transfer's scores need another view than this.
+    """
     scores = decomposition_scores(found, example, view)
     if coarse is None or coarse is truth:  # not known, or without relief
         return scores
-    other = (view + 1) % sum(name.startswith("camera_") for name in example)
+    count = sum(name.startswith("camera_") for name in example)
+    if count == 1:
+        return scores | disentanglement(found, truth, coarse)
+    other = (view + 1) % count
     image = example[f"image_{other}"] / np.float32(255)
     again = predict(model, image, Camera.from_array(example[f"camera_{other}"]))
     return scores | disentanglement(found, truth, coarse, again)

@@ -243,7 +243,8 @@ def _holds(exercise, measured):
 
 def _words(answer):
     """A text in lower case, without outer signs and double spaces."""
-    return " ".join(str(answer).casefold().strip(" \t\n.!?\"'").split())
+    text = str(answer).casefold().strip(" \t\n!?\"'")
+    return " ".join(text.rstrip(". \t\n!?\"'").split())  # .5 begins with its point
 
 
 def _number(answer):

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 ROOT = working_folder()
+SHIPPED = PACKAGE, PACKAGE.parent  # notebooks of an installed package, or a checkout
 TIMEOUT = 3600  # seconds for one cell; of a notebook that trains there is no limit
 TRAINS = "steps"  # a parameter of such a notebook
 # Parameters that lead to what a notebook reads.
@@ -105,9 +106,8 @@ def find_notebook(name: str | Path) -> Path:
     """
     if str(name).endswith(".ipynb") and Path(name).is_file():
         return Path(name)
-    own = sorted(ROOT.glob("notebooks/*.ipynb"))
-    shipped = sorted((PACKAGE / "notebooks").glob("*.ipynb"))  # of an installed one
-    known = {path.stem: path for path in own or shipped}
+    folders = (folder.glob("notebooks/*.ipynb") for folder in (ROOT, *SHIPPED))
+    known = {path.stem: path for path in next(filter(None, map(sorted, folders)), [])}
     hits = [stem for stem in known if name in (stem, stem.split("_")[0])]
     if len(hits) != 1:
         raise FileNotFoundError(f"no notebook {str(name)!r}{_hint(name, known)}")
@@ -177,8 +177,9 @@ def read_params(file: str | Path) -> dict:
         mapping.
     """
     path = Path(file)
-    if not path.is_file():
-        path = PACKAGE / path  # notebooks/params of an installed package
+    folders = iter((ROOT, *SHIPPED))  # which have notebooks/params, too
+    while not path.is_file() and (folder := next(folders, None)):
+        path = folder / file
     if not path.is_file():
         raise FileNotFoundError(f"{file}: no such parameter file")
     try:
@@ -266,7 +267,13 @@ def _plan(notebooks, name, params, values):
     paths = {path.stem: path for path in map(find_notebook, notebooks)}
     declared = {stem: declared_parameters(path) for stem, path in paths.items()}
     layers = [p if isinstance(p, dict) else read_params(p) for p in params]
-    return paths, declared, assign(declared, [*layers, dict(values)])
+    given = assign(declared, [*layers, dict(values)])
+    for stem, own in given.items():
+        for key in own.keys() & set(READ.split()):
+            places = [own[key]] if isinstance(own[key], str) else own[key] or []
+            if not all(isinstance(place, str) for place in places):
+                raise ValueError(f"{stem}: {key} names folders, not {own[key]!r}")
+    return paths, declared, given
 
 
 def _record(folder):
@@ -347,7 +354,7 @@ def run_notebooks(
         out.mkdir(parents=True, exist_ok=True)
         # those of an earlier run are over
         pages.write_text(out / "outputs.json", "{}")
-        chosen = _chosen(out, defaults, given[stem], entries)
+        chosen = _chosen(out, defaults, given[stem], _before(stem, entries, paths))
         changed = {k: value for k, value in chosen.items() if value != defaults[k]}
         entry = {"notebook": stem, "title": stem, "seconds": 0.0, "error": ""}
         entry |= {"parameters": chosen, "defaults": defaults, "outputs": {}}
@@ -375,6 +382,11 @@ def run_notebooks(
         if error:
             raise NotebookFailed(error)
     return folder
+
+
+def _before(stem, entries, paths):
+    """The entries of this call and, of an earlier one, of notebooks that come first."""
+    return [e for e in entries if e["notebook"] in paths or e["notebook"] < stem]
 
 
 def _chosen(out, defaults, given, entries):
@@ -426,7 +438,8 @@ def _is_done(name, notebooks, params, values):
     record = {entry["notebook"]: entry for entry in _record(folder)}
     made = [entry for stem, entry in record.items() if stem not in paths]
     for stem in paths:
-        wanted = _chosen(folder / stem, declared[stem], given[stem], made)
+        first = _before(stem, made, paths)
+        wanted = _chosen(folder / stem, declared[stem], given[stem], first)
         entry = record.get(stem, {})
         if entry.get("status") != "ok" or entry["parameters"] != _portable(wanted):
             return False
@@ -512,11 +525,11 @@ def sweep(
 
 def _seeded(notebooks, runs, seeds):
     """Each run once a seed, which goes to the notebooks that train."""
-    stems = [path.stem for path in map(find_notebook, notebooks)]
-    known = {stem: declared_parameters(find_notebook(stem)) for stem in stems}
-    train = [stem for stem in stems if {TRAINS, "seed"} <= known[stem].keys()]
+    paths = map(find_notebook, notebooks)
+    known = {path.stem: declared_parameters(path) for path in paths}
+    train = [stem for stem, own in known.items() if {TRAINS, "seed"} <= own.keys()]
     if not train:
-        raise ValueError(f"no notebook of {', '.join(stems)} trains by a seed")
+        raise ValueError(f"no notebook of {', '.join(known)} trains by a seed")
     return {
         f"{name}-seed{seed}".lstrip("-"): [*given, {s: {"seed": seed} for s in train}]
         for name, given in runs.items()

@@ -259,6 +259,9 @@ def load_checkpoint(
     if {float(slot["step"]) for slot in slots.values()} != {step}:
         wrong = f"of another step than training.json, which says {step}"
         raise _damaged(out, "optimizer.safetensors", wrong)
+    for index, slot in slots.items():  # laid out as the weights: a fused step wants it
+        for name in ("exp_avg", "exp_avg_sq"):
+            slot[name] = torch.empty_like(learned[index]).copy_(slot[name])
     optimizer.load_state_dict({"state": slots, "param_groups": groups})
     return records, best
 

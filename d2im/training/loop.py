@@ -88,6 +88,10 @@ class TrainingConfig:
     save_minutes: float = 5.0  # at most so long between checkpoints
 
     def __post_init__(self):
+        for name, least in {"steps": 0, "batch_size": 1, "checkpoint_every": 1}.items():
+            if getattr(self, name) < least:
+                wrong = f"{name} must be {least} or more, not {getattr(self, name)}"
+                raise ValueError(wrong)
         if self.patch_share and not self.relief_weight:
             raise ValueError("patch_share needs relief_weight: L_rel knows their truth")
         if not 0 <= self.base_quantile < 1:

@@ -47,7 +47,9 @@ def logged(
             yield from records
             return
         try:
-            tracker = TRACKERS[kind](Path(folder).parent.name, logging_dir=str(folder))
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            place = "dir" if kind == "wandb" else "logging_dir"
+            tracker = TRACKERS[kind](Path(folder).parent.name, **{place: str(folder)})
             tracker.start()
         except ModuleNotFoundError as error:
             wrong = f"log={kind!r} needs {kind}: pip install {kind}"

@@ -114,7 +114,8 @@ def paste_and_reconstruct(
     Returns: Reconstruction, whose `image` is the pasted picture.
     Raises: ValueError: as `paste` and `reconstruction.reconstruct`.
     """
-    framing = {"camera": camera if isinstance(camera, Camera) else None}
+    known = options.get("framed_for") or camera
+    framing = {"camera": known if isinstance(known, Camera) else None}
     framing |= {"framed": options.pop("framed", False), "background": model.background}
     images = [load_image(im, model.image_size, **framing) for im in (source, target)]
     pasted = paste(*images, rectangle, corners).clamp(0, 1)

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 KINDS = ("glb", "obj", "ply", "stl", "3mf")
 Y_UP = ("glb", "obj")
+MAP_FILES = [f"{n}.png" for n in "front back height height-8 mask picture".split()]
+MAP_FILES += ["displacement.npy", "displacement.json", "camera.json"]
 PRINTED = ("stl", "3mf")  # in mm, z up, standing on the floor
 SIZE_MM = 100.0  # of a printed object's longest side, where none is said
 SMALL = 0.01  # of the volume: parts and cavities below are specks
