@@ -495,6 +495,14 @@ def test_seeds_are_an_axis_of_a_sweep_for_what_trains_with_mean_and_deviation(tm
         at(tmp_path, run.sweep, ["02"], files, seeds=[1], name="t")
 
 
+def test_a_section_may_be_a_notebooks_number(tmp_path):
+    (tmp_path / "p.yaml").write_text("03:\n  steps: 4\n")
+    write(tmp_path, "03_t", "steps = 1")
+    layers = [at(tmp_path, run.read_params, tmp_path / "p.yaml")]
+    given = at(tmp_path, run.assign, {"03_t": {"steps": 1}}, layers)
+    assert given == {"03_t": {"steps": 4}}
+
+
 def test_seeds_go_to_a_notebook_given_by_its_path(tmp_path):
     source = OUTPUTS + "write_outputs(out, summary={'score': seed})"
     path = write(tmp_path / "x", "own", 'out = ""\nsteps = 1\nseed = 0', source)

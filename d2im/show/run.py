@@ -215,6 +215,8 @@ def assign(declared: dict[str, dict], layers: Iterable[dict]) -> dict[str, dict]
     for layer in layers:
         # sections last, so that they win over the values for all
         for name, value in sorted(layer.items(), key=lambda x: isinstance(x[1], dict)):
+            if type(name) is int:  # of a notebook: YAML reads 03 as 3
+                name = f"{name:02}"
             if isinstance(value, dict):
                 if any(isinstance(inner, dict) for inner in value.values()):
                     raise ValueError(f"section {name!r} takes values, not sections")
