@@ -31,7 +31,9 @@ def project(points: Array, cameras: Array) -> tuple[Array, Array]:
         rotation @ p + translation, (..., P, 3).
     """
     rotation = cameras[..., :9].reshape(*cameras.shape[:-1], 3, 3)
-    camera_points = points @ rotation.swapaxes(-1, -2) + cameras[..., None, 9:12]
+    # No matrix product: half precision is for these, and its 8 bits miss the pixel.
+    turned = (points[..., None, :] * rotation[..., None, :, :]).sum(-1)
+    camera_points = turned + cameras[..., None, 9:12]
     focal, size = cameras[..., 12, None, None], cameras[..., 15, None, None]
     centre = cameras[..., None, 13:15]
     pixels = focal * camera_points[..., :2] / camera_points[..., 2:] + centre
@@ -64,6 +66,7 @@ class Camera:
                 "Camera needs finite degrees, ratio > 0 and size >= 1, got "
                 f"azimuth={azimuth}, elevation={elevation}, ratio={ratio}, size={size}"
             )
+        size = int(size)
         a, e = np.radians(pose[:2])
         forward = -np.array([np.cos(e) * np.sin(a), np.sin(e), np.cos(e) * np.cos(a)])
         right = np.array([np.cos(a), 0.0, -np.sin(a)])  # level at every elevation
@@ -85,7 +88,8 @@ class Camera:
 
         Args: rotation: (3, 3) orthonormal, determinant 1, world to camera.
             translation: (3,). focal: pixels. centre: (2,) pixels. size: pixels.
-        Raises: ValueError: wrong shapes, or a matrix that is no rotation.
+        Raises: ValueError: wrong shapes, a matrix that is no rotation, a number that is
+            not finite, a focal length not above 0 or a size below 1.
         """
         rotation, translation, centre = (
             np.asarray(x, dtype=float) for x in (rotation, translation, centre)
@@ -107,6 +111,12 @@ class Camera:
         return camera
 
     def _set(self, rotation, translation, focal, centre, size):
+        numbers = [*translation, focal, *centre, size]
+        if not np.isfinite(np.array(numbers, dtype=float)).all():
+            raise ValueError(f"a camera has finite numbers, got {numbers}")
+        if not (focal > 0 and size >= 1):
+            wrong = f"focal={focal:g}, size={size:g}"
+            raise ValueError(f"a camera has focal > 0 and size >= 1, got {wrong}")
         values = rotation, translation, float(focal), centre, int(size)
         for field, value in zip(fields(self), values, strict=True):
             object.__setattr__(self, field.name, value)  # the dataclass is frozen

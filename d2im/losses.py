@@ -10,13 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .camera import project
-from .laplacian import (  # noqa: F401  where they stood once
-    divergence,
-    gradient,
-    laplacian,
-    laplacian_maps,
-    stencil_mask,
-)
 
 DELTA = 0.02  # world units: how near the surface detail lives
 Mean = Callable[[Tensor, Tensor], Tensor]  # of errors, where they are chosen
@@ -68,7 +61,7 @@ def camera_errors(predicted: Tensor, true: Tensor, points: Tensor) -> dict[str, 
 
 def pixel_index(uv: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """Index (B, P) of uv's pixels in a flattened map, clamped; inside (B, P), bool."""
-    x, y = ((uv + 1) / 2).unbind(-1)
+    x, y = ((uv.nan_to_num(-2.0) + 1) / 2).unbind(-1)  # NaN: of the camera's own place
     x, y = (x * width).floor(), (y * height).floor()
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     x, y = x.clamp(0, width - 1).long(), y.clamp(0, height - 1).long()

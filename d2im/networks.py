@@ -755,7 +755,8 @@ class D2IMNet(IMNet):
         if self.local_decoder is None:
             return self.base_decoder(code, points)
         code, maps = code
-        return self.base_decoder(code, points, sample_maps(maps, uv.to(maps)).mT)
+        local = sample_maps(maps, uv.to(maps)).mT.to(points)
+        return self.base_decoder(code, points, local)
 
     def _code(self, image, mask):
         if self.local_decoder is None:
@@ -785,9 +786,8 @@ class D2IMNet(IMNet):
             code, maps = code
 
             def local(points):
-                with torch.autocast(points.device.type, enabled=False):  # see _exact
-                    uv = camera.project(points)[0][None].to(maps)
-                    return sample_maps(maps, uv).mT
+                uv = camera.project(points)[0][None].to(maps)
+                return sample_maps(maps, uv).mT
 
         base = base_field(self.base_decoder, code, SDF_SCALE, local)
         displacement = self.displacement_decoder(features)[0] / SDF_SCALE
@@ -859,12 +859,12 @@ class CameraNet(ImageModel):
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, 16), rows of `Camera.to_array`."""
         code, _ = self.encode(image)
-        right, down = self.rotation(code).to(self.lens).split(3, -1)
+        right, down = self.rotation(code).float().split(3, -1)
         right = F.normalize(right, dim=-1)
         forward = F.normalize(torch.linalg.cross(right, down), dim=-1)
         down = torch.linalg.cross(forward, right)
-        translation = F.pad(DISTANCE * self.distance(code), (2, 0))
-        lens = self.lens.expand(len(image), 4)
+        translation = F.pad(DISTANCE * self.distance(code).float(), (2, 0))
+        lens = self.lens.float().expand(len(image), 4)
         return torch.cat([right, down, forward, translation, lens], -1)
 
     @torch.no_grad()

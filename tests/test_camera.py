@@ -123,5 +123,38 @@ def test_an_impossible_camera_is_refused(make, message):
         make()
 
 
+def test_half_precision_does_not_touch_the_projection(rng):
+    camera = Camera(30, 20, 0.8, 224)
+    points = torch.from_numpy(rng.uniform(-0.5, 0.5, (500, 3))).float()
+    row = torch.from_numpy(camera.to_array()).float()
+    exact = project(points, row)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = project(points, row)
+    assert all(torch.equal(a, b) for a, b in zip(exact, rough, strict=True))
+
+
+def test_a_size_that_is_no_whole_number_is_one_for_the_lens_too():
+    camera = Camera(0, 0, 1, 224.7)
+    assert camera.size == 224 and camera.project(np.zeros((1, 3)))[0] == pytest.approx(
+        0
+    )
+
+
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        (dict(translation=[0, 0, np.nan]), "finite numbers"),
+        (dict(focal=np.inf), "finite numbers"),
+        (dict(centre=[np.nan, 8]), "finite numbers"),
+        (dict(focal=-5.0), "focal=-5, size=16"),
+        (dict(size=0), "focal=20, size=0"),
+    ],
+)
+def test_matrices_of_no_camera_are_refused(wrong, said):
+    known = dict(rotation=np.eye(3), translation=[0, 0, 2], focal=20.0, centre=[8, 8])
+    with pytest.raises(ValueError, match=said):
+        Camera.from_matrices(**known | dict(size=16) | wrong)
+
+
 def test_a_pose_is_what_the_camera_was_made_of():
     assert np.allclose(Camera(-40, 25, 0.85, 64).pose, (-40, 25, 0.85))

@@ -443,6 +443,31 @@ def test_an_inside_out_mesh_holds_nothing():
     assert values(turned, CUBE)["iou"] == 0
 
 
+def test_nobody_is_scored_where_the_truth_has_nothing():
+    away = Camera.from_matrices(np.eye(3), [0, 0, -2], 70, [32, 32], 64)  # behind it
+    round_ = trimesh.creation.icosphere(3, 0.3)
+    for mesh in (None, round_):
+        found, _ = metrics.evaluate(mesh, round_, camera=away, skip=["emd"])
+        assert np.isnan(found["ecd"].value)
+        assert all(np.isnan(v.value) for n, v in found.items() if "visible" in n)
+    missing, _ = metrics.evaluate(None, CUBE, skip=["emd"])
+    assert missing["ecd"].value > 3 and missing["iou"].value == 0
+
+
+def test_a_skipped_measure_changes_no_other():
+    long = trimesh.creation.box((0.52, 0.5, 0.5))
+    every, _ = metrics.evaluate(long, CUBE, skip=["emd"])
+    widest = max(every, key=lambda name: every[name].protocol.points)
+    some, _ = metrics.evaluate(long, CUBE, skip=["emd", widest])
+    assert len(some) == len(every) - 1
+    assert all(some[name].value == every[name].value for name in some)
+
+
+def test_edges_of_no_points_are_none():
+    none = np.zeros((0, 3))
+    assert metrics.edge_sharpness(none, none, 0.02).shape == (0,)
+
+
 def test_a_prediction_that_the_camera_does_not_see_is_the_worst_there():
     aside = Camera.from_matrices(np.eye(3), [0, 0, 2], 70, [1000, 32], 64)
     found = metrics.evaluate(CUBE, CUBE, camera=aside, skip=("emd",))[0]

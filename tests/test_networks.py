@@ -323,14 +323,14 @@ def test_operations_are_as_many_as_counted_by_hand(kind):
             wanted += conv_flops(16, 16, 1, 112 >> k) if k else 0  # before upsampling
         wanted += conv_flops(16, 16, 3, 112) + conv_flops(16, 2, 1, 112)
     assert picture == wanted
-    turn, code = 9, 128 * 128  # into the camera's frame; the code's share, once a call
+    code = 128 * 128  # its share, once a call
     if kind is DISN:
         stream = 3 * 32 + 32 * 64 + 64 * 128 + 128 * 128 + 128 * 64 + 64
-        each = 2 * stream + sum((16, 16, 32, 64, 128)) * 128 + turn
+        each = 2 * stream + sum((16, 16, 32, 64, 128)) * 128
     else:
         each = 3 * 128 + 131 * 128 + 131 * 64 + 67 * 32 + 32 * 32 + 32
     if kind is D2IMNet:  # the base twice: a step tells front from back
-        each, code = 2 * each + turn, 2 * code
+        each, code = 2 * each, 2 * code
     assert counter.get_total_flops() - picture == 2 * (points * each + code)
 
 
@@ -767,6 +767,30 @@ def test_a_base_that_looks_the_picture_up_is_there_in_half_precision():
             rough, rising = base.along(points, step)
         assert (rough - value).abs().mean() < 0.03 * value.abs().mean()
         assert ((rising < 0) == (slope < 0)).float().mean() > 0.97
+
+
+@torch.no_grad()
+def test_a_base_that_looks_the_picture_up_is_there_in_double_precision():
+    model, image, points = (
+        looking(),
+        torch.rand(1, 3, 32, 32),
+        torch.rand(1, 50, 3) - 0.5,
+    )
+    camera, front = torch.from_numpy(CAMERA.to_array())[None], torch.rand(1, 50) > 0.5
+    single = model(image, points, camera.float(), front)
+    double = model.double()(image.double(), points.double(), camera, front)
+    assert double.dtype == torch.float64
+    assert torch.allclose(double.float(), single, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_a_camera_net_in_half_precision_finds_nearly_the_same_camera(kind):
+    model, image = tiny(CameraNet, head_widths=(8,)).eval(), torch.rand(3, 32, 32)
+    exact = model.camera(image)
+    rough = model.to(kind).camera(image)
+    assert np.abs(rough.rotation - exact.rotation).max() < 0.05
+    assert rough.focal == exact.focal
 
 
 def test_a_small_picture_for_the_code_has_sides_that_halve_five_times():

@@ -782,6 +782,19 @@ def test_bf16_gives_nearly_the_same_losses(data, tmp_path):
         assert rough[0][name] == pytest.approx(exact[0][name], rel=0.05)
 
 
+def test_neighbours_are_not_subtracted_in_half_precision(data, tmp_path, monkeypatch):
+    seen = []
+
+    def watched(maps, *given):
+        seen.append(maps.dtype)
+        return laplacian_maps(maps, *given)
+
+    monkeypatch.setattr(objectives, "laplacian_maps", watched)
+    config = replace(CONFIG, steps=1, precision="bf16")
+    list(train(new_model(), data, tmp_path, config))
+    assert set(seen) == {torch.float32}
+
+
 SCRIPT = f"""
 import sys, torch
 from d2im.data.dataset import ShapeDataset

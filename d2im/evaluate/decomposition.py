@@ -63,10 +63,11 @@ def decomposition_scores(
     points, sdf = points[visible], sdf[visible]
     with torch.no_grad():
         base, final = prediction.base_sdf(points), prediction.sdf(points)
+    some = pairs.shape[1] > 1
     return {
         "base_error": (base - sdf).abs().mean().item(),
         "final_error": (final - sdf).abs().mean().item(),
-        "laplacian_correlation": torch.corrcoef(pairs)[0, 1].item(),
+        "laplacian_correlation": torch.corrcoef(pairs)[0, 1].item() if some else np.nan,
     }
 
 

@@ -133,7 +133,7 @@ def edge_sharpness(
     """
     sigma, tree = np.ones(len(points)), cKDTree(points)
     # In blocks, because a tiny fragment makes every point a neighbour of every other.
-    size = 1 + int(4e6 * len(points) / tree.count_neighbors(tree, radius))
+    size = 1 + int(4e6 * len(points) / max(1, tree.count_neighbors(tree, radius)))
     for start in range(0, len(points), size):
         block = cKDTree(points[start : start + size])
         pairs = tree.sparse_distance_matrix(block, radius, output_type="ndarray")
@@ -216,7 +216,8 @@ def evaluate(
     """Take all measures of a protocol, of the whole and of the visible surface.
 
     What cannot be measured (`prediction_failure`, no visible point where the truth has
-    some) gets the worst value: for a distance the box's diagonal. An ECD without edge
+    some) gets the worst value: for a distance the box's diagonal; NaN where the truth
+    has nothing to compare, whatever the prediction. An ECD without edge
     points of the prediction is infinite: it has no place in a mean. The visible EMD
     takes half its protocol's points; the visible IoU the part of the box that lies up
     to 0.1 behind what the camera sees first of either shape.
@@ -237,11 +238,9 @@ def evaluate(
     rules = {n: replace(known[n], seed=seed) for n in known if n not in skip}
     frame = next(iter(known.values())).frame
     scale, failure = _frame_scale(truth, frame), prediction_failure(prediction)
-    pair = (
-        None
-        if failure
-        else _Pair(prediction, truth, rules.values(), scale, camera, stream)
-    )
+    drawn = {n: replace(known[n], seed=seed) for n in known}  # skipped or not
+    first = truth if failure else prediction  # with itself the truth finds its NaNs
+    pair = _Pair(first, truth, drawn.values(), scale, camera, stream)
     results = {}
     for side in ("", "_visible") if camera else ("",):
         for name, rule in rules.items():
@@ -249,12 +248,13 @@ def evaluate(
                 rule = replace(rule, points=rule.points // 2)
             far = BOX_DIAGONAL * scale
             worst = rule.factor * (2 * far**2 if rule.squared else far)
-            worst, counts = 0.0 if name.startswith(HIGHER_IS_BETTER) else worst, ()
-            if pair:
-                value, counts = pair.measure(name.partition("@")[0], rule, side)
-                is_worst = np.isinf(value) and not name.startswith("ecd")
-                worst = worst if is_worst else value
-            results[name + side] = Result(float(worst), rule, counts)
+            worst = 0.0 if name.startswith(HIGHER_IS_BETTER) else worst
+            value, counts = pair.measure(name.partition("@")[0], rule, side)
+            if failure:
+                value, counts = (value if np.isnan(value) else worst), ()
+            elif np.isinf(value) and not name.startswith("ecd"):
+                value = worst
+            results[name + side] = Result(float(value), rule, counts)
     return results, failure
 
 

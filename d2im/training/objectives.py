@@ -79,8 +79,7 @@ def imnet_losses(
 def disn_losses(model: DISN, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """Of a DISN: sdf."""
     points, sdf = batch["points"], batch["sdf"]
-    with _exact(points):
-        uv, _ = project(points, batch["camera"])
+    uv, _ = project(points, batch["camera"])
     field = model.decode(*model.encode(batch["image"]), points, uv)
     near = sdf.abs() < DISN_NEAR
     return {"sdf": losses.near_loss(field, sdf * SDF_SCALE, near)}
@@ -96,8 +95,7 @@ def d2im_losses(
     """
     if config.learn == "base":
         code, _ = model.encode(batch["image"], "base", batch["mask"])
-        with _exact(batch["points"]):
-            uv, _ = project(batch["points"], batch["camera"])
+        uv, _ = project(batch["points"], batch["camera"])
         base = model.base(code, batch["points"], uv)
         body = batch["sdf"]
         if config.relief_weight:
@@ -114,7 +112,8 @@ def d2im_losses(
     base = None
     if config.learn == "all":
         base = model.base(code, batch["points"], sight.uv)  # (B, P), scaled
-    displacement = model.displacement_decoder(features)  # (B, 2, H, W), scaled
+    # (B, 2, H, W), scaled; differences of neighbours need more than half precision
+    displacement = model.displacement_decoder(features).float()
     if config.relief_weight:
         terms = relief_terms(base, displacement, batch, sight, config, patches)
     else:
@@ -190,8 +189,7 @@ def relief_terms(
 
 def _sight(batch):
     points, cameras = batch["points"], batch["camera"]
-    with _exact(points):
-        uv, camera_points = project(points, cameras)
+    uv, camera_points = project(points, cameras)
     # P_F: the true SDF falls along the camera's z axis (third row of the rotation)
     front = (batch["gradients"] * cameras[:, None, 6:9]).sum(-1) < 0
     visible = losses.visible_near(
