@@ -208,9 +208,17 @@ def test_relative_paths_of_an_index_of_before_are_followed(tmp_path, monkeypatch
     index.write_text(index.read_text().replace(f"{tmp_path}/in", "in"))
     assert read_index("out")[0]["source"] == "in/chair.ply"
     before = stamp(tmp_path / "out", "chair")
+    known = ShapeDataset("out").fingerprint()
     (row,) = prepare("in", "out", **SMALL)
-    assert row["source"] == str(tmp_path / "in/chair.ply")
+    assert ShapeDataset("out").fingerprint() == known
+    assert row["source"] == "in/chair.ply"  # a training that goes on compares it
     assert stamp(tmp_path / "out", "chair") == before
+    boxes(tmp_path / "b/in", "table.ply")
+    monkeypatch.chdir(tmp_path / "b")
+    prepare("in", tmp_path / "out", **SMALL)
+    monkeypatch.chdir(tmp_path)
+    rows = {row["id"]: row["source"] for row in read_index("out")}
+    assert rows == {"chair": "in/chair.ply", "table": str(tmp_path / "b/in/table.ply")}
 
 
 def test_meshes_of_one_stem_do_not_overwrite_each_other(tmp_path):

@@ -236,6 +236,7 @@ def test_vertex_colours_of_an_obj_are_read(tmp_path):
         ("0.2 0.4 0.6 1", [0.2, 0.4, 0.6]),  # alpha
         ("1 0.4 0.6 1", [1, 0.4, 0.6]),
         ("1 0.2 0.4 0.6", [0.2, 0.4, 0.6]),  # w before them
+        ("1 0 0 1", [1, 0, 0]),  # either: alpha
     ],
 )
 def test_colours_of_any_size_and_place_are_read(tmp_path, color, seen):
@@ -245,11 +246,12 @@ def test_colours_of_any_size_and_place_are_read(tmp_path, color, seen):
 
 
 def test_a_bare_part_leaves_the_others_their_colours(tmp_path):
-    bare = "v 5 0 0\nv 6 0 0\nv 6 1 0\nf 17 18 19\n"
-    text = U_OBJ.replace(".0\n", ".0 0 0 1\n") + bare
+    written(tmp_path / "a.mtl", "newmtl r\nKd 1 0 0\n")
+    bare = "v 5 0 0\nv 6 0 0\nv 6 1 0\nf 17 18 19\nusemtl r\nf 17 19 18\n"
+    text = "mtllib a.mtl\n" + U_OBJ.replace(".0\n", ".0 0 0 1\n") + bare
     surface = read_surface(written(tmp_path / "c.obj", text))
-    assert np.allclose(surface.color[:-1], BLUE)
-    assert np.allclose(surface.color[-1], NO_COLOR)
+    assert np.allclose(surface.color[:-2], BLUE)
+    assert np.allclose(surface.color[-2:], [NO_COLOR, [1, 0, 0]])
 
 
 def picture(path=None, wide=4, kind="PNG"):
@@ -386,7 +388,10 @@ def test_blank_lines_and_elements_that_are_no_mesh_do_not_matter(tmp_path):
     assert np.allclose(solid(surface), [U_AREA, U_VOLUME])
 
 
-@pytest.mark.parametrize("kind, top", [("uchar", 255), ("ushort", 65535), ("float", 1)])
+@pytest.mark.parametrize(
+    "kind, top",
+    [("uchar", 255), ("ushort", 65535), ("float", 1), ("int", 255), ("char", 127)],
+)
 def test_colours_of_a_ply_are_read_at_vertices_and_faces(tmp_path, kind, top):
     colors = "".join(f"property {kind} {c}\n" for c in ("red", "green", "blue"))
     plain = ply(U_VERTICES, U_FACES)
@@ -918,6 +923,14 @@ def test_texture_factor_and_vertex_colour_are_multiplied(tmp_path):
     assert np.allclose(surface.color, [0, 0, 0.5], atol=0.01)
 
 
+def test_a_textured_strip_of_no_face_is_left_out(tmp_path):
+    g = worn_gltf(base_color())
+    g.primitive()["attributes"]["COLOR_0"] = g.array(np.ones((8, 3), "f4"))
+    strip = g.primitive() | {"mode": 5, "indices": g.array(np.arange(2, dtype="u2"))}
+    g.tree["meshes"][0]["primitives"].append(strip)
+    assert len(read_surface(g.write(tmp_path / "c.glb")).faces) == 12
+
+
 @pytest.mark.parametrize("light", [1.0, 0.5])
 def test_vertices_of_one_colour_leave_the_texture_to_be_worn(tmp_path, light):
     g = worn_gltf(base_color())
@@ -958,6 +971,11 @@ def test_a_small_file_may_not_fill_the_memory(tmp_path):
     )
     again = Gltf().cube(np.tile(CUBE_FACES, (3000, 1)))  # 36,000 faces, stored once
     again.tree["meshes"][0]["primitives"] *= 60
+    refused(again.write(tmp_path / "again.glb"), "56 parts or more of 2,")
+    first = again.tree["meshes"][0]["primitives"][0]
+    copies = [first["indices"], *range(2, 61)]  # of the accessor, not of its bytes
+    again.tree["accessors"] += 59 * [again.tree["accessors"][first["indices"]]]
+    again.tree["meshes"][0]["primitives"] = [first | {"indices": k} for k in copies]
     refused(again.write(tmp_path / "again.glb"), "56 parts or more of 2,")
     own = {"attributes": {"TRANSLATION": 2}}
     far.tree["nodes"][0]["extensions"] = {"EXT_mesh_gpu_instancing": own}

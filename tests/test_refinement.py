@@ -15,7 +15,7 @@ from d2im.fields import displaced_field, sphere
 from d2im.networks import D2IMNet
 from d2im.sampling import signed_distance
 from d2im.use.cameras import turn_between
-from d2im.use.export import read_camera
+from d2im.use.export import SMALL_OWN, read_camera, small_share
 from d2im.use.overlay import overlay
 from d2im.use.reconstruction import MODEL
 from d2im.use.refinement import (
@@ -56,7 +56,8 @@ def test_the_relief_moves_what_is_seen_and_leaves_the_back(outward):
     back = np.linalg.norm(found.mesh.vertices, axis=1)[z < -0.02]
     assert np.allclose(back, 0.3, atol=0.003)
     assert found.mesh.is_watertight and found.camera is CAMERA
-    assert np.array_equal(found.to_world, np.eye(4))  # a field's frame is the world's
+    assert found.to_world is None  # a field is of the world's frame
+    assert small_share(found) == SMALL_OWN
 
 
 def test_the_models_back_is_taken_where_it_is_asked_for(outward):

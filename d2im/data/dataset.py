@@ -203,11 +203,12 @@ def make_example(
 
 
 def write_example(path: str | Path, example: dict[str, np.ndarray]) -> None:
-    """Write an example whole or not at all.
+    """Write an example whole or not at all; not in a worker whose run was killed.
 
     Raises: ValueError: a number in it is not finite. OSError: it cannot be written.
     """
     _demand_finite(path, example)
+    end_if_orphaned()
     write_whole(Path(path), lambda file: np.savez(file, **example))
 
 
@@ -392,8 +393,6 @@ def _prepare(source, out, config, split, effort, alone):
     known = {row["id"]: row for row in read_index(out)}
     stored = unlisted_rows(out, known)
     rows = [*stored.values(), *known.values()]
-    for row in rows:  # of before, when paths stood there as they were given
-        row["source"] = _whole_path(row.get("source"))
     settings = out / "settings.json", config.stored(), config.poses
     if callable(source):  # it writes: only into a folder that takes these examples
         keep_settings(*settings)
@@ -483,6 +482,8 @@ def work_through(
 
 def _as_before(config, out):
     """The settings, hollows and openings as in a folder that does not name these."""
+    if not any(out.glob("*.npz")):  # of no example
+        return config
     try:
         there = json.loads((out / "settings.json").read_text(encoding="utf-8"))
     except FileNotFoundError:  # deleted, or none yet: its rows tell
@@ -764,9 +765,16 @@ def _follow_moved(items, rows):
             row["source"] = here
 
 
-def _whole_path(source):
-    """A mesh file's path, one for all folders that one may work in; "" is none."""
-    return os.path.abspath(source) if source else ""
+def _place(items, rows):
+    """Give items' mesh files the paths that rows have, or such as hold anywhere.
+
+    A row of before has its path as it was given, from the folder one worked in.
+    """
+    known = {os.path.abspath(r["source"]): r["source"] for r in rows if r.get("source")}
+    for item in items:
+        if item["source"]:
+            whole = os.path.abspath(item["source"])
+            item["source"] = known.get(whole, whole)
 
 
 def _items(source, up, yaw, rows=(), repair=None):
@@ -785,8 +793,7 @@ def _items(source, up, yaw, rows=(), repair=None):
         source = list(source)
         if source and isinstance(source[0], dict):
             items = [{**(repair or {}), **item} for item in source]
-            for item in items:
-                item["source"] = _whole_path(item["source"])
+            _place(items, rows)
             _follow_moved(items, rows)
             return items
         if source and not isinstance(source[0], str | os.PathLike):
@@ -810,13 +817,14 @@ def _items(source, up, yaw, rows=(), repair=None):
     items = [
         {
             "id": safe_id(name),
-            "source": _whole_path(path),
+            "source": str(path),
             "up": up,
             "yaw": yaw,
             **(repair or {}),
         }
         for name, path in zip(names, paths, strict=True)
     ]
+    _place(items, rows)
     _settle_ids(items, rows)
     return items
 
@@ -902,7 +910,6 @@ def _make_one(row, path, config):
     row |= state | {"status": "ok", "faces": len(detailed.faces)}
     if "report" in detailed.metadata:
         row["repair"] = str(detailed.metadata["report"])
-    end_if_orphaned()
     # The file carries its row, so that a killed run finds it again without its index.
     write_example(path, {**example, "row": np.array(json.dumps(row, default=_plain))})
     return row

@@ -181,7 +181,11 @@ def paint(surface: Surface) -> None:
             surface.images[texture.name] = plain.get(kind, f"{kind}: {error}"[:100])
             continue
         for job in some:
-            if np.ndim(job.tint) == 2 and (np.ptp(job.tint, axis=0) < 1e-3).all():
+            if (
+                len(job.faces)
+                and np.ndim(job.tint) == 2
+                and (np.ptp(job.tint, axis=0) < 1e-3).all()
+            ):
                 job.tint = job.tint[0]  # as of vertices that are white
             for at in range(0, len(job.faces), SOME_FACES):
                 part = slice(at, at + SOME_FACES)

@@ -390,8 +390,8 @@ def _ply_color(columns, kinds):
             kind = np.dtype(kinds[names[0]])
             if kind.kind not in "iu":
                 return _unit(color)
-            bytes_ = color.max(initial=0) <= 255  # in a wider type, too
-            return color / (255 if bytes_ else np.iinfo(kind).max)
+            small = kind.itemsize > 1 and color.max(initial=0) <= 255  # bytes in wider
+            return color / (255 if small else np.iinfo(kind).max)
     return None
 
 
@@ -521,7 +521,8 @@ def _obj_vertices(lines):
     first = np.cumsum(width) - width
     vertices = values[first[:, None] + np.arange(3)]
     color = None
-    if (has := width >= 6).any():  # x y z r g b, with w before them or alpha after
+    # x y z r g b, with w before them or alpha after: where both are 1, alpha.
+    if (has := width >= 6).any():
         place = first[has] + 3
         if (width[has] == 7).all() and (values[place] == 1).all():
             place += (values[place + 3] != 1).any()
@@ -666,8 +667,9 @@ def _obj_colors(surface, names, library, uvs, worn):
             uv = uvs[worn[has]] * [1, -1] + [0, 1]  # up again, as the options count
             uv = (uv * scale + offset) * [1, -1] + [0, 1]
             surface.paints.append(Paint(has, uv, texture))
-    if bare:
-        surface.color = color
+    if not bare:  # the vertices'
+        color = np.where(np.isnan(surface.color), color, surface.color)
+    surface.color = color
 
 
 READERS = {

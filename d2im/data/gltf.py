@@ -210,7 +210,7 @@ class _Tree:
                     continue
                 vertices, faces, color, worn = read
                 times, count = len(matrices), len(faces)
-                if (key := _stored_as(own)) not in seen:
+                if (key := self.stored_as(own)) not in seen:
                     stored += count
                     seen.add(key)
                 self.refuse_crowd(len(parts) + times, first + times * count, stored)
@@ -268,6 +268,14 @@ class _Tree:
             cause = f"its nodes make {parts:,} parts or more of {faces:,} faces"
             most = f"{MANY_PARTS:,} parts and {MANY_FACES:,} faces"
             raise Unreadable(cause, f"d2im takes {most}: join parts, or leave some out")
+
+    def stored_as(self, primitive):
+        """Where the bytes of a primitive's faces lie, packed or as numbers."""
+        packed = primitive.get("extensions", {}).get(DRACO, {}).get("bufferView")
+        numbers = primitive.get("indices"), primitive["attributes"]["POSITION"]
+        found = [self.item("accessors", k) for k in numbers if k is not None]
+        keys = "bufferView", "byteOffset", "count"
+        return packed, *(tuple(map(own.get, keys)) for own in found)
 
     def instances(self, node):
         """The matrices (N, 4, 4) of a node's many places."""
@@ -430,12 +438,6 @@ class _Tree:
             source, name = data[start : start + length], ""
         name = name or f"image {number} {image.get('name', '')}".strip()
         return name[:80], source
-
-
-def _stored_as(primitive):
-    """Which accessors or which packed bytes hold a primitive's faces."""
-    packed = primitive.get("extensions", {}).get(DRACO, {}).get("bufferView")
-    return primitive.get("indices"), primitive["attributes"]["POSITION"], packed
 
 
 def _normalised(values, accessor):

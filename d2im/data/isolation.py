@@ -67,7 +67,9 @@ def run_isolated(
     try:
         worker = _idle.get_nowait()
     except queue.Empty:
-        command = "from d2im.data.isolation import _serve; _serve()"
+        # A parent's number is what it says (but where a launcher stands between).
+        parent = None if sys.platform == "win32" else os.getpid()
+        command = f"from d2im.data.isolation import _serve; _serve({parent})"
         path = os.pathsep.join(p for p in sys.path if p)
         worker = subprocess.Popen(
             [sys.executable, "-c", command],
@@ -141,10 +143,10 @@ def _watch_parent():
         time.sleep(0.5)
 
 
-def _serve():
+def _serve(parent):
     """What a worker does: answer jobs until its parent is gone."""
     global _parent
-    _parent = os.getppid()  # on Windows it stays
+    _parent = parent
     threading.Thread(target=_watch_parent, daemon=True).start()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not get among the answers

@@ -272,7 +272,7 @@ def _plan(notebooks, name, params, values):
     given = assign(declared, [*layers, dict(values)])
     for stem, own in given.items():
         for key in own.keys() & set(READ.split()):
-            places = [own[key]] if isinstance(own[key], str) else own[key] or []
+            places = own[key] if isinstance(own[key], list) else [own[key] or ""]
             if not all(isinstance(place, str) for place in places):
                 raise ValueError(f"{stem}: {key} names folders, not {own[key]!r}")
     return paths, declared, given
@@ -387,8 +387,10 @@ def run_notebooks(
 
 
 def _before(stem, entries, paths):
-    """The entries of this call and, of an earlier one, of notebooks that come first."""
-    return [e for e in entries if e["notebook"] in paths or e["notebook"] < stem]
+    """The entries but those of an earlier call's notebooks of higher numbers."""
+    own = [e for e in entries if e["notebook"] in paths]
+    later = [e for e in entries if e["notebook"][:1].isdigit() and e["notebook"] > stem]
+    return [e for e in entries if e in own or e not in later]
 
 
 def _chosen(out, defaults, given, entries):

@@ -190,7 +190,7 @@ def _write(mesh, path, kind, colors):
 
 def small_share(found: Prediction) -> float:
     """Of the volume: what is dropped of a network's surface, and of one's own body."""
-    return SMALL if found.to_world is None else SMALL_OWN
+    return SMALL_OWN if found.way == "own" else SMALL
 
 
 def kept_mesh(

@@ -174,7 +174,7 @@ def as_field(
         wanted = "a file, a trimesh.Trimesh (of a Scene its to_mesh()) or a field"
         raise TypeError(f"a body is {wanted}, not {kind}")
     else:
-        return body, extract_mesh(body, options.resolution), np.eye(4)
+        return body, extract_mesh(body, options.resolution), None
     return mesh_field(mesh), mesh, np.array(mesh.metadata["to_world"])
 
 
