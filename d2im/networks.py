@@ -213,7 +213,8 @@ class LocalDecoder(nn.Module):
     """What the base may look up at a point's projection, beside the global code.
 
     Channels of the picture, as DISN's local stream takes them (Xu et al., NeurIPS
-    2019), and the silhouette: how much of a pixel it covers, and how far off it is.
+    2019), and the silhouette: how much of a pixel it covers, and how far off it is
+    (uv units, 2 / S a pixel; negative inside).
 
     Args: channels: of the picture.
     """
@@ -228,7 +229,7 @@ class LocalDecoder(nn.Module):
         self.smooth = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, stages: list[Tensor], mask: Tensor) -> Tensor:
-        """MobileEncoder's stages and (B, H, W) bool -> (B, 2 + channels, S, S)."""
+        """MobileEncoder's stages and (B, H, W) bool -> (B, 2 + channels, S, S), S half its picture's."""
         taken = [stages[k] for k in self.TAKEN]
         *rest, x = (conv(x) for conv, x in zip(self.lateral, taken, strict=True))
         grow = partial(F.interpolate, scale_factor=2, mode="bilinear")

@@ -136,7 +136,8 @@ def sample_points(
 ) -> np.ndarray:
     """Points around a surface: clouds of several widths, the rest uniform in the box.
 
-    Args, raises: see `sample_surface`. Returns: (count, 3) world.
+    Args, raises: see `sample_surface`. Returns: (count, 3) world; what a cloud has
+        beyond the box lies on its faces.
     """
     points = rng.uniform(-HALF_BOX, HALF_BOX, (count, 3))
     shares = np.cumsum([0, *NEAR_SURFACE.values()])

@@ -19,7 +19,7 @@ import trimesh
 
 from d2im.__main__ import main
 from d2im.camera import Camera
-from d2im.data import dataset
+from d2im.data import dataset, isolation
 from d2im.data.dataset import (
     ExampleConfig,
     ShapeDataset,
@@ -236,6 +236,17 @@ def test_an_example_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
     monkeypatch.setattr(np, "savez", full_disk)
     with pytest.raises(OSError, match="No space"):
+        write_example(tmp_path / "a.npz", {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_worker_whose_run_was_killed_writes_no_example(tmp_path, monkeypatch):
+    def end(code):
+        raise SystemExit(code)
+
+    monkeypatch.setattr(isolation, "_parent", os.getppid() + 1)
+    monkeypatch.setattr(os, "_exit", end)
+    with pytest.raises(SystemExit):
         write_example(tmp_path / "a.npz", {})
     assert not list(tmp_path.iterdir())
 
