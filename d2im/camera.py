@@ -111,12 +111,12 @@ class Camera:
         return camera
 
     def _set(self, rotation, translation, focal, centre, size):
-        numbers = [*translation, focal, *centre, size]
-        if not np.isfinite(np.array(numbers, dtype=float)).all():
-            raise ValueError(f"a camera has finite numbers, got {numbers}")
-        if not (focal > 0 and size >= 1):
-            wrong = f"focal={focal:g}, size={size:g}"
-            raise ValueError(f"a camera has focal > 0 and size >= 1, got {wrong}")
+        numbers = np.array([*translation, focal, *centre, size], dtype=float)
+        if not np.isfinite(numbers).all():
+            raise ValueError(f"a camera has finite numbers, got {numbers.tolist()}")
+        if not (focal > 0 and size >= 1 and size == int(size)):
+            wrong = f"got focal={focal:g}, size={size:g}"
+            raise ValueError(f"a camera has focal > 0 and a whole size >= 1, {wrong}")
         values = rotation, translation, float(focal), centre, int(size)
         for field, value in zip(fields(self), values, strict=True):
             object.__setattr__(self, field.name, value)  # the dataclass is frozen

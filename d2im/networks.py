@@ -229,7 +229,10 @@ class LocalDecoder(nn.Module):
         self.smooth = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, stages: list[Tensor], mask: Tensor) -> Tensor:
-        """MobileEncoder's stages and (B, H, W) bool -> (B, 2 + channels, S, S), S half its picture's."""
+        """MobileEncoder's stages and (B, H, W) bool -> (B, 2 + channels, S, S).
+
+        S is half the side of the encoder's picture.
+        """
         taken = [stages[k] for k in self.TAKEN]
         *rest, x = (conv(x) for conv, x in zip(self.lateral, taken, strict=True))
         grow = partial(F.interpolate, scale_factor=2, mode="bilinear")

@@ -148,6 +148,7 @@ def test_a_size_that_is_no_whole_number_is_one_for_the_lens_too():
         (dict(centre=[np.nan, 8]), "finite numbers"),
         (dict(focal=-5.0), "focal=-5, size=16"),
         (dict(size=0), "focal=20, size=0"),
+        (dict(size=16.5), "focal=20, size=16.5"),
     ],
 )
 def test_matrices_of_no_camera_are_refused(wrong, said):

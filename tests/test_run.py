@@ -524,6 +524,12 @@ def test_a_notebook_of_before_gets_nothing_of_a_later_one(tmp_path):
     assert parameters(folder, "03_t")["data"] == "own"
     folder = at(tmp_path, run.run_notebooks, ["05", "03"], name="b")  # in this order
     assert parameters(folder, "03_t")["data"] == "notebooks"
+    path = write(
+        tmp_path / "x", "prep", 'out = ""', OUTPUTS + "write_outputs(out, data='x')"
+    )
+    at(tmp_path, run.run_notebooks, [str(path)], name="c")  # of no number: it stays
+    folder = at(tmp_path, run.run_notebooks, ["03"], name="c")
+    assert parameters(folder, "03_t")["data"] == "x"
 
 
 def test_a_list_of_no_folders_is_refused_before_a_run(tmp_path):

@@ -273,9 +273,16 @@ class _Tree:
         """Where the bytes of a primitive's faces lie, packed or as numbers."""
         packed = primitive.get("extensions", {}).get(DRACO, {}).get("bufferView")
         numbers = primitive.get("indices"), primitive["attributes"]["POSITION"]
-        found = [self.item("accessors", k) for k in numbers if k is not None]
-        keys = "bufferView", "byteOffset", "count"
-        return packed, *(tuple(map(own.get, keys)) for own in found)
+        places = []
+        for k in (k for k in numbers if k is not None):
+            own = self.item("accessors", k)
+            place = "accessor", k
+            if "bufferView" in own:
+                view = self.item("bufferViews", own["bufferView"])
+                start = view.get("byteOffset", 0) + own.get("byteOffset", 0)
+                place = view["buffer"], start
+            places.append((place, own["count"]))
+        return packed, *places
 
     def instances(self, node):
         """The matrices (N, 4, 4) of a node's many places."""

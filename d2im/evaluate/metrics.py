@@ -239,7 +239,7 @@ def evaluate(
     frame = next(iter(known.values())).frame
     scale, failure = _frame_scale(truth, frame), prediction_failure(prediction)
     drawn = {n: replace(known[n], seed=seed) for n in known}  # skipped or not
-    first = truth if failure else prediction  # with itself the truth finds its NaNs
+    first = truth if failure else prediction
     pair = _Pair(first, truth, drawn.values(), scale, camera, stream)
     results = {}
     for side in ("", "_visible") if camera else ("",):
@@ -249,11 +249,13 @@ def evaluate(
             far = BOX_DIAGONAL * scale
             worst = rule.factor * (2 * far**2 if rule.squared else far)
             worst = 0.0 if name.startswith(HIGHER_IS_BETTER) else worst
-            value, counts = pair.measure(name.partition("@")[0], rule, side)
-            if failure:
-                value, counts = (value if np.isnan(value) else worst), ()
-            elif np.isinf(value) and not name.startswith("ecd"):
+            kind, counts, value = name.partition("@")[0], (), worst
+            if not failure:
+                value, counts = pair.measure(kind, rule, side)
+            if np.isinf(value) and not name.startswith("ecd"):
                 value = worst
+            if not pair.truth_has(kind, rule, side):
+                value = np.nan
             results[name + side] = Result(float(value), rule, counts)
     return results, failure
 
@@ -303,6 +305,12 @@ class _Pair:
         if kind in ("accuracy", "completeness"):
             return getattr(match, kind).mean() * rule.factor, size
         return _chamfer(match, rule.squared) * rule.factor, size
+
+    def truth_has(self, kind, rule, side):
+        """Whether the truth has anything that a measure compares."""
+        if kind == "iou":
+            return self.iou(rule, side)[1][1] > 0
+        return len(self.part(1, kind, rule, side)) > 0
 
     def part(self, k, kind, rule, side):
         """Indices of the points of a surface that a measure compares."""

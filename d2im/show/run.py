@@ -388,9 +388,11 @@ def run_notebooks(
 
 def _before(stem, entries, paths):
     """The entries but those of an earlier call's notebooks of higher numbers."""
-    own = [e for e in entries if e["notebook"] in paths]
-    later = [e for e in entries if e["notebook"][:1].isdigit() and e["notebook"] > stem]
-    return [e for e in entries if e in own or e not in later]
+
+    def is_later(name):
+        return name[:1].isdigit() and name > stem and name not in paths
+
+    return [entry for entry in entries if not is_later(entry["notebook"])]
 
 
 def _chosen(out, defaults, given, entries):
