@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 import tracemalloc
 
 import numpy as np
@@ -365,7 +366,10 @@ def test_costs_count_the_time_and_the_memory_of_the_block():
         block = np.ones(32_000_000)  # 256 MB
     (spent,) = costs
     assert spent["wall_s"] > 0 and block.sum() == 32_000_000
-    assert spent["peak_mb"] > 150 or np.isnan(spent["peak_mb"])
+    if os.access("/proc/self/clear_refs", os.W_OK):
+        assert 150 < spent["peak_mb"] < 400
+    else:
+        assert np.isnan(spent["peak_mb"])
 
 
 def test_a_truth_of_another_frame_follows_the_examples_similarity(tmp_path):

@@ -48,9 +48,9 @@ def test_rays_go_back_through_their_pixels(rng):
     depth = rng.uniform(1, 2, (32, 32, 1))
     uv, z = camera.project((origins + depth * directions).reshape(-1, 3))
     centres = (np.arange(32) + 0.5) / 16 - 1
-    assert uv.reshape(32, 32, 2)[..., 0] == pytest.approx(
-        np.broadcast_to(centres, (32, 32)), abs=1e-5
-    )
+    columns, rows = np.moveaxis(uv.reshape(32, 32, 2), -1, 0)
+    assert columns == pytest.approx(np.broadcast_to(centres, (32, 32)), abs=1e-5)
+    assert rows == pytest.approx(np.broadcast_to(centres, (32, 32)).T, abs=1e-5)
     assert z == pytest.approx(depth.ravel(), abs=1e-5)
 
 

@@ -54,6 +54,8 @@ def test_a_picture_of_ones_own_becomes_a_mesh(run_with, tmp_path):
     picture.save(tmp_path / "mine.png")
     mesh = trimesh.load_mesh(run_with("picture_to_mesh.py", "mine.png") / "object.glb")
     assert len(mesh.faces) > 100
+    with pytest.raises(FileNotFoundError):
+        run_with("picture_to_mesh.py", "none.png")
 
 
 def test_two_bodies_become_examples(run):

@@ -72,9 +72,18 @@ def test_a_mesh_turned_shows_its_colours_from_there(ball):
 
 
 def test_a_turntable_has_all_views(ball, tmp_path):
-    export_turntable(ball, tmp_path / "a.gif")
+    knob = trimesh.creation.icosphere(2, 0.2).apply_translation((0.3, 0.1, 0.1))
+    solid = trimesh.creation.box((0.6, 0.3, 0.2)) + knob  # no two views alike
+    export_turntable(replace(ball, mesh=solid), tmp_path / "a.gif", "all")
     with Image.open(tmp_path / "a.gif") as file:
-        assert file.n_frames > VIEWS // 2 and file.size == (SIDE, SIDE)
+        assert file.n_frames == VIEWS and file.size == (SIDE, SIDE)
+        shots = []
+        for k in range(VIEWS):
+            file.seek(k)
+            shots.append(np.asarray(file.convert("RGB"), dtype=float))
+    first, *_, last = (np.abs(shot - shots[0]).mean() for shot in shots)
+    opposite = np.abs(shots[VIEWS // 2] - shots[0]).mean()
+    assert first == 0 < last < opposite  # once around
 
 
 def test_a_sheet_shows_what_was_made_and_runs_nothing(ball, tmp_path):

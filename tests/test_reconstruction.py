@@ -92,9 +92,10 @@ def test_feet_find_a_curved_base():
 
 
 def test_the_models_mode_is_left_as_it_was(ball_model):
-    ball_model.train()
-    reconstruct(ball_model, torch.ones(3, 32, 32), CAMERA, resolution=16)
-    assert ball_model.training
+    for mode in (True, False):
+        ball_model.train(mode)
+        reconstruct(ball_model, torch.ones(3, 32, 32), CAMERA, resolution=16)
+        assert ball_model.training is mode
 
 
 def test_a_missing_camera_is_asked_for(ball_model):

@@ -1,6 +1,7 @@
 """What a mesh file names outside its own folder is not read."""
 
 import json
+import socket
 
 import pytest
 import trimesh
@@ -29,6 +30,14 @@ def folder(tmp_path):
 def leading_out(folder, way, path):
     (folder / "link").symlink_to(path)
     return LEADING_OUT[way](path)
+
+
+@pytest.fixture(autouse=True)
+def nobody_is_asked(monkeypatch):
+    asked = []
+    monkeypatch.setattr(socket.socket, "connect", lambda _, at: asked.append(at))
+    yield
+    assert asked == []
 
 
 @ways

@@ -116,8 +116,11 @@ def test_the_map_counts_nothing_at_outlines_and_steps_and_where_it_is_turned_awa
     assert (row[[seen[0], seen[-1], *edge, *edge + 1]] == 0).all() and row[56] == 1
     mask[:, :60] = False
     assert visible_weight(low + high, camera, mask)[0][56, :60].max() == 0
-    grazed = visible_weight(low, Camera(88, 0, 0.9, 112), mask | True)[0]
-    assert grazed.max() == 1 and (low.bounds == low.bounds).all()
+    plate, every = trimesh.creation.box((0.8, 0.6, 1e-3)), np.ones((224, 224), bool)
+    tilted = visible_weight(plate, Camera(75, 0, 0.9, 224), every)[0]
+    assert tilted[112, 112] == pytest.approx(0.56, abs=0.06)
+    straight = visible_weight(plate, Camera(0, 0, 0.9, 224), every)[0]
+    assert straight[112, 112] == 1
 
 
 def test_a_body_comes_as_a_field_and_its_frame_is_told():

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from d2im.data.dataset import ShapeDataset
-from d2im.networks import D2IMNet
+from d2im.networks import SDF_SCALE, D2IMNet
 from d2im.training.loop import TrainingConfig, train
 from d2im.training.trackers import front_maps, logged
 
@@ -79,9 +79,14 @@ def test_a_strip_shows_each_picture_over_its_map_red_outward(tiny_data):
     size = data[0]["image"].shape[-1]
     count = min(4, len(data))
     assert strip.shape == (2 * size, count * size, 3) and model.training
-    picture = data[0]["image"].permute(1, 2, 0).numpy()
-    assert np.allclose(strip[:size, :size], picture)
+    pictures = [data[k]["image"].permute(1, 2, 0).numpy() for k in range(count)]
+    assert np.allclose(strip[:size], np.concatenate(pictures, 1))
     assert np.ptp(strip[size:].reshape(-1, 3), axis=0).max() == 0  # a map of 0 is grey
+    model.displacement_decoder.out.bias.data[0] = -0.01 * SDF_SCALE  # outward
+    red, _, blue = front_maps(model, data)[size:].reshape(-1, 3).T
+    assert (red > blue + 0.3).all()
+    front_maps(model.eval(), data)
+    assert not model.training
 
 
 def test_an_unknown_tracker_is_named_before_a_step(tiny_data, tmp_path):

@@ -541,7 +541,8 @@ def test_a_part_alone_goes_on_bit_for_bit_and_leaves_the_other_as_it_was(
             model = D2IMNet(**TINY, **own)
             before = {k: v.clone() for k, v in model.state_dict().items()}
             now = replace(config, steps=steps)
-            list(train(model, data, tmp_path / name, now))
+            took = [r["step"] for r in train(model, data, tmp_path / name, now)]
+            assert took[0] == (4 if ends[0] < steps else 1)
         found[name] = model.state_dict()
     mine = ("code_encoder", "base_decoder", "local_decoder")
     looked_up = [name for name in before if name.startswith(("local", mine[1] + ".lo"))]
@@ -820,7 +821,8 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(tiny_data, tmp_path):
         run.send_signal(signal.SIGKILL)
     for folder in ("killed", "whole"):
         with start(tmp_path / folder) as run:
-            run.communicate()
+            took = [int(step) for step in run.communicate()[0].split()]
+        assert took[-1] == 12 and (took[0] > 5) == (folder == "killed")
     for file in ("model.safetensors", "optimizer.safetensors"):
         found = [(tmp_path / f / file).read_bytes() for f in ("killed", "whole")]
         assert found[0] == found[1], file

@@ -76,6 +76,7 @@ def front_maps(model: nn.Module, dataset: ShapeDataset) -> np.ndarray:
     _, features = model.encode(torch.stack(images).to(device))
     maps = model.displacement_decoder(features)[:, 0].cpu().numpy() / SDF_SCALE
     model.train(training)
-    colors = matplotlib.colormaps["RdBu_r"](0.5 + maps / (2 * LIMIT))[..., :3]
+    # Outward is negative: it adds to a distance that is negative inside.
+    colors = matplotlib.colormaps["RdBu"](0.5 + maps / (2 * LIMIT))[..., :3]
     pictures = torch.stack(images).permute(0, 2, 3, 1).numpy()
     return np.concatenate([np.concatenate([*x], 1) for x in (pictures, colors)])
