@@ -148,14 +148,14 @@ def main():
                 text.append(f"![{caption}]({target.name})\n\n*{caption}*\n")
     text.append(training_curves(new / "training.png"))
     runpy.run_path(ROOT / "notebooks/idea.py")["draw_idea"](new / "idea.webp")
-    if (GALLERY / "results.md").is_file():  # a campaign's, not made here
-        shutil.copy(GALLERY / "results.md", new)
-        for path in GALLERY.glob("maps*.png"):
+    kinds = "results.md", "maps*.png", "*.webp"  # of a campaign and benchmarks' scripts
+    for path in (path for kind in kinds for path in GALLERY.glob(kind)):
+        if not (new / path.name).exists():
             shutil.copy(path, new)
+    if (new / "results.md").is_file():
         text.append("[How good the models are](results.md)\n")
-    if (sheet := GALLERY / "refined.webp").is_file():  # of benchmarks/sheet.py
-        shutil.copy(sheet, new)
-        text.append(f"[Twenty bodies with the relief of pictures]({sheet.name})\n")
+    if (new / "refined.webp").is_file():
+        text.append("[Twenty bodies with the relief of pictures](refined.webp)\n")
     write_text(new / "README.md", "\n".join(text))
     copies = ({p.name for p in at.glob("*.ipynb")} for at in (GALLERY, new))
     if lost := set.difference(*copies):  # 07 alone, where no run of all is at hand
