@@ -249,13 +249,16 @@ def evaluate(
             far = BOX_DIAGONAL * scale
             worst = rule.factor * (2 * far**2 if rule.squared else far)
             worst = 0.0 if name.startswith(HIGHER_IS_BETTER) else worst
-            kind, counts, value = name.partition("@")[0], (), worst
-            if not failure:
+            kind, counts = name.partition("@")[0], ()
+            if failure:
+                value, there = worst, pair.count_of_truth(kind, rule, side)
+            else:
                 value, counts = pair.measure(kind, rule, side)
-            if np.isinf(value) and not name.startswith("ecd"):
-                value = worst
-            if not pair.truth_has(kind, rule, side):
+                there = counts[1]
+            if not there:
                 value = np.nan
+            elif np.isinf(value) and not name.startswith("ecd"):
+                value = worst
             results[name + side] = Result(float(value), rule, counts)
     return results, failure
 
@@ -306,11 +309,11 @@ class _Pair:
             return getattr(match, kind).mean() * rule.factor, size
         return _chamfer(match, rule.squared) * rule.factor, size
 
-    def truth_has(self, kind, rule, side):
-        """Whether the truth has anything that a measure compares."""
+    def count_of_truth(self, kind, rule, side):
+        """How many points of the truth a measure compares."""
         if kind == "iou":
-            return self.iou(rule, side)[1][1] > 0
-        return len(self.part(1, kind, rule, side)) > 0
+            return self.iou(rule, side)[1][1]
+        return len(self.part(1, kind, rule, side))
 
     def part(self, k, kind, rule, side):
         """Indices of the points of a surface that a measure compares."""
