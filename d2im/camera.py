@@ -32,7 +32,8 @@ def project(points: Array, cameras: Array) -> tuple[Array, Array]:
     """
     rotation = cameras[..., :9].reshape(*cameras.shape[:-1], 3, 3)
     # No matrix product: half precision is for these, and its 8 bits miss the pixel.
-    turned = (points[..., None, :] * rotation[..., None, :, :]).sum(-1)
+    x, y, z = (rotation[..., None, :, k] for k in range(3))  # where the axes lead
+    turned = points[..., :1] * x + points[..., 1:2] * y + points[..., 2:] * z
     camera_points = turned + cameras[..., None, 9:12]
     focal, size = cameras[..., 12, None, None], cameras[..., 15, None, None]
     centre = cameras[..., None, 13:15]
